@@ -6,6 +6,7 @@
 //! Must hold: a node that a test forgot is killed and its directory removed; a WARN or ERROR line that the test
 //! did not allow fails the test in [`Node::finish`].
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::SocketAddr;
@@ -39,20 +40,52 @@ struct Mount {
     endpoint: String,
 }
 
-/// How to start a node. Everything has a default that needs no origin.
-#[derive(Debug, Clone, Default)]
+/// How to start a node. The defaults need no origin and make everything happen often: small journal files,
+/// frequent checkpoints, short waits after a failed upload.
+#[derive(Debug, Clone)]
 pub struct NodeOptions {
     mounts: Vec<Mount>,
-    /// Lines before the mounts.
-    settings: String,
-    /// Lines of every mount.
-    mount_settings: String,
+    settings: BTreeMap<String, String>,
+    mount_settings: BTreeMap<String, String>,
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     program: Option<PathBuf>,
 }
 
+impl Default for NodeOptions {
+    fn default() -> Self {
+        let mut options = Self {
+            mounts: Vec::new(),
+            settings: BTreeMap::new(),
+            mount_settings: BTreeMap::new(),
+            environment: Vec::new(),
+            arguments: Vec::new(),
+            program: None,
+        };
+        for (key, value) in [
+            ("journal.file_size", "\"16MiB\""),
+            ("memtable.bytes", "\"8MiB\""),
+            ("memtable.interval", "\"300ms\""),
+            ("flush.attempt_timeout", "\"2s\""),
+            ("flush.fence_margin", "\"300ms\""),
+            ("flush.retry_min", "\"20ms\""),
+            ("flush.retry_max", "\"300ms\""),
+        ] {
+            options = options.set(key, value);
+        }
+        options.mount_set("min_interval", "\"50ms\"")
+    }
+}
+
 impl NodeOptions {
+    /// As the daemon itself would have it: for benchmarks.
+    pub fn plain() -> Self {
+        let mut options = Self::default();
+        options.settings.clear();
+        options.mount_settings.clear();
+        options
+    }
+
     /// Writes `path` (`/bucket` or `/bucket/prefix`) back to `bucket/prefix` of the simulated origin.
     pub fn mount(self, path: &str, origin: &OriginSim, bucket_and_prefix: &str) -> Self {
         self.mount_at(path, &origin.endpoint(), bucket_and_prefix)
@@ -68,17 +101,15 @@ impl NodeOptions {
         self
     }
 
-    /// A top-level line of the configuration file.
-    pub fn setting(mut self, line: &str) -> Self {
-        self.settings.push_str(line);
-        self.settings.push('\n');
+    /// One option of the configuration file: a dotted key and a value in TOML's notation.
+    pub fn set(mut self, key: &str, value: &str) -> Self {
+        self.settings.insert(key.to_owned(), value.to_owned());
         self
     }
 
-    /// A line of every `[[mount]]`.
-    pub fn mount_setting(mut self, line: &str) -> Self {
-        self.mount_settings.push_str(line);
-        self.mount_settings.push('\n');
+    /// One option of every `[[mount]]`.
+    pub fn mount_set(mut self, key: &str, value: &str) -> Self {
+        self.mount_settings.insert(key.to_owned(), value.to_owned());
         self
     }
 
@@ -101,7 +132,10 @@ impl NodeOptions {
     }
 
     fn config_text(&self) -> String {
-        let mut text = self.settings.clone();
+        let lines = |options: &BTreeMap<String, String>| {
+            options.iter().map(|(key, value)| format!("{key} = {value}\n")).collect::<String>()
+        };
+        let mut text = lines(&self.settings);
         for mount in &self.mounts {
             text.push_str(&format!(
                 "\n[[mount]]\npath = {:?}\norigin = {:?}\nendpoint = {:?}\nregion = {:?}\nmode = \"write-back\"\n\
@@ -112,7 +146,7 @@ impl NodeOptions {
                 origin_sim::REGION,
                 origin_sim::ACCESS_KEY_ID,
                 origin_sim::SECRET_ACCESS_KEY,
-                self.mount_settings,
+                lines(&self.mount_settings),
             ));
         }
         text

@@ -24,24 +24,15 @@ pub enum Source {
     Foreign,
 }
 
-/// The order of versions as Forebay writes them: every run of digits in the text, as numbers, the cluster's
-/// part left out by the parser.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct OriginVersion(Vec<u64>);
+/// The order of versions as Forebay writes them: `<cluster id>-<version>`, the version 16 hex digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OriginVersion(u64);
 
 impl OriginVersion {
-    /// Reads `<cluster>/<log index>.<position>` or the same with other separators: the last two numbers count.
-    /// `None` if there are not two.
+    /// Reads the last 16 hex digits; what stands before them is the cluster's. `None` if there are none.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut numbers: Vec<u64> = text
-            .rsplit(|c: char| !c.is_ascii_digit())
-            .filter(|run| !run.is_empty())
-            .take(2)
-            .map(str::parse)
-            .collect::<Result<_, _>>()
-            .ok()?;
-        numbers.reverse();
-        (numbers.len() == 2).then_some(Self(numbers))
+        let digits = text.get(text.len().checked_sub(16)?..)?;
+        u64::from_str_radix(digits, 16).ok().map(Self)
     }
 }
 
@@ -207,9 +198,9 @@ impl Record {
 mod tests {
     use super::*;
 
-    fn put(version: &str) -> Change {
+    fn put(version: u64) -> Change {
         let mut object = StoredObject::plain("x".into());
-        object.metadata.insert("forebay-version".into(), version.into());
+        object.metadata.insert("forebay-version".into(), format!("c-{version:016x}"));
         Change::put(Duration::ZERO, "b", "k", &object, Source::Request)
     }
 
@@ -224,27 +215,26 @@ mod tests {
     }
 
     #[test]
-    fn the_last_two_numbers_are_the_version() {
+    fn versions_are_ordered_by_their_last_sixteen_hex_digits() {
         let parse = |text| OriginVersion::parse(text).unwrap();
-        assert!(parse("c0ffee1-12.3") < parse("c0ffee1-12.10"));
-        assert!(parse("9/2.9") < parse("1/10.0"));
-        assert_eq!(OriginVersion::parse("7"), None);
+        assert!(parse("c0ffee-0000000000000009") < parse("a-000000000000000a"));
+        assert_eq!(OriginVersion::parse("c0ffee-9"), None);
     }
 
     #[test]
     fn the_same_version_twice_is_a_retry() {
-        assert_eq!(violations(vec![put("1.0"), put("1.0"), put("2.0")]), 0);
+        assert_eq!(violations(vec![put(1), put(1), put(2)]), 0);
     }
 
     #[test]
     fn an_older_version_is_found() {
-        assert_eq!(violations(vec![put("2.0"), put("1.0")]), 1);
+        assert_eq!(violations(vec![put(2), put(1)]), 1);
     }
 
     #[test]
     fn a_return_after_delete_is_found_and_a_newer_put_is_not() {
-        assert_eq!(violations(vec![put("2.0"), delete(), put("2.0")]), 1);
-        assert_eq!(violations(vec![put("2.0"), delete(), put("3.0"), put("3.0")]), 0);
+        assert_eq!(violations(vec![put(2), delete(), put(2)]), 1);
+        assert_eq!(violations(vec![put(2), delete(), put(3), put(3)]), 0);
     }
 
     #[test]
