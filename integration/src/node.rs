@@ -388,6 +388,32 @@ impl Node {
         );
     }
 
+    /// Sees that the mounts of these buckets are attached: a first object arrives in each origin and leaves it
+    /// again. Faults that are planned afterwards strike uploads, not the probe.
+    pub fn attach_mounts(&self, buckets: &[&str], limit: Duration) {
+        let mut resp = self.resp();
+        for command in ["SET", "DEL"] {
+            for bucket in buckets {
+                resp.call(&["FB.USE", bucket]).expect("FB.USE");
+                let arguments: &[&str] =
+                    if command == "SET" { &["SET", "attached", "1"] } else { &["DEL", "attached"] };
+                let reply = resp.call(arguments).expect("a reply");
+                assert!(!reply.starts_with(b"-"), "{bucket}: {}", reply.escape_ascii());
+            }
+            self.flush_wait(limit);
+        }
+    }
+
+    /// Creates a bucket unless it is there.
+    pub fn create_bucket(&self, bucket: &str) {
+        use aws_sdk_s3::error::ProvideErrorMetadata;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        if let Err(error) = runtime.block_on(self.s3().create_bucket().bucket(bucket).send()) {
+            let code = error.code().unwrap_or_default();
+            assert!(matches!(code, "BucketAlreadyOwnedByYou" | "BucketAlreadyExists"), "{bucket}: {error:?}");
+        }
+    }
+
     /// Resident set size in bytes.
     pub fn rss_bytes(&self) -> u64 {
         let path = format!("/proc/{}/status", self.pid());
