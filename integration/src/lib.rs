@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod loadgen;
 pub mod node;
 pub mod origin_sim;
+pub mod peer;
 pub mod python;
 pub mod resp_wire;
 pub mod s3_client;

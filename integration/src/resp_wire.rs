@@ -62,6 +62,25 @@ impl RespWire {
         }
     }
 
+    /// The next reply if it has arrived already; never waits.
+    pub fn buffered_reply(&mut self) -> io::Result<Option<Vec<u8>>> {
+        self.stream.set_nonblocking(true)?;
+        let read = loop {
+            match self.read_more() {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.stream.set_nonblocking(false)?;
+        read?;
+        match reply_length(&self.received) {
+            Ok(Some(_)) => self.reply().map(Some),
+            Ok(None) => Ok(None),
+            Err(error) => Err(io::Error::new(ErrorKind::InvalidData, error)),
+        }
+    }
+
     /// Everything until the server closes; an error if it does not within the limit.
     pub fn read_to_close(&mut self) -> io::Result<Vec<u8>> {
         let mut bytes = std::mem::take(&mut self.received);

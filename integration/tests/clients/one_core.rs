@@ -85,8 +85,7 @@ async fn an_s3_put_clears_the_ttl_and_a_get_shows_it() {
         let keep = std::sync::Arc::clone(&seen);
         let config = aws_sdk_s3::config::Builder::new().interceptor(Headers(keep));
         head.config_override(config).send().await.unwrap();
-        let found = seen.lock().unwrap().clone();
-        found
+        seen.lock().unwrap().clone()
     };
     assert!(expires().await.is_some(), "x-forebay-expires-at is missing");
     s3.put_object().bucket("redis-0").key("k").body(ByteStream::from_static(b"w")).send().await.unwrap();
