@@ -1,5 +1,7 @@
-//! Other people's clients against one real node, and what an operator types.
+//! Other people's clients against one real node, hostile ones too, and what an operator types.
 
+mod hostile_resp;
+mod hostile_s3;
 mod one_core;
 mod operator;
 mod redis_clients;

@@ -151,6 +151,7 @@ fn command(random: &mut Rng) -> (Command, Agreement) {
             'c' => words.extend(expire_condition(random)),
             'p' => words.push(pattern(random)),
             't' => words.push(future(random)),
+            'm' => words.push(from_now(random)),
             '+' => (0..random.usize(0..3)).for_each(|_| words.push(key(random))),
             '=' => (0..random.usize(0..3)).for_each(|_| words.extend([key(random), value(random)])),
             other => unreachable!("shape {other}"),
@@ -174,8 +175,8 @@ const SHAPES: &[(&str, Agreement, &str)] = &[
     ("SET", Agreement::Exact, "kvo"),
     ("SET", Agreement::Exact, "kvo"),
     ("SETNX", Agreement::Exact, "kv"),
-    ("SETEX", Agreement::Exact, "kiv"),
-    ("PSETEX", Agreement::Exact, "kiv"),
+    ("SETEX", Agreement::Exact, "kmv"),
+    ("PSETEX", Agreement::Exact, "kmv"),
     ("GET", Agreement::Exact, "k"),
     ("GET", Agreement::Exact, "k"),
     ("GETSET", Agreement::Exact, "kv"),
@@ -208,8 +209,8 @@ const SHAPES: &[(&str, Agreement, &str)] = &[
     ("EXPIREAT", Agreement::Exact, "ktc"),
     ("PEXPIREAT", Agreement::Exact, "ktc"),
     ("PERSIST", Agreement::Exact, "k"),
-    ("EXPIRE", Agreement::Exact, "kic"),
-    ("PEXPIRE", Agreement::Exact, "kic"),
+    ("EXPIRE", Agreement::Exact, "kmc"),
+    ("PEXPIRE", Agreement::Exact, "kmc"),
     ("TTL", Agreement::Near, "k"),
     ("PTTL", Agreement::Near, "k"),
     ("KEYS", Agreement::AnyOrder, "p"),
@@ -273,13 +274,21 @@ fn future(random: &mut Rng) -> Vec<u8> {
     )
 }
 
+/// Long enough in seconds or milliseconds that nothing expires during a run, or not positive.
+fn from_now(random: &mut Rng) -> Vec<u8> {
+    match random.u32(0..3) {
+        0 => choose(random, &["0", "-1", "x", "", "1.5", "9223372036854775807", "-9223372036854775808"]),
+        _ => random.u32(100_000..1_000_000).to_string().into_bytes(),
+    }
+}
+
 fn expiry(random: &mut Rng) -> Command {
     match random.u32(0..5) {
         0 => vec![b"PERSIST".to_vec()],
         1 => vec![b"PXAT".to_vec(), future(random)],
         2 => vec![b"EXAT".to_vec(), future(random)],
-        3 => vec![b"EX".to_vec(), choose(random, &["1000", "0", "-1", "x", "9223372036854775807"])],
-        _ => vec![b"px".to_vec(), choose(random, &["1000000", "0", "-5", ""])],
+        3 => vec![b"EX".to_vec(), from_now(random)],
+        _ => vec![b"px".to_vec(), from_now(random)],
     }
 }
 
