@@ -1,7 +1,7 @@
 //! The harness around real `forebay` processes.
 //!
 //! Owns: starting and killing the daemon ([`node`]), the memory of what was acknowledged ([`ledger`]), an
-//! origin that fails on command ([`origin_sim`]), clients that speak raw bytes ([`resp_wire`],
+//! origin that fails on command ([`origin_sim`]), a disk that loses power ([`lossy_fs`]), clients that speak raw bytes ([`resp_wire`],
 //! [`http_wire`]) and the load that the benchmarks and the kill loop need ([`loadgen`]).
 //!
 //! Does not own: any behaviour of Forebay. Nothing here imports the other crates: the daemon is a program
@@ -13,6 +13,7 @@
 pub mod http_wire;
 pub mod ledger;
 pub mod loadgen;
+pub mod lossy_fs;
 pub mod node;
 pub mod origin_sim;
 pub mod peer;

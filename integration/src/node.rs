@@ -50,6 +50,7 @@ pub struct NodeOptions {
     environment: Vec<(String, String)>,
     arguments: Vec<String>,
     program: Option<PathBuf>,
+    data_dir: Option<PathBuf>,
 }
 
 impl Default for NodeOptions {
@@ -61,6 +62,7 @@ impl Default for NodeOptions {
             environment: Vec::new(),
             arguments: Vec::new(),
             program: None,
+            data_dir: None,
         };
         for (key, value) in [
             ("journal.file_size", "\"16MiB\""),
@@ -128,6 +130,12 @@ impl NodeOptions {
     /// Another program than the one of the test profile: the benchmarks use the release build.
     pub fn program(mut self, program: &Path) -> Self {
         self.program = Some(program.to_owned());
+        self
+    }
+
+    /// Another place for the data directory than the node's own: a disk that a test controls.
+    pub fn data_dir(mut self, path: &Path) -> Self {
+        self.data_dir = Some(path.to_owned());
         self
     }
 
@@ -429,7 +437,7 @@ impl Node {
 
     /// The data directory.
     pub fn data_dir(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.options.data_dir.clone().unwrap_or_else(|| self.directory.path().join("data"))
     }
 
     /// Everything it has logged, over all starts.

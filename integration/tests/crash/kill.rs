@@ -16,7 +16,7 @@ const KILLS_IN_CI: u64 = 5;
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
 const FLUSH_LIMIT: Duration = Duration::from_secs(180);
 
-fn number(variable: &str, default: u64) -> u64 {
+pub(crate) fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).ok().map_or(default, |text| text.parse().expect("a number"))
 }
 
