@@ -4,6 +4,7 @@ mod hostile_resp;
 mod hostile_s3;
 mod one_core;
 mod operator;
+mod readme;
 mod redis_clients;
 mod s3_clients;
 mod scripts;
