@@ -272,3 +272,41 @@ fn keys_that_could_never_be_flushed_are_refused_at_once() {
     assert!(origin.object("cloud", &format!("db/{fits}")).is_some());
     node.finish(&[]);
 }
+
+/// Some services take conditional headers and do nothing about them: the order must hold without.
+#[test]
+fn an_origin_that_ignores_conditions_ends_equal_and_never_goes_back() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    origin.add_fault(Rule::new(&[Op::Put], Fault::IgnoreConditions));
+    let node = node(&origin);
+    let late = Rule::new(&[Op::Put], Fault::ApplyLate(Duration::from_millis(800)));
+    origin.add_fault(late.calls(Calls::EachNth(9)));
+    let mut resp = node.resp();
+    for round in 0..6 {
+        for key in 0..10 {
+            let value = format!("round {round}");
+            assert_eq!(resp.call(&["SET", &format!("k{key}"), &value]).unwrap(), b"+OK\r\n");
+        }
+    }
+    node.flush_wait(LIMIT);
+    for key in 0..10 {
+        assert_eq!(origin.object("cloud", &format!("db/k{key}")).unwrap().body, "round 5");
+    }
+    origin.record().assert_clean();
+    node.finish(&["origin", "flush"]);
+}
+
+#[test]
+fn an_origin_that_refuses_checksums_gets_everything_without_them() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    origin.add_fault(Rule::new(&[Op::Put], Fault::RefuseChecksums));
+    let node = node(&origin);
+    let mut resp = node.resp();
+    for key in 0..20 {
+        assert_eq!(resp.call(&["SET", &format!("k{key}"), "v"]).unwrap(), b"+OK\r\n");
+    }
+    node.flush_wait(LIMIT);
+    assert_eq!(origin.objects("cloud", "db/k").len(), 20);
+    origin.record().assert_clean();
+    node.finish(&["origin", "flush"]);
+}
