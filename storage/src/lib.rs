@@ -1,3 +1,4 @@
 //! Under construction.
 
 pub mod io;
+pub mod journal;
