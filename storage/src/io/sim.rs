@@ -239,14 +239,13 @@ impl DiskFile for SimFile {
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<(), DiskError> {
         self.call(Operation::Write, Some(offset), total_len(bufs), |state, fault| {
             let bytes: Vec<u8> = bufs.iter().flat_map(|buf| buf.iter().copied()).collect();
-            let result = match &fault {
+            match &fault {
                 Some(fault) => {
                     let half = &bytes[..bytes.len() / 2];
                     state.write(self.id, half, offset).and(Err(fault.kind.into()))
                 }
                 None => state.write(self.id, &bytes, offset),
-            };
-            result
+            }
         })
     }
 

@@ -86,7 +86,7 @@ impl JournalConfig {
         if !matches!(self.align, 512 | 4096) {
             return refuse("align must be 512 or 4096");
         }
-        if self.file_bytes % 4096 != 0 || !(16 << 10..=FILE_BYTES_MAX).contains(&self.file_bytes) {
+        if !self.file_bytes.is_multiple_of(4096) || !(16 << 10..=FILE_BYTES_MAX).contains(&self.file_bytes) {
             return refuse("file_bytes must be a multiple of 4096 between 16 KiB and 1 GiB");
         }
         if self.hard_cap_bytes < self.retain_bytes.saturating_add(3 * self.file_bytes) {
@@ -133,11 +133,11 @@ impl Journal {
     pub fn open(
         disk: Arc<dyn Disk>,
         config: JournalConfig,
-        mut preparer: Box<dyn Preparer>,
+        preparer: Box<dyn Preparer>,
         visit: &mut Visitor<'_>,
     ) -> Result<(Journal, Recovery), JournalError> {
         config.validate()?;
-        let opened = recovery::open(&disk, &config, &mut *preparer, visit)?;
+        let opened = recovery::open(&disk, &config, visit)?;
         let mut journal = Journal {
             disk,
             config,

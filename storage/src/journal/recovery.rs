@@ -14,8 +14,7 @@
 
 use super::error::JournalError;
 use super::files::{
-    BatchFacts, DIR, FileWriter, FreeFile, LiveFile, PrepareJob, Preparer, Slot, first_chain,
-    padded_batch_len,
+    BatchFacts, DIR, FileWriter, FreeFile, LiveFile, PrepareJob, Slot, first_chain, padded_batch_len,
 };
 use super::format::{
     self, BatchHeader, FILE_HEADER, FILE_HEADER_USED, FLAG_RESTATED, FileHeader, Position, body_range,
@@ -70,7 +69,6 @@ pub(super) struct Opened {
 pub(super) fn open(
     disk: &Arc<dyn Disk>,
     config: &JournalConfig,
-    preparer: &mut dyn Preparer,
     visit: &mut Visitor<'_>,
 ) -> Result<Opened, JournalError> {
     disk.create_dir(DIR).map_err(JournalError::Disk)?;
@@ -105,7 +103,9 @@ pub(super) fn open(
     } else if let (Some(kept), Some(previous)) = (live.back_mut(), fresh.header.previous) {
         kept.end = previous.offset;
     }
-    let (FreeFile { slot, file }, header) = fresh.place(disk, config, preparer, &files, &state)?;
+    let garbage: Vec<&Found> =
+        files.all.iter().filter(|file| file.is_garbage(newest.as_ref(), &live)).collect();
+    let (FreeFile { slot, file }, header) = fresh.place(disk, config, &files, &garbage, &state)?;
     let mut current = LiveFile {
         slot,
         file: file.clone(),
@@ -157,6 +157,20 @@ impl Found {
     fn read_into(&self, bytes: &mut Vec<u8>) -> Result<(), JournalError> {
         bytes.resize(self.len as usize, 0);
         self.file.read_at(bytes, 0).map_err(JournalError::Disk)
+    }
+
+    /// Whether nothing needs it, and that is on disk: the fresh file may be written over it.
+    fn is_garbage(&self, newest: Option<&Newest<'_>>, live: &VecDeque<LiveFile>) -> bool {
+        let (Some(header), Some(newest)) = (self.header, newest) else {
+            // Without a readable header: it never was in use, or what it held was never synced.
+            return self.header.is_none();
+        };
+        // If the newest header is on disk, then its chain is the log, and what that leaves out is not.
+        let left_out = newest.synced_end.is_some()
+            && header.sequence >= newest.floor
+            && self.slot != newest.file.slot
+            && live.iter().all(|live| live.slot != self.slot);
+        header.sequence < newest.floor_synced || left_out
     }
 
     fn corrupt(&self, offset: u64, detail: impl Into<String>) -> JournalError {
@@ -480,7 +494,7 @@ impl<'b> Fresh<'b> {
 
         // A short file is copied whole even if its start is proven: else every start would leave a
         // nearly empty file behind, and a crash loop would fill the disk.
-        let short = newest.end <= config.file_bytes / 4;
+        let short = newest.end - FILE_HEADER <= (config.file_bytes - FILE_HEADER) / 4;
         let kept_end = newest.synced_end.filter(|_| !short);
         header.previous = match kept_end {
             Some(offset) => Some(Position { sequence: newest.header.sequence, offset }),
@@ -513,8 +527,8 @@ impl<'b> Fresh<'b> {
         &self,
         disk: &Arc<dyn Disk>,
         config: &JournalConfig,
-        preparer: &mut dyn Preparer,
         files: &Files,
+        garbage: &[&Found],
         state: &Restatement,
     ) -> Result<(FreeFile, FileHeader), JournalError> {
         let restated = state.records().iter().map(format::record_len).sum();
@@ -522,24 +536,17 @@ impl<'b> Fresh<'b> {
         let needed = FILE_HEADER + padded_batch_len(restated, config.align) + self.copied_bytes + 2 * align;
         let mut header = self.header;
         header.file_len = config.file_bytes.max(needed);
-        let free = |file: &&Found| match file.header {
-            None => true,
-            Some(known) => known.sequence < self.header.floor,
-        };
-        let fitting = |file: &&Found| file.len == header.file_len;
-        if let Some(file) = files.all.iter().filter(free).find(fitting) {
+        if let Some(file) = garbage.iter().find(|file| file.len == header.file_len) {
             return Ok((FreeFile { slot: file.slot, file: file.file.clone() }, header));
         }
         // What a start or a preparation did not finish may be the space that is missing.
-        for file in files.all.iter().filter(|file| file.header.is_none() && !fitting(file)) {
+        let half_made = |file: &&Found| file.header.is_none() && file.len != config.file_bytes;
+        for file in files.all.iter().filter(half_made) {
             remove_if_there(&**disk, file.slot)?;
         }
         let slot = Slot(files.all.iter().map(|file| file.slot.0 + 1).max().unwrap_or(0));
-        preparer.begin(PrepareJob { disk: disk.clone(), slot, bytes: header.file_len });
-        let prepared = preparer
-            .finish()
-            .unwrap_or_else(|| PrepareJob { disk: disk.clone(), slot, bytes: header.file_len }.run());
-        let file = prepared.map_err(JournalError::of_preparation)?;
+        let job = PrepareJob { disk: disk.clone(), slot, bytes: header.file_len };
+        let file = job.run().map_err(JournalError::of_preparation)?;
         Ok((FreeFile { slot, file }, header))
     }
 

@@ -83,7 +83,7 @@ fn run(seed: u64) {
     let disk = SimDisk::new();
     let config = JournalConfig {
         align: [512, 4096][rng.usize(..2)],
-        file_bytes: [20 << 10, 40 << 10][rng.usize(..2)],
+        file_bytes: [24 << 10, 40 << 10][rng.usize(..2)],
         retain_bytes: [0, 0, 50 << 10][rng.usize(..3)],
         ..config(0)
     };
