@@ -1,4 +1,5 @@
 //! Under construction.
 
+pub mod blob;
 pub mod io;
 pub mod journal;
