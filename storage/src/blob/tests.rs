@@ -235,7 +235,7 @@ fn pitfall_13_pinned_segment_is_not_recycled() {
 fn pitfall_13_readers_beside_a_recycling_writer_see_their_bytes_or_stale() {
     let store = open(&SimDisk::new(), 1, &[]);
     let current = parking_lot::Mutex::new((spill(&store, 0, 3000), 0));
-    let (reads, rounds) = (std::sync::atomic::AtomicU64::new(0), 300);
+    let (reads, rounds) = (std::sync::atomic::AtomicU64::new(0), 60);
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
