@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -266,7 +266,7 @@ impl Node {
         let stop = CancellationToken::new();
         let worker = flush_link::start(&shared, &config.mounts, &config.flush).await?;
         // From here on apply tells it what happens; what was before it reads when it starts.
-        let worker = flusher.get_or_init(|| worker).clone();
+        flusher.get_or_init(|| Arc::downgrade(&worker));
         let flushing = tokio::spawn({
             let (worker, stop) = (worker.clone(), stop.clone());
             async move { worker.run(stop).await }
@@ -297,7 +297,7 @@ impl Node {
         let _ = self.housekeeping.await;
         let driver = self.driver;
         let _ = tokio::task::spawn_blocking(move || driver.stop()).await;
-        let stats = Store::new(self.shared.clone()).stats();
+        let stats = Store::new(self.shared).stats();
         Stopped { queued_objects: stats.dirty_objects, queued_bytes: stats.dirty_bytes }
     }
 }
@@ -313,7 +313,7 @@ fn lock_directory(dir: &Path) -> Result<File, StartError> {
     }
 }
 
-fn open_directory(config: &StorageConfig, flusher: Arc<OnceLock<Arc<Flusher>>>) -> Result<Opened, StartError> {
+fn open_directory(config: &StorageConfig, flusher: Arc<OnceLock<Weak<Flusher>>>) -> Result<Opened, StartError> {
     let keyspace = config.data_dir.join(KEYSPACE);
     std::fs::create_dir_all(&keyspace).map_err(|e| StartError::Directory(keyspace.clone(), e))?;
     let lmdb = Lmdb::open(&keyspace, config.map_bytes, resident_bytes()).map_err(OpenError::Base)?;
@@ -341,7 +341,7 @@ fn open_directory(config: &StorageConfig, flusher: Arc<OnceLock<Arc<Flusher>>>) 
         cache_bytes: config.cache_bytes,
         body_bytes_max: config.limits.body_bytes,
         events: Box::new(move |events| {
-            if let Some(flusher) = flusher.get() {
+            if let Some(flusher) = flusher.get().and_then(Weak::upgrade) {
                 flusher.observe(events);
             }
         }),

@@ -3,8 +3,7 @@
 //! Owns admission (keys, limits, back-pressure) and nothing else; reading is `read.rs`, writing is
 //! `replica/`.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock, Weak};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -91,7 +90,8 @@ pub(crate) struct Shared {
     pub(crate) voters: u32,
     pub(crate) started_ms: u64,
     pub(crate) expired: std::sync::atomic::AtomicU64,
-    pub(crate) flusher: Arc<OnceLock<Arc<Flusher>>>,
+    /// Weak, because the worker holds this in turn.
+    pub(crate) flusher: Arc<OnceLock<Weak<Flusher>>>,
 }
 
 impl Shared {
@@ -109,6 +109,11 @@ impl Shared {
         let outcomes = answer.await.map_err(|_| Error::Unknown("the node stopped before it answered"))??;
         let views = outcomes.views.into_iter().map(|view| ReadView::new(self.clone(), view)).collect();
         Ok(Outcomes { results: outcomes.results, views })
+    }
+
+    /// The flush worker, once it is there.
+    fn flusher(&self) -> Option<Arc<Flusher>> {
+        self.flusher.get()?.upgrade()
     }
 
     /// Why a write that makes these buckets larger is refused now.
@@ -308,7 +313,7 @@ impl Store {
         timeout: Option<Duration>,
     ) -> Result<(u64, u64)> {
         let upto = self.shared.keyspace.visible();
-        let Some(flusher) = self.shared.flusher.get() else { return Ok((0, 0)) };
+        let Some(flusher) = self.shared.flusher() else { return Ok((0, 0)) };
         let keys: Option<Vec<(BucketId, Bytes)>> =
             keys.map(|keys| keys.iter().map(|(bucket, key)| (*bucket, Bytes::copy_from_slice(key))).collect());
         let timeout = timeout.unwrap_or(FOR_EVER);
@@ -325,7 +330,7 @@ impl Store {
         let (lmdb_used_bytes, lmdb_map_bytes) = shared.keyspace.base.usage();
         let (cache_bytes, cache_hits, cache_misses) = shared.keyspace.cache.stats();
         let buckets = self.buckets();
-        let flush = shared.flusher.get().map(|flusher| flusher.status());
+        let flush = shared.flusher().map(|flusher| flusher.status());
         let frozen = set.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
         Stats {
             started_ms: shared.started_ms,
