@@ -1,0 +1,5 @@
+//! The durable queue to the cloud.
+
+mod contract;
+
+pub use contract::*;
