@@ -123,8 +123,8 @@ pub enum Ended {
     Conflict,
     /// The origin confirmed, but the log did not: a HEAD will tell again after this time.
     Unrecorded {
-        /// Deadline of the attempt.
-        deadline_ms: u64,
+        /// How much longer the attempt may live, milliseconds.
+        alive_ms: u64,
     },
     /// The origin, or the way to it, failed.
     Failed {
@@ -134,8 +134,8 @@ pub enum Ended {
         landing: Landing,
         /// How long the origin asks to wait.
         retry_after_ms: Option<u64>,
-        /// Deadline of the attempt.
-        deadline_ms: u64,
+        /// How much longer what was sent may live, milliseconds.
+        alive_ms: u64,
         /// For people.
         message: String,
     },
@@ -702,18 +702,18 @@ impl FlushQueue {
                 entry.wait_until(now_ms.saturating_add(CONFLICT_WAIT_MS));
                 None
             }
-            Ended::Unrecorded { deadline_ms } => {
-                let until_ms = deadline_ms.saturating_add(margin_ms);
+            Ended::Unrecorded { alive_ms } => {
+                let until_ms = now_ms.saturating_add(alive_ms).saturating_add(margin_ms);
                 entry.phase = Phase::Fenced { until_ms, doubt: version };
                 None
             }
-            Ended::Failed { class, landing, retry_after_ms, deadline_ms, message } => {
+            Ended::Failed { class, landing, retry_after_ms, alive_ms, message } => {
                 let wrote = doubt.is_none();
                 entry.phase = match (landing, class) {
                     // A failed HEAD leaves the doubt that it should have cleared.
                     _ if !wrote => after(doubt),
                     (Landing::Unknown, _) => {
-                        let until_ms = deadline_ms.saturating_add(margin_ms);
+                        let until_ms = now_ms.saturating_add(alive_ms).saturating_add(margin_ms);
                         Phase::Fenced { until_ms, doubt: version }
                     }
                     (Landing::NotApplied, ErrorClass::Conflict) => Phase::Check { doubt: version },

@@ -221,16 +221,12 @@ impl World {
         !self.queue.rows_of(BucketId(name.0), &name.1).is_empty()
     }
 
-    /// Theirs stays theirs. An origin that cannot judge a delete of nothing may lose what appeared a moment before.
+    /// Theirs stays theirs, and only what they stand in the way of is parked.
     fn judge_foreign(&self) -> Result<(), String> {
         for name in &self.foreign {
             let held = self.origin.body(&key_of(name));
-            let last = self.origin.recorded().into_iter().rfind(|change| change.key == key_of(name));
-            let deleted = last.is_some_and(|change| change.put.is_none());
-            match held.as_deref() {
-                Some(b"foreign") => {}
-                None if deleted => {}
-                other => return Err(format!("{name:?}: the foreign object became {other:?}")),
+            if held.as_deref() != Some(b"foreign") {
+                return Err(format!("{name:?}: the foreign object became {held:?}"));
             }
         }
         let parked = self.queue.list(true, 100);
@@ -290,7 +286,7 @@ impl World {
             Event::Applied { epoch, proposal } => self.applied(epoch, proposal),
             Event::Land { request, answer_to } => return self.land(request, answer_to),
             Event::GiveUp { epoch, attempt, deadline_ms } => {
-                self.finish(epoch, attempt, unknown(deadline_ms));
+                self.finish(epoch, attempt, unknown(deadline_ms.saturating_sub(self.leader_now())));
             }
             Event::Head { epoch, start, then_delete } => self.head(epoch, start, then_delete),
             Event::NewLeader if self.faults => {
@@ -521,7 +517,7 @@ impl World {
                 class: error.class,
                 landing: error.outcome,
                 retry_after_ms: None,
-                deadline_ms: 0,
+                alive_ms: 0,
                 message: error.message,
             },
             Ok(origin_etag) => {
@@ -543,8 +539,12 @@ impl World {
     fn judge_landing(&mut self, request: &Request) -> Result<(), String> {
         let (name, version) = (&request.name, request.version);
         let what = format!("{:?} {version:?} of {name:?} landed at {}", request.kind, self.now);
-        if self.foreign.contains(name) && self.plan.conditions && request.kind == FlushKind::Put {
-            return Err(format!("{what}: over a foreign object"));
+        if self.foreign.contains(name) {
+            match request.kind {
+                FlushKind::Put => return Err(format!("{what}: over a foreign object")),
+                // Nothing was there when it was asked, so the delete had nothing to name: the one gap that is left.
+                FlushKind::Delete => self.foreign.remove(name),
+            };
         }
         if let Some(last) = self.landed.get(name)
             && version < *last
@@ -577,7 +577,7 @@ impl World {
     fn head(&mut self, epoch: u64, start: Start, then_delete: Option<Request>) {
         let name = (start.bucket.0, start.key.clone());
         if then_delete.is_none() && self.faults && self.random.u8(..) < 40 {
-            return self.finish(epoch, start.attempt, unknown(self.leader_now()));
+            return self.finish(epoch, start.attempt, unknown(0));
         }
         let head = self.origin.head(&OriginKey(key_of(&name))).now_or_never();
         let head = head.expect("the memory origin never waits").expect("and was given no faults");
@@ -712,12 +712,12 @@ fn body(version: Version) -> Bytes {
     Bytes::from(format!("{:x}", version.0))
 }
 
-fn unknown(deadline_ms: u64) -> Ended {
+fn unknown(alive_ms: u64) -> Ended {
     Ended::Failed {
         class: ErrorClass::Network,
         landing: Landing::Unknown,
         retry_after_ms: None,
-        deadline_ms,
+        alive_ms,
         message: "lost".to_owned(),
     }
 }
