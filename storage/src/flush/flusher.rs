@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Batcher;
 use super::contract::{FlushEvent, LogError, MountId, RowId, SharedLog, SharedSource, SourceError};
 use super::queue::{
-    AttemptId, Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueMount, RowView, Start,
+    Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueMount, RowView, Start,
 };
 use super::status::{FlushStatus, MountStatus};
 use super::upload::{Courier, Target};
@@ -568,3 +568,6 @@ impl Mount {
         format!("{}/{}", self.spec.origin.name(), self.spec.origin_prefix)
     }
 }
+
+#[cfg(test)]
+mod tests;

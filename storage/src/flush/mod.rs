@@ -15,6 +15,8 @@ mod flusher;
 pub mod queue;
 mod status;
 pub mod tag;
+#[cfg(test)]
+mod testing;
 mod upload;
 
 pub use contract::*;

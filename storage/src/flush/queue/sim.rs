@@ -13,8 +13,8 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::flush::contract::OriginRow;
 use crate::flush::tag::{Held, OriginTag, VERSION_META, Verdict, judge};
+use crate::flush::testing::{Change, ModelRows, Name};
 use crate::flush::upload::condition_for;
 use crate::object::ClusterId;
 use crate::origin::memory::MemoryOrigin;
@@ -42,8 +42,6 @@ const SKEW_MS: u64 = 250;
 const CLUSTER: ClusterId = ClusterId([0xC1; 16]);
 const BUCKETS: u32 = 2;
 const KEYS: u32 = 4;
-
-type Name = (u32, Bytes);
 
 /// What a seed plays.
 #[derive(Debug, Clone, Copy)]
@@ -128,9 +126,7 @@ struct World {
     events: BTreeMap<u64, Event>,
     origin: MemoryOrigin,
     history: Vec<Commit>,
-    rows: BTreeMap<Name, Vec<FlushRow>>,
-    started: BTreeMap<Name, Started>,
-    origin_rows: BTreeMap<Name, OriginRow>,
+    rows: ModelRows,
     queue: FlushQueue,
     epoch: u64,
     /// How far this leader's clock is from the true one, plus `SKEW_MS`.
@@ -152,9 +148,7 @@ impl World {
             events: BTreeMap::new(),
             origin: MemoryOrigin::new("memory://sim", honours(plan)),
             history: Vec::new(),
-            rows: BTreeMap::new(),
-            started: BTreeMap::new(),
-            origin_rows: BTreeMap::new(),
+            rows: ModelRows::default(),
             queue: fresh_queue(plan, 1),
             epoch: 1,
             clock: SKEW_MS,
@@ -196,7 +190,8 @@ impl World {
         }
         for row in self.queue.list(true, usize::MAX) {
             let row = RowId { bucket: row.bucket, key: row.key, version: row.version };
-            self.queue.observe(FlushEvent::Parked { row, reason: None });
+            let event = self.rows.park(row, None);
+            self.queue.observe(event);
         }
         self.settle()?;
         match self.queue.list(false, 10) {
@@ -218,7 +213,7 @@ impl World {
     }
 
     fn pending(&self, name: &Name) -> bool {
-        !self.queue.rows_of(BucketId(name.0), &name.1).is_empty()
+        !self.queue.rows_of(name.0, &name.1).is_empty()
     }
 
     /// Theirs stays theirs, and only what they stand in the way of is parked.
@@ -230,7 +225,7 @@ impl World {
             }
         }
         let parked = self.queue.list(true, 100);
-        match parked.iter().find(|row| !self.foreign.contains(&(row.bucket.0, row.key.clone()))) {
+        match parked.iter().find(|row| !self.foreign.contains(&(row.bucket, row.key.clone()))) {
             Some(row) => Err(format!("nothing foreign explains {row:?}")),
             None => Ok(()),
         }
@@ -331,35 +326,9 @@ impl World {
         let version =
             Version(self.history.last().map_or(1, |last| last.version.0 + 1 + self.random.u64(..2)));
         self.history.push(Commit { version, name: name.clone(), kind, barrier });
-        let barriers: Vec<Version> = self
-            .rows
-            .iter()
-            .filter(|((bucket, _), _)| *bucket == name.0)
-            .flat_map(|(_, rows)| rows.iter().filter(|row| row.barrier).map(|row| row.version))
-            .collect();
-        let rows = self.rows.entry(name.clone()).or_default();
-        let overwrite =
-            !rows.is_empty() || self.origin_rows.contains_key(&name) || self.started.contains_key(&name);
-        let replaces = rows.last().map(|row| row.version).filter(|older| {
-            // A barrier in [older, version) keeps the older row.
-            !barriers.iter().any(|barrier| older <= barrier && *barrier < version)
-        });
-        if replaces.is_some() {
-            rows.pop();
-        }
-        let row = FlushRow {
-            bucket: BucketId(name.0),
-            key: name.1,
-            version,
-            kind,
-            barrier,
-            overwrite,
-            stamp_ms: self.now,
-            bytes: 8,
-            parked: None,
-        };
-        rows.push(row.clone());
-        self.queue.observe(FlushEvent::Row { row, replaces });
+        let change = Change { version, kind, barrier, stamp_ms: self.now, bytes: 8 };
+        let event = self.rows.change(name, change);
+        self.queue.observe(event);
     }
 
     fn begin(&mut self, start: Start) {
@@ -378,48 +347,28 @@ impl World {
     fn applied(&mut self, epoch: u64, proposal: Proposal) {
         match proposal {
             Proposal::Started { start, deadline_ms, dead_at } => {
-                let name = (start.bucket.0, start.key.clone());
-                let waits =
-                    self.rows.get(&name).is_some_and(|rows| rows.iter().any(|r| r.version == start.version));
-                if !waits || self.now >= dead_at {
-                    return self.finish(epoch, start.attempt, Ended::NotStarted);
-                }
-                let started = Started {
+                let row = Started {
                     bucket: start.bucket,
                     key: start.key.clone(),
                     version: start.version,
                     deadline_ms,
                 };
-                self.started.insert(name.clone(), started);
+                if self.now >= dead_at || !self.rows.start(row) {
+                    return self.finish(epoch, start.attempt, Ended::NotStarted);
+                }
+                let name = (start.bucket, start.key.clone());
                 self.send(epoch, start, name, deadline_ms, dead_at);
             }
             Proposal::Flushed { flushed, then } => {
-                let name = (flushed.bucket.0, flushed.key.clone());
-                if let Some(rows) = self.rows.get_mut(&name) {
-                    rows.retain(|row| row.version != flushed.version);
-                }
-                match &flushed.origin_etag {
-                    Some(etag) => {
-                        let row = OriginRow { version: flushed.version, etag: etag.clone() };
-                        self.origin_rows.insert(name.clone(), row);
-                    }
-                    None => drop(self.origin_rows.remove(&name)),
-                }
-                self.started.remove(&name);
-                self.queue.observe(FlushEvent::Flushed(flushed));
+                let event = self.rows.flushed(flushed);
+                self.queue.observe(event);
                 if let Some((attempt, ended)) = then {
                     self.finish(epoch, attempt, ended);
                 }
             }
             Proposal::Park { row, then } => {
-                let name = (row.bucket.0, row.key.clone());
-                let reason = Some("parked".to_owned());
-                for known in self.rows.get_mut(&name).into_iter().flatten() {
-                    if known.version == row.version {
-                        known.parked = reason.clone();
-                    }
-                }
-                self.queue.observe(FlushEvent::Parked { row, reason });
+                let event = self.rows.park(row, Some("parked".to_owned()));
+                self.queue.observe(event);
                 if let Some(attempt) = then {
                     self.finish(epoch, attempt, Ended::Conflict);
                 }
@@ -429,7 +378,7 @@ impl World {
 
     /// The started row is committed: the request may leave, even if its sender leads no more.
     fn send(&mut self, epoch: u64, start: Start, name: Name, deadline_ms: u64, dead_at: u64) {
-        let known = self.origin_rows.get(&name).cloned();
+        let known = self.rows.origin(&name);
         let capabilities = honours(self.plan);
         let condition = condition_for(known.as_ref(), capabilities);
         let request = Request { name, version: start.version, kind: start.kind, condition, dead_at };
@@ -522,7 +471,7 @@ impl World {
             },
             Ok(origin_etag) => {
                 let flushed = Flushed {
-                    bucket: BucketId(request.name.0),
+                    bucket: request.name.0,
                     key: request.name.1,
                     version: request.version,
                     origin_etag,
@@ -575,14 +524,14 @@ impl World {
     }
 
     fn head(&mut self, epoch: u64, start: Start, then_delete: Option<Request>) {
-        let name = (start.bucket.0, start.key.clone());
+        let name = (start.bucket, start.key.clone());
         if then_delete.is_none() && self.faults && self.random.u8(..) < 40 {
             return self.finish(epoch, start.attempt, unknown(0));
         }
         let head = self.origin.head(&OriginKey(key_of(&name))).now_or_never();
         let head = head.expect("the memory origin never waits").expect("and was given no faults");
         let held = Held::of(head.as_ref(), CLUSTER);
-        let known = self.origin_rows.get(&name).cloned();
+        let known = self.rows.origin(&name);
         match judge(&held, start.version, start.kind, known.as_ref()) {
             Verdict::Landed { etag } => {
                 let flushed = Flushed {
@@ -653,12 +602,8 @@ impl World {
         self.clock = self.random.u64(0..=2 * SKEW_MS);
         self.queue = fresh_queue(self.plan, self.epoch);
         let now_ms = self.leader_now();
-        for row in self.rows.values().flatten() {
-            self.queue.load(Loaded::Row(row.clone()), now_ms);
-        }
-        for started in self.started.values() {
-            self.queue.load(Loaded::Started(started.clone()), now_ms);
-        }
+        let queue = &mut self.queue;
+        self.rows.load(&mut |loaded| queue.load(loaded, now_ms));
     }
 
     fn leader_now(&self) -> u64 {
@@ -667,7 +612,7 @@ impl World {
 
     fn any_name(&mut self) -> Name {
         let key = format!("k{}", self.random.u32(..KEYS));
-        (self.random.u32(..BUCKETS), Bytes::from(key))
+        (BucketId(self.random.u32(..BUCKETS)), Bytes::from(key))
     }
 
     fn at(&mut self, delay: u64, event: Event) {
@@ -705,7 +650,7 @@ fn honours(plan: Plan) -> Capabilities {
 }
 
 fn key_of(name: &Name) -> String {
-    format!("{}/{}", name.0, String::from_utf8_lossy(&name.1))
+    format!("{}/{}", name.0.0, String::from_utf8_lossy(&name.1))
 }
 
 fn body(version: Version) -> Bytes {
