@@ -144,15 +144,24 @@ fn parse_memory(text: &[u8]) -> Option<i64> {
     parse_i64(number)?.checked_mul(factor)
 }
 
-/// CONFIG GET pattern [pattern ...]
+/// CONFIG GET pattern [pattern ...]: a name that is no pattern comes back as the client wrote it.
 pub(super) fn get(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
-    let wanted = |entry: &&Entry| {
-        args.from(2).iter().any(|pattern| glob::matches_ignoring_case(pattern, entry.name.as_bytes()))
-    };
-    let found: Vec<&Entry> = ENTRIES.iter().filter(wanted).collect();
+    let mut found: Vec<(&[u8], &Entry)> = Vec::new();
+    for pattern in args.from(2).iter() {
+        let is_pattern = pattern.iter().any(|byte| b"[*?".contains(byte));
+        for entry in ENTRIES {
+            let name = entry.name.as_bytes();
+            let shown = if is_pattern { name } else { pattern };
+            if glob::matches_ignoring_case(pattern, name)
+                && !found.iter().any(|(known, _)| known.eq_ignore_ascii_case(shown))
+            {
+                found.push((shown, entry));
+            }
+        }
+    }
     planner.reply.map(found.len());
-    for entry in found {
-        planner.reply.bulk(entry.name.as_bytes());
+    for (name, entry) in found {
+        planner.reply.bulk(name);
         planner.reply.bulk(entry.show(planner.server).as_bytes());
     }
     Ok(Plan::Answered)

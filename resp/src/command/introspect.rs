@@ -160,12 +160,12 @@ fn reply_info(command: &Command, reply: &mut Reply) {
     for category in categories {
         reply.simple(&format!("@{category}"));
     }
-    reply.array(about.tips.len());
+    reply.set(about.tips.len());
     for tip in about.tips {
         reply.bulk(tip.as_bytes());
     }
     reply_key_specs(command, reply);
-    reply.array(subcommands.len());
+    reply.set(subcommands.len());
     for sub in *subcommands {
         reply_info(sub, reply);
     }
@@ -196,7 +196,7 @@ fn categories(command: &Command) -> Vec<&'static str> {
 /// Each run of keys; two of them where source and target are treated differently (RENAME, COPY).
 fn reply_key_specs(command: &Command, reply: &mut Reply) {
     let access = command.about.access;
-    reply.array(access.len());
+    reply.set(access.len());
     for (run, words) in access.iter().enumerate() {
         let several = access.len() > 1;
         let first = i64::from(command.keys.first) + run as i64;

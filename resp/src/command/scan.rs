@@ -37,8 +37,17 @@ pub(super) fn randomkey(_: &mut Planner<'_>, _: Args<'_>) -> Result<Plan> {
     Ok(Plan::Read(Read::Walk(|walk| Box::pin(reply_randomkey(walk)))))
 }
 
-pub(super) fn dbsize(_: &mut Planner<'_>, _: Args<'_>) -> Result<Plan> {
-    Ok(Plan::Read(Read::Walk(reply_dbsize)))
+/// DBSIZE: the core counts as of now, so outside of EXEC the answer is fetched at once, with nothing before it.
+pub(super) fn dbsize(planner: &mut Planner<'_>, _: Args<'_>) -> Result<Plan> {
+    if planner.in_exec {
+        return Ok(Plan::Read(Read::Walk(reply_dbsize)));
+    }
+    let count = match planner.bucket() {
+        Some(bucket) => planner.server.store.view()?.count(bucket),
+        None => 0,
+    };
+    planner.reply.count(count);
+    Ok(Plan::Answered)
 }
 
 fn reply_dbsize(walk: Walk<'_>) -> Wait<'_> {

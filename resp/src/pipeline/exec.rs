@@ -114,6 +114,8 @@ impl Pipeline {
             _ => {}
         }
         self.out.array(planned.steps.len());
+        // A HELLO in the queue has spoken by now.
+        self.out.set_protocol(self.session.protocol);
         for (index, step) in planned.steps.iter().enumerate() {
             let from = self.out.len();
             let (_, args) = queue.command(index);
