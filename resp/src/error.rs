@@ -77,7 +77,10 @@ impl From<Error> for CommandError {
             | Error::Disk(_)
             | Error::InvalidBucketName => "ERR",
         };
-        CommandError::text(format!("{code} forebay: {error}"))
+        // Some texts of the core name it already.
+        let text = error.to_string();
+        let text = text.strip_prefix("forebay: ").unwrap_or(&text);
+        CommandError::text(format!("{code} forebay: {text}"))
     }
 }
 

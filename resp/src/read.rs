@@ -4,7 +4,7 @@
 
 use std::ops::ControlFlow;
 
-use forebay_storage::keyspace::read::{Lookup, ReadView};
+use forebay_storage::read::{Lookup, ReadView};
 use forebay_storage::object::{BucketId, ObjectRow};
 use forebay_storage::store::Store;
 

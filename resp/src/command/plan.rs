@@ -10,7 +10,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 
-use forebay_storage::keyspace::read::ReadView;
+use forebay_storage::read::ReadView;
 use forebay_storage::mutation::{Guard, Mutation, Outcome};
 use forebay_storage::object::{BucketId, ObjectRow};
 use forebay_storage::store::Store;

@@ -4,7 +4,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use forebay_storage::keyspace::read::{Listed, ReadView};
+use forebay_storage::read::{Listed, ReadView};
 use forebay_storage::object::BucketId;
 
 use super::args::Args;
