@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,6 +22,9 @@ use crate::session::Session;
 
 /// Replies are sent before more requests are run when they reach this size, in bytes.
 const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+/// How much, and for how long, is still taken from a client after the last reply.
+const DRAIN_BYTES_MAX: usize = 1024 * 1024;
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
 
 /// One client's connection.
 pub(crate) struct Connection {
@@ -64,7 +68,7 @@ impl Connection {
             self.note();
             self.send().await?;
             if self.pipeline.session.closing {
-                return self.stream.shutdown().await;
+                return self.hang_up().await;
             }
         }
     }
@@ -112,6 +116,24 @@ impl Connection {
         self.server.counters.bytes_out.fetch_add(replies.len() as u64, Ordering::Relaxed);
         self.server.counters.writes.fetch_add(1, Ordering::Relaxed);
         self.pipeline.replies_sent();
+        Ok(())
+    }
+
+    /// Closes so that the last reply arrives: a socket closed over unread bytes is reset, and takes the
+    /// reply with it.
+    async fn hang_up(&mut self) -> io::Result<()> {
+        self.stream.shutdown().await?;
+        let drain = async {
+            let mut drained = 0;
+            while drained < DRAIN_BYTES_MAX {
+                match self.stream.read(self.parser.make_room()).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(len) => drained += len,
+                }
+            }
+        };
+        // Whoever sends on does not get more of our time.
+        let _ = tokio::time::timeout(DRAIN_LIMIT, drain).await;
         Ok(())
     }
 

@@ -14,9 +14,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use forebay_storage::error::Error;
-use forebay_storage::read::ReadView;
 use forebay_storage::mutation::{Outcome, Refusal};
 use forebay_storage::object::BucketId;
+use forebay_storage::read::ReadView;
 use forebay_storage::submission::{Outcomes, Submission, ViewSlot};
 use smallvec::SmallVec;
 

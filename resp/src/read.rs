@@ -4,8 +4,8 @@
 
 use std::ops::ControlFlow;
 
-use forebay_storage::read::{Lookup, ReadView};
 use forebay_storage::object::{BucketId, ObjectRow};
+use forebay_storage::read::{Lookup, ReadView};
 use forebay_storage::store::Store;
 
 use crate::command::args::Args;

@@ -165,7 +165,11 @@ fn reply_info(command: &Command, reply: &mut Reply) {
         reply.bulk(tip.as_bytes());
     }
     reply_key_specs(command, reply);
-    reply.set(subcommands.len());
+    // An empty list is a set here, for whatever reason: clients see what Redis sends.
+    match subcommands.len() {
+        0 => reply.set(0),
+        len => reply.array(len),
+    }
     for sub in *subcommands {
         reply_info(sub, reply);
     }

@@ -10,9 +10,9 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 
-use forebay_storage::read::ReadView;
 use forebay_storage::mutation::{Guard, Mutation, Outcome};
 use forebay_storage::object::{BucketId, ObjectRow};
+use forebay_storage::read::ReadView;
 use forebay_storage::store::Store;
 use forebay_storage::submission::{Submission, ViewSlot};
 

@@ -4,8 +4,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
-use forebay_storage::read::{Listed, ReadView};
 use forebay_storage::object::BucketId;
+use forebay_storage::read::{Listed, ReadView};
 
 use super::args::Args;
 use super::plan::{Plan, Planner, Read, Wait, Walk};

@@ -7,8 +7,8 @@ use std::mem;
 use std::ops::Range;
 
 use forebay_storage::error::Error;
-use forebay_storage::read::ReadView;
 use forebay_storage::mutation::{Guard, Outcome};
+use forebay_storage::read::ReadView;
 use forebay_storage::submission::{Outcomes, Submission};
 
 use super::{Pipeline, ReadAt, Step, Unfinished, Work, reply_error};
