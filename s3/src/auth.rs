@@ -153,7 +153,8 @@ impl ClaimedSignature {
         if service != "s3" {
             return Err(malformed("the service of the credential must be s3"));
         }
-        let signed_at = parse_timestamp(timestamp).ok_or_else(|| malformed("the date is not ISO 8601 basic"))?;
+        let signed_at =
+            parse_timestamp(timestamp).ok_or_else(|| malformed("the date is not ISO 8601 basic"))?;
         if !timestamp.starts_with(date) || date.len() != 8 {
             return Err(malformed("the date of the credential is not that of the request"));
         }
@@ -304,7 +305,11 @@ const UNSUPPORTED_MECHANISM: &str = "The authorization mechanism you have provid
                                      AWS4-HMAC-SHA256.";
 
 fn malformed_header(what: &str) -> Refused {
-    Refused::new("AuthorizationHeaderMalformed", 400, format!("The authorization header is malformed; {what}"))
+    Refused::new(
+        "AuthorizationHeaderMalformed",
+        400,
+        format!("The authorization header is malformed; {what}"),
+    )
 }
 
 fn query_error(what: String) -> Refused {
@@ -390,7 +395,8 @@ mod tests {
 
     #[test]
     fn unsigned_amz_header_is_refused_by_name() {
-        let refused = claim(&[("x-amz-copy-source", "/secret/key")], "host;x-amz-date").expect_err("unsigned");
+        let refused =
+            claim(&[("x-amz-copy-source", "/secret/key")], "host;x-amz-date").expect_err("unsigned");
         assert_eq!((refused.code(), refused.status()), ("AccessDenied", 403));
         assert!(refused.message().contains("x-amz-copy-source"));
         assert!(claim(&[], "host").is_err(), "x-amz-date itself unsigned");
@@ -400,7 +406,8 @@ mod tests {
 
     #[test]
     fn presigned_takes_an_unsigned_body_hash_only() {
-        let claim = ClaimedSignature::read(&HeaderMap::new(), &presigned(&[])).expect("reads").expect("claims");
+        let claim =
+            ClaimedSignature::read(&HeaderMap::new(), &presigned(&[])).expect("reads").expect("claims");
         assert_eq!(claim.form, SignatureForm::Presigned);
         assert!(claim.check_coverage(&headers(&[("x-amz-content-sha256", "UNSIGNED-PAYLOAD")])).is_ok());
         assert!(claim.check_coverage(&headers(&[("x-amz-meta-a", "b")])).is_err());
@@ -460,7 +467,8 @@ mod tests {
 
     #[test]
     fn presigned_lives_until_it_expires() {
-        let claim = ClaimedSignature::read(&HeaderMap::new(), &presigned(&[])).expect("reads").expect("claims");
+        let claim =
+            ClaimedSignature::read(&HeaderMap::new(), &presigned(&[])).expect("reads").expect("claims");
         let at = |seconds: i64| claim.signed_at + Duration::seconds(seconds);
         assert!(claim.check_time(at(86_400), &config()).is_ok());
         assert!(claim.check_time(at(-900), &config()).is_ok());

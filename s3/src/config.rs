@@ -54,8 +54,9 @@ pub struct S3Config {
     pub stall_timeout: Duration,
     /// Largest request head in bytes (request line and headers); beyond it 431.
     pub head_bytes_max: usize,
-    /// Bytes of an unwanted body that are read and dropped so that the client sees the answer and the
-    /// connection lives on; beyond it the connection is closed after the answer.
+    /// Bytes of an unwanted body that are read and dropped, for at most two seconds, so that the client sees
+    /// the answer and the connection lives on; beyond it the connection is closed after the answer. Smaller:
+    /// clients that send before they listen see a broken connection in place of the error.
     pub drain_bytes_max: u64,
     /// How long running requests may take to end after the shutdown was asked for.
     pub shutdown_grace: Duration,
@@ -73,7 +74,7 @@ impl S3Config {
             head_timeout: Duration::from_secs(30),
             stall_timeout: Duration::from_secs(30),
             head_bytes_max: 32 * 1024,
-            drain_bytes_max: 4 * 1024 * 1024,
+            drain_bytes_max: 64 * 1024 * 1024,
             shutdown_grace: Duration::from_secs(10),
         }
     }

@@ -36,9 +36,7 @@ impl Refused {
     ) -> Refused {
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let (code, message) = (code.into(), message.into());
-        Refused {
-            inner: Box::new(Inner { code, status, message, fields: Vec::new(), headers: Vec::new() }),
-        }
+        Refused { inner: Box::new(Inner { code, status, message, fields: Vec::new(), headers: Vec::new() }) }
     }
 
     /// An operation or option that this version does not have; `what` names it.
@@ -59,8 +57,12 @@ impl Refused {
 
     /// A condition of the request did not hold.
     pub(crate) fn precondition_failed(condition: &'static str) -> Refused {
-        Refused::new("PreconditionFailed", 412, "At least one of the pre-conditions you specified did not hold")
-            .with("Condition", condition)
+        Refused::new(
+            "PreconditionFailed",
+            412,
+            "At least one of the pre-conditions you specified did not hold",
+        )
+        .with("Condition", condition)
     }
 
     /// Adds a field to the XML.
@@ -75,10 +77,12 @@ impl Refused {
         self
     }
 
+    #[cfg(test)]
     pub(crate) fn code(&self) -> &str {
         &self.inner.code
     }
 
+    #[cfg(test)]
     pub(crate) fn status(&self) -> u16 {
         self.inner.status.as_u16()
     }
@@ -103,12 +107,7 @@ impl Refused {
     }
 
     /// The whole answer.
-    pub(crate) fn into_response(
-        self,
-        resource: &str,
-        request_id: &str,
-        host_id: &str,
-    ) -> S3Response<Body> {
+    pub(crate) fn into_response(self, resource: &str, request_id: &str, host_id: &str) -> S3Response<Body> {
         let xml = self.to_xml(resource, request_id, host_id);
         let mut headers: HeaderMap = self.inner.headers.into_iter().collect();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/xml"));
@@ -161,9 +160,7 @@ impl From<Refusal> for Refused {
         match refusal {
             Refusal::PreconditionFailed => Refused::precondition_failed("If-Match or If-None-Match"),
             Refusal::NoSuchKey => Refused::no_such_key(),
-            Refusal::NoSuchBucket => {
-                Refused::new("NoSuchBucket", 404, "The specified bucket does not exist")
-            }
+            Refusal::NoSuchBucket => Refused::new("NoSuchBucket", 404, "The specified bucket does not exist"),
             Refusal::BucketNotEmpty => {
                 Refused::new("BucketNotEmpty", 409, "The bucket you tried to delete is not empty")
             }

@@ -18,8 +18,8 @@ use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use hyper::body::Incoming;
+use s3s::Body;
 use s3s::service::S3Service;
-use s3s::{Body, S3Error};
 use time::OffsetDateTime;
 
 use crate::auth::ClaimedSignature;
@@ -103,7 +103,7 @@ impl Front {
         if parts.method == Method::POST && is_form(&parts.headers) {
             return Err(Refused::not_implemented("PostObject (POST with a form)"));
         }
-        let target = Target::parse(parts.uri.path()).map_err(from_s3s)?;
+        let target = Target::parse(parts.uri.path())?;
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let claim = ClaimedSignature::read(&parts.headers, &query)?;
         if let Some(claim) = &claim {
@@ -139,18 +139,9 @@ impl Front {
 }
 
 fn is_form(headers: &HeaderMap) -> bool {
-    headers
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().trim_ascii_start().to_ascii_lowercase().starts_with(b"multipart/"))
-}
-
-fn from_s3s(error: S3Error) -> Refused {
-    let status = error.status_code().map_or(400, |status| status.as_u16());
-    Refused::new(
-        error.code().as_str().to_owned(),
-        status,
-        error.message().unwrap_or("The request is not valid").to_owned(),
-    )
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| {
+        value.as_bytes().trim_ascii_start().to_ascii_lowercase().starts_with(b"multipart/")
+    })
 }
 
 fn into_http(response: s3s::S3Response<Body>) -> Response<Body> {

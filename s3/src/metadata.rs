@@ -173,13 +173,15 @@ mod tests {
 
     #[test]
     fn repeated_user_metadata_is_joined() {
-        let meta = from_headers(&headers(&[("x-amz-meta-a", "1"), ("x-amz-meta-a", "2")]), None).expect("fine");
+        let meta =
+            from_headers(&headers(&[("x-amz-meta-a", "1"), ("x-amz-meta-a", "2")]), None).expect("fine");
         assert_eq!(meta.user, [("a".to_owned(), "1,2".to_owned())]);
     }
 
     #[test]
     fn reserved_names_and_too_much_are_refused() {
-        let refused = from_headers(&headers(&[("x-amz-meta-forebay-version", "1")]), None).expect_err("reserved");
+        let refused =
+            from_headers(&headers(&[("x-amz-meta-forebay-version", "1")]), None).expect_err("reserved");
         assert_eq!(refused.code(), "InvalidArgument");
         let value = "v".repeat(USER_METADATA_BYTES_MAX - 1);
         assert!(from_headers(&headers(&[("x-amz-meta-a", &value)]), None).is_ok());

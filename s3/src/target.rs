@@ -4,8 +4,8 @@
 //! normalised, so `a`, `a/` and `a//b` are different objects.
 
 use percent_encoding::percent_decode_str;
-use s3s::{S3Error, S3ErrorCode, S3Result};
 
+use crate::error::Refused;
 use crate::object_name;
 
 /// The addressed thing.
@@ -29,20 +29,21 @@ pub(crate) enum Target {
 
 impl Target {
     /// Parses the request path, still percent-encoded.
-    pub(crate) fn parse(path: &str) -> S3Result<Target> {
+    pub(crate) fn parse(path: &str) -> Result<Target, Refused> {
         let decoded = percent_decode_str(path)
             .decode_utf8()
-            .map_err(|_| S3Error::with_message(S3ErrorCode::InvalidURI, "the path is not UTF-8"))?;
+            .map_err(|_| Refused::new("InvalidURI", 400, "the path is not UTF-8"))?;
         let Some(rest) = decoded.strip_prefix('/') else {
-            return Err(S3Error::with_message(S3ErrorCode::InvalidURI, "the path must begin with /"));
+            return Err(Refused::new("InvalidURI", 400, "the path must begin with /"));
         };
         if rest.is_empty() {
             return Ok(Target::Service);
         }
         let (bucket, name) = rest.split_once('/').unwrap_or((rest, ""));
         if !bucket_name_is_valid(bucket) {
-            return Err(S3Error::with_message(
-                S3ErrorCode::InvalidBucketName,
+            return Err(Refused::new(
+                "InvalidBucketName",
+                400,
                 "The specified bucket is not valid: 3 to 63 of a-z, 0-9, '-' and '.', beginning and ending \
                  with a letter or digit",
             ));
@@ -51,9 +52,8 @@ impl Target {
         if name.is_empty() {
             return Ok(Target::Bucket { bucket });
         }
-        let key = object_name::decode_key(name).ok_or_else(|| {
-            S3Error::with_message(S3ErrorCode::InvalidURI, "the key is no valid name of an object")
-        })?;
+        let key = object_name::decode_key(name)
+            .ok_or_else(|| Refused::new("InvalidURI", 400, "the key is no valid name of an object"))?;
         Ok(Target::Object { bucket, key })
     }
 }

@@ -173,7 +173,8 @@ impl RawRequest {
         let body = match &self.signed_chunks {
             None => self.body.clone(),
             Some((chunks, trailers)) => {
-                let key = SigningKey::derive(&crate::config::SecretAccessKey::new(SECRET_KEY), &date, "us-east-1");
+                let key =
+                    SigningKey::derive(&crate::config::SecretAccessKey::new(SECRET_KEY), &date, "us-east-1");
                 let claim = ClaimedSignature {
                     timestamp: timestamp.clone(),
                     date: date.clone(),
@@ -242,7 +243,8 @@ impl RawRequest {
         let mark = if query.is_empty() { "" } else { "?" };
         let mut wire =
             format!("{} {}{mark}{} HTTP/1.1\r\n", self.method, self.path, query.join("&")).into_bytes();
-        let has_length = |(name, _): &(String, String)| name == "content-length" || name == "transfer-encoding";
+        let has_length =
+            |(name, _): &(String, String)| name == "content-length" || name == "transfer-encoding";
         for (name, value) in headers.iter().chain(&self.unsigned_headers) {
             wire.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
         }

@@ -168,7 +168,10 @@ mod tests {
     fn content_md5_wrong_and_malformed_differ() {
         let md5 = md5(b"hello");
         assert_eq!(verify_content_md5(b"XUFAKrxLKna5cZ2REBfFkg==", &md5), Ok(()));
-        assert_eq!(verify_content_md5(b"AAAAAAAAAAAAAAAAAAAAAA==", &md5).expect_err("wrong").code(), "BadDigest");
+        assert_eq!(
+            verify_content_md5(b"AAAAAAAAAAAAAAAAAAAAAA==", &md5).expect_err("wrong").code(),
+            "BadDigest"
+        );
         assert_eq!(verify_content_md5(b"AAAA", &md5).expect_err("short").code(), "InvalidDigest");
     }
 }

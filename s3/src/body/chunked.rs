@@ -53,8 +53,7 @@ impl ChunkSigner {
     }
 
     fn verify_chunk(&mut self, data_sha256: &str, signature: &str) -> Result<(), Refused> {
-        let text =
-            self.string_to_sign("AWS4-HMAC-SHA256-PAYLOAD", &format!("{EMPTY_SHA256}\n{data_sha256}"));
+        let text = self.string_to_sign("AWS4-HMAC-SHA256-PAYLOAD", &format!("{EMPTY_SHA256}\n{data_sha256}"));
         self.verify(&text, signature, "a chunk")
     }
 
@@ -236,7 +235,8 @@ impl ChunkDecoder {
         if size.is_empty() || size.len() > 16 || !size.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(malformed("the size of a chunk is not a hexadecimal number"));
         }
-        let size = u64::from_str_radix(size, 16).map_err(|_| malformed("the size of a chunk is too large"))?;
+        let size =
+            u64::from_str_radix(size, 16).map_err(|_| malformed("the size of a chunk is too large"))?;
         if self.signer.is_some() != signature.is_some() {
             return Err(malformed("chunks must be signed exactly if the request says so"));
         }

@@ -66,16 +66,17 @@ impl Announced {
     /// Reads the headers; refuses what cannot be verified, and what is over `limit` bytes.
     pub(crate) fn read(headers: &HeaderMap, limit: u64) -> Result<Announced, Refused> {
         let trailer = announced_trailer(headers)?;
-        let framing = match text(headers, "x-amz-content-sha256")? {
-            Some("STREAMING-AWS4-HMAC-SHA256-PAYLOAD") => chunked(headers, true, None)?,
-            Some("STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER") => chunked(headers, true, trailer)?,
+        let kind = text(headers, "x-amz-content-sha256")?;
+        let framing = match kind {
+            Some("STREAMING-AWS4-HMAC-SHA256-PAYLOAD" | "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER") => {
+                chunked(headers, true, trailer)?
+            }
             Some("STREAMING-UNSIGNED-PAYLOAD-TRAILER") => chunked(headers, false, trailer)?,
             Some(other) if other.starts_with("STREAMING-") => return Err(Refused::not_implemented(other)),
             Some("UNSIGNED-PAYLOAD") | None => plain(headers, None)?,
             Some(sha256) => plain(headers, Some(sha256.to_ascii_lowercase()))?,
         };
-        let framed_trailer = matches!(framing, Framing::Chunked { trailer: Some(_), .. });
-        if trailer.is_some() != framed_trailer {
+        if trailer.is_some() != kind.is_some_and(|kind| kind.ends_with("-TRAILER")) {
             return Err(Refused::new(
                 "InvalidRequest",
                 400,
@@ -403,8 +404,8 @@ impl RequestBody {
 /// The next data of a body, `None` at its end.
 async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, Refused> {
     while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|_| Refused::new("IncompleteBody", 400, "The request body terminated unexpectedly"))?;
+        let frame = frame
+            .map_err(|_| Refused::new("IncompleteBody", 400, "The request body terminated unexpectedly"))?;
         if let Ok(data) = frame.into_data() {
             return Ok(Some(data));
         }
@@ -479,7 +480,10 @@ mod tests {
     fn lengths_must_be_there_and_be_numbers() {
         assert_eq!(code(announced(&[])), "MissingContentLength");
         assert_eq!(
-            code(announced(&[("x-amz-content-sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"), ("content-length", "9")])),
+            code(announced(&[
+                ("x-amz-content-sha256", "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"),
+                ("content-length", "9")
+            ])),
             "MissingContentLength"
         );
         for bad in ["+5", "-1", "five", "99999999999999999999"] {
@@ -566,8 +570,7 @@ mod tests {
         );
         assert_eq!(code(announced.verify(body(), &trailer("x-amz-checksum-crc32", "AAAAAA=="))), "BadDigest");
         assert_eq!(code(announced.verify(body(), &trailer("x-amz-checksum-crc32", "no"))), "InvalidRequest");
-        let two =
-            [trailer("x-amz-checksum-crc32", "NhCmhg=="), trailer("x-amz-meta-a", "b")].concat();
+        let two = [trailer("x-amz-checksum-crc32", "NhCmhg=="), trailer("x-amz-meta-a", "b")].concat();
         assert_eq!(code(announced.verify(body(), &two)), "MalformedTrailerError");
     }
 }

@@ -192,7 +192,10 @@ mod tests {
             (OriginState::Local, "local"),
             (OriginState::Pending { age_ms: 12_345 }, "pending age=12s"),
             (OriginState::Flushed, "flushed"),
-            (OriginState::Parked { reason: "auth: denied\r\nX: y".to_owned() }, "parked reason=auth: denied  X: y"),
+            (
+                OriginState::Parked { reason: "auth: denied\r\nX: y".to_owned() },
+                "parked reason=auth: denied  X: y",
+            ),
         ] {
             assert_eq!(origin_header(&state).to_str().ok(), Some(text));
         }

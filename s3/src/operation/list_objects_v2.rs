@@ -6,7 +6,7 @@
 //! item of the page before. So a token is that item, and a page that ends in a common prefix continues
 //! behind all of its keys.
 //!
-//! Each batch of rows is read at one view; a listing is not a snapshot over its pages, as on S3.
+//! A page is read at one view; a listing is not a snapshot over its pages, as on S3.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -40,7 +40,9 @@ pub(crate) async fn run(
     let max_keys = match input.max_keys {
         None => MAX_KEYS,
         Some(max_keys) => usize::try_from(max_keys)
-            .map_err(|_| invalid("max-keys", "Argument max-keys must be an integer between 0 and 2147483647"))?
+            .map_err(|_| {
+                invalid("max-keys", "Argument max-keys must be an integer between 0 and 2147483647")
+            })?
             .min(MAX_KEYS),
     };
     let after = match (&input.continuation_token, &input.start_after) {
@@ -65,7 +67,7 @@ pub(crate) async fn run(
     let mut common_prefixes = Vec::new();
     for item in page.items {
         match item {
-            Item::Row(listed) => contents.push(object(&listed, cluster, fetch_owner, &encode)),
+            Item::Row(listed) => contents.push(object(&listed, cluster, fetch_owner, encode)),
             Item::CommonPrefix(prefix) => common_prefixes
                 .push(dto::CommonPrefix { prefix: Some(encode(object_name::encode_key(&prefix))) }),
         }
@@ -296,7 +298,12 @@ mod tests {
             row
         }
 
-        async fn list(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Vec<u8>>, Refused> {
+        async fn list(
+            &self,
+            prefix: &[u8],
+            after: Option<&[u8]>,
+            limit: usize,
+        ) -> Result<Vec<Vec<u8>>, Refused> {
             let from = after.map_or(Bound::Unbounded, Bound::Excluded);
             let range = self.keys.range::<[u8], _>((from, Bound::Unbounded));
             let rows: Vec<_> = range.filter(|key| key.starts_with(prefix)).take(limit).cloned().collect();
@@ -378,7 +385,9 @@ mod tests {
     #[tokio::test]
     async fn start_after_inside_a_common_prefix_skips_it() {
         let model = Model::new(["a/1", "a/2", "b"].map(|key| key.as_bytes().to_vec()));
-        for (after, expected) in [("a", vec!["a/", "b"]), ("a/", vec!["b"]), ("a/1", vec!["b"]), ("b", vec![])] {
+        for (after, expected) in
+            [("a", vec!["a/", "b"]), ("a/", vec!["b"]), ("a/1", vec!["b"]), ("b", vec![])]
+        {
             let mut query = query(b"", b"/", 10);
             query.after = Some(after.as_bytes().to_vec());
             let found = names(&page(&model, &query).await.expect("a page"));

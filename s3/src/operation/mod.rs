@@ -39,7 +39,12 @@ pub(crate) enum Operation {
 
 impl Operation {
     /// Reads the table.
-    pub(crate) fn classify(method: &Method, target: &Target, query: &Query, headers: &HeaderMap) -> Operation {
+    pub(crate) fn classify(
+        method: &Method,
+        target: &Target,
+        query: &Query,
+        headers: &HeaderMap,
+    ) -> Operation {
         match target {
             Target::Service => match *method {
                 Method::GET => Operation::ListBuckets,
@@ -243,7 +248,10 @@ mod tests {
             classify("PUT", "/bucket/key?%74agging", None),
             Operation::NotImplemented("ObjectTagging")
         ));
-        assert!(matches!(classify("DELETE", "/bucket/key?versionId=abc", None), Operation::NotImplemented(_)));
+        assert!(matches!(
+            classify("DELETE", "/bucket/key?versionId=abc", None),
+            Operation::NotImplemented(_)
+        ));
     }
 
     #[test]
