@@ -1,7 +1,7 @@
 //! The front layer and the listener over a socket, as raw bytes, with a map in place of the core.
 //!
 //! Each hole that s3s 0.14 leaves open has its test here or, where an object must be stored first, in
-//! `tests/` over the real core.
+//! `core_tests.rs` over the real core.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,8 +12,7 @@ use bytes::Bytes;
 use s3s::route::S3Route;
 use s3s::service::S3ServiceBuilder;
 use s3s::{S3, S3Request, S3Response, S3Result};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -21,12 +20,11 @@ use super::*;
 use crate::auth::SigningKeys;
 use crate::body::Announced;
 use crate::config::SecretAccessKey;
+use crate::testing::client::{Answer, Connection, within};
 use crate::testing::{ACCESS_KEY, RawRequest, SECRET_KEY};
 use crate::{listener, service};
 
 const LIMIT: u64 = 65_536;
-/// Longest wait for anything that must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 type Objects = Arc<Mutex<BTreeMap<Vec<u8>, Bytes>>>;
 
@@ -114,8 +112,7 @@ async fn start(config: S3Config) -> Server {
 
 impl Server {
     async fn connect(&self) -> Connection {
-        let stream = within(TcpStream::connect(self.address)).await.expect("connects");
-        Connection { stream, buffer: Vec::new() }
+        Connection::open(self.address).await
     }
 
     /// One request on a connection of its own.
@@ -128,86 +125,6 @@ impl Server {
     fn stored(&self, key: &str) -> Option<Bytes> {
         self.objects.lock().expect("unpoisoned").get(key.as_bytes()).cloned()
     }
-}
-
-struct Connection {
-    stream: TcpStream,
-    buffer: Vec<u8>,
-}
-
-struct Answer {
-    status: u16,
-    head: String,
-    body: String,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().skip(1).find_map(|line| {
-            let (n, value) = line.split_once(':')?;
-            n.eq_ignore_ascii_case(name).then(|| value.trim())
-        })
-    }
-
-    /// The error code in the body.
-    fn code(&self) -> &str {
-        self.body.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map_or("", |(c, _)| c)
-    }
-
-    fn closes(&self) -> bool {
-        self.header("connection") == Some("close")
-    }
-}
-
-impl Connection {
-    /// The server may close while we send: it has then answered.
-    async fn send(&mut self, wire: &[u8]) {
-        let _ = within(self.stream.write_all(wire)).await;
-    }
-
-    async fn head(&mut self) -> String {
-        loop {
-            if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
-                let head: Vec<u8> = self.buffer.drain(..end + 4).collect();
-                return String::from_utf8(head).expect("ASCII");
-            }
-            assert!(
-                self.fill().await,
-                "closed before an answer: {:?}",
-                String::from_utf8_lossy(&self.buffer)
-            );
-        }
-    }
-
-    async fn answer(&mut self) -> Answer {
-        let head = self.head().await;
-        let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).expect("a status");
-        let mut answer = Answer { status, head, body: String::new() };
-        let length: usize =
-            answer.header("content-length").map_or(0, |length| length.parse().expect("a number"));
-        while self.buffer.len() < length {
-            assert!(self.fill().await, "closed inside the body");
-        }
-        answer.body = String::from_utf8(self.buffer.drain(..length).collect()).expect("text");
-        answer
-    }
-
-    /// Whether something came; false at the end.
-    async fn fill(&mut self) -> bool {
-        let mut piece = [0; 4096];
-        let n = within(self.stream.read(&mut piece)).await.unwrap_or(0);
-        self.buffer.extend_from_slice(&piece[..n]);
-        n > 0
-    }
-
-    async fn is_closed(&mut self) -> bool {
-        assert!(self.buffer.is_empty(), "unread bytes");
-        !self.fill().await
-    }
-}
-
-async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("must not take that long")
 }
 
 fn put(key: &str) -> RawRequest {
@@ -584,7 +501,7 @@ async fn garbage_never_takes_the_server_down() {
         let mut connection = server.connect().await;
         connection.send(&wire).await;
         // Half a request must not be waited for.
-        let _ = connection.stream.shutdown().await;
+        connection.end().await;
         while connection.fill().await {}
     }
     if let Some(stored) = server.stored("fuzz") {

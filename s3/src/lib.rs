@@ -40,11 +40,12 @@ mod auth;
 mod body;
 mod condition;
 mod config;
+#[cfg(test)]
+mod core_tests;
 mod error;
 mod front;
 mod listener;
 mod metadata;
-mod object_name;
 mod operation;
 mod query;
 mod range;

@@ -8,8 +8,8 @@
 
 use std::sync::Arc;
 
-use forebay_storage::keyspace::read::{Lookup, ReadView};
 use forebay_storage::object::{BucketId, ObjectRow};
+use forebay_storage::read::{Lookup, ReadView};
 use forebay_storage::store::{Store, SyncMode};
 use http::{Extensions, HeaderMap, HeaderValue, Method, Uri};
 use s3s::auth::{S3Auth, SecretKey};

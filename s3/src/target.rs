@@ -6,7 +6,7 @@
 use percent_encoding::percent_decode_str;
 
 use crate::error::Refused;
-use crate::object_name;
+use forebay_storage::object_name;
 
 /// The addressed thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +53,8 @@ impl Target {
             return Ok(Target::Bucket { bucket });
         }
         let key = object_name::decode_key(name)
-            .ok_or_else(|| Refused::new("InvalidURI", 400, "the key is no valid name of an object"))?;
+            .ok_or_else(|| Refused::new("InvalidURI", 400, "the key is no valid name of an object"))?
+            .into_owned();
         Ok(Target::Object { bucket, key })
     }
 }

@@ -8,9 +8,10 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use forebay_storage::keyspace::read::ReadView;
-use forebay_storage::object::{BucketId, ObjectRow};
-use forebay_storage::store::OriginState;
+use forebay_storage::error::Error;
+use forebay_storage::object::{BucketId, ETag as ObjectETag, ObjectRow};
+use forebay_storage::read::ReadView;
+use forebay_storage::store::{OriginState, Store};
 use futures_util::stream;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -39,7 +40,7 @@ pub(crate) async fn run(
     if found.status == StatusCode::NOT_MODIFIED {
         return Ok(found.response(Body::empty()));
     }
-    let body = found.body().await?;
+    let body = found.body(&operations.store, bucket, key).await?;
     Ok(found.response(body))
 }
 
@@ -115,7 +116,7 @@ impl Found {
     }
 
     /// The selected bytes.
-    async fn body(&self) -> Result<Body, Refused> {
+    async fn body(&self, store: &Store, bucket: BucketId, key: &[u8]) -> Result<Body, Refused> {
         let range = self.range.clone();
         if let Some(body) = self.row.inline_body() {
             let bounds = range.start as usize..range.end as usize;
@@ -124,28 +125,54 @@ impl Found {
             })?;
             return Ok(Body::from(Bytes::copy_from_slice(part)));
         }
-        let Some(view) = self.view.clone() else { return Ok(Body::empty()) };
-        if range.end - range.start <= PIECE_BYTES {
+        if let Some(view) = &self.view
+            && range.end - range.start <= PIECE_BYTES
+        {
             return Ok(Body::from(view.read_body(&self.row, range).await?));
         }
-        Ok(stream_body(view, self.row.clone(), range))
+        let etag = self.row.etag(store.cluster_id());
+        Ok(stream_body(Sending { store: store.clone(), bucket, key: key.to_vec(), etag, range }))
     }
 }
 
-/// A body in pieces. A piece that cannot be read breaks the connection: the client sees a short body, never
-/// a wrong one.
-fn stream_body(view: ReadView, row: ObjectRow, range: Range<u64>) -> Body {
-    let pieces = stream::try_unfold((view, row, range), |(view, row, range)| async move {
-        if range.is_empty() {
+/// A body in pieces, each through a view of its own: a view held while a slow client reads would hold up
+/// the checkpoint. A piece that cannot be read, or an object that has changed meanwhile, breaks the
+/// connection: the client sees a short body, never a wrong one.
+fn stream_body(sending: Sending) -> Body {
+    let pieces = stream::try_unfold(sending, |mut sending| async move {
+        if sending.range.is_empty() {
             return Ok(None);
         }
-        let end = range.end.min(range.start + PIECE_BYTES);
-        let piece = view.read_body(&row, range.start..end).await.inspect_err(|error| {
-            tracing::error!(%error, "a body broke off while it was sent");
+        let piece = sending.next_piece().await.inspect_err(|error| {
+            tracing::warn!(%error, "a body broke off while it was sent");
         })?;
-        Ok::<_, forebay_storage::error::Error>(Some((Frame::data(piece), (view, row, end..range.end))))
+        Ok::<_, Error>(Some((Frame::data(piece), sending)))
     });
     Body::http_body_unsync(StreamBody::new(Box::pin(pieces)))
+}
+
+/// A long body on its way.
+struct Sending {
+    store: Store,
+    bucket: BucketId,
+    key: Vec<u8>,
+    /// The state of the object that was promised in the headers.
+    etag: ObjectETag,
+    /// What is still to be sent.
+    range: Range<u64>,
+}
+
+impl Sending {
+    async fn next_piece(&mut self) -> Result<Bytes, Error> {
+        let view = self.store.view()?;
+        let row = view.fetch(self.bucket, &self.key).await?;
+        let same = row.filter(|row| row.etag(self.store.cluster_id()) == self.etag);
+        let row = same.ok_or(Error::Unavailable("the object changed while it was sent"))?;
+        let end = self.range.end.min(self.range.start + PIECE_BYTES);
+        let piece = view.read_body(&row, self.range.start..end).await?;
+        self.range.start = end;
+        Ok(piece)
+    }
 }
 
 fn wants_checksum(request: &HeaderMap) -> bool {

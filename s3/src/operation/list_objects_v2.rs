@@ -8,16 +8,18 @@
 //!
 //! A page is read at one view; a listing is not a snapshot over its pages, as on S3.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use forebay_storage::keyspace::read::{Listed, ReadView};
 use forebay_storage::object::{BucketId, ClusterId, KEY_BYTES_MAX};
+use forebay_storage::read::{Listed, ReadView};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::dto::{self, ListObjectsV2Input, ListObjectsV2Output};
 
 use crate::error::Refused;
-use crate::object_name;
 use crate::service::Operations;
+use forebay_storage::object_name;
 
 /// Most items of a page, as on AWS.
 const MAX_KEYS: usize = 1000;
@@ -68,8 +70,9 @@ pub(crate) async fn run(
     for item in page.items {
         match item {
             Item::Row(listed) => contents.push(object(&listed, cluster, fetch_owner, encode)),
-            Item::CommonPrefix(prefix) => common_prefixes
-                .push(dto::CommonPrefix { prefix: Some(encode(object_name::encode_key(&prefix))) }),
+            Item::CommonPrefix(prefix) => common_prefixes.push(dto::CommonPrefix {
+                prefix: Some(encode(object_name::encode_key(&prefix).into_owned())),
+            }),
         }
     }
     Ok(ListObjectsV2Output {
@@ -98,7 +101,7 @@ fn object(
     let row = &listed.row;
     let checksum = row.meta().checksum;
     dto::Object {
-        key: Some(encode(object_name::encode_key(&listed.key))),
+        key: Some(encode(object_name::encode_key(&listed.key).into_owned())),
         e_tag: Some(dto::ETag::Strong(row.etag(cluster).to_string())),
         last_modified: Some(timestamp(row.modified_ms())),
         size: i64::try_from(row.body_len()).ok(),
@@ -124,7 +127,7 @@ pub(crate) fn timestamp(ms: u64) -> dto::Timestamp {
 
 /// The key behind a name or the beginning of one. What is no whole name stands for itself.
 fn key_of(name: &str) -> Vec<u8> {
-    object_name::decode_key(name).unwrap_or_else(|| name.as_bytes().to_vec())
+    object_name::decode_key(name).map_or_else(|| name.as_bytes().to_vec(), Cow::into_owned)
 }
 
 fn encode_token(item: &[u8]) -> String {

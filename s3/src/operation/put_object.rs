@@ -3,7 +3,7 @@
 //! Conditions are judged at apply, so of any number of concurrent `If-None-Match: *` exactly one wins. A
 //! PUT clears an expiry time that RESP had set. Nothing is visible before the answer's version is durable.
 
-use forebay_storage::keyspace::tables::encode_meta;
+use forebay_storage::encode_meta;
 use forebay_storage::mutation::{Mutation, Outcome, PutIf};
 use forebay_storage::object::{BucketId, ETag, ObjectMeta, Version};
 use forebay_storage::submission::Submission;

@@ -1,6 +1,8 @@
 //! What the tests of this crate share: a signing client in a few lines, written from the specification
 //! and not from the code under test.
 
+pub(crate) mod client;
+
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
