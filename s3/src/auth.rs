@@ -53,7 +53,7 @@ impl ClaimedSignature {
     pub(crate) fn read(headers: &HeaderMap, query: &Query) -> Result<Option<ClaimedSignature>, Refused> {
         // Signature Version 2 knows no skew for headers and covers no body; s3s would still take it.
         if query.has("Signature") || query.has("AWSAccessKeyId") {
-            return Err(Refused::new("InvalidRequest", 400, UNSUPPORTED_MECHANISM));
+            return Err(Refused::new("InvalidRequest", 400, PRESIGNED_WITH_VERSION_2));
         }
         for name in ["authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-decoded-content-length"] {
             if headers.get_all(name).iter().count() > 1 {
@@ -303,6 +303,11 @@ fn parse_timestamp(text: &str) -> Option<OffsetDateTime> {
 
 const UNSUPPORTED_MECHANISM: &str = "The authorization mechanism you have provided is not supported. Please use \
                                      AWS4-HMAC-SHA256.";
+
+/// boto3 and aws-cli still presign this way for endpoints of one's own in us-east-1.
+const PRESIGNED_WITH_VERSION_2: &str = "This URL is presigned with Signature Version 2, which is not supported. \
+                                        Please use AWS4-HMAC-SHA256: set signature_version to s3v4 in the \
+                                        client (aws configure set default.s3.signature_version s3v4).";
 
 fn malformed_header(what: &str) -> Refused {
     Refused::new(
