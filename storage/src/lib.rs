@@ -1,1 +1,47 @@
-//! Under construction.
+//! The replicated object core behind both front ends.
+//!
+//! A write comes in as a [`submission::Submission`] of [`mutation::Mutation`]s through
+//! [`store::Store::submit`], is packed into a log entry by `replica`, ordered by `consensus`, made durable
+//! by `journal`, judged by `apply`, and lands in the memtables of `keyspace`; a checkpoint moves it to
+//! LMDB and, where long, to a `blob` segment. A read takes a [`read::ReadView`]. What a mounted bucket
+//! writes is carried to the cloud by `flush` through an `origin`.
+//!
+//! Knows no protocol: neither RESP nor HTTP, nor who else is in the cluster.
+//!
+//! | thread or task | runs | waits for |
+//! |---|---|---|
+//! | `driver` | propose, journal write, fdatasync, apply, answer | inbox |
+//! | `checkpoint` | segments, LMDB commit | a frozen memtable |
+//! | `syncer` (everysec) | fdatasync once a second | the driver |
+//! | `journal-prepare` | zero-fills the next journal file | the journal |
+//! | `read-N` | cold rows and bodies | look-ups that may block |
+//! | housekeeping task | proposes expiries and sweeps | a clock |
+//! | flush tasks | uploads | the queue |
+
+pub mod blob;
+pub mod clock;
+pub mod error;
+pub mod flush;
+pub mod identity;
+pub mod io;
+pub mod journal;
+pub mod mutation;
+pub mod node;
+pub mod object;
+pub mod object_name;
+pub mod origin;
+pub mod read;
+pub mod slot;
+pub mod store;
+pub mod submission;
+
+mod apply;
+mod background;
+mod consensus;
+mod flush_link;
+mod keyspace;
+mod registry;
+mod replica;
+
+pub use keyspace::tables::encode_meta;
+pub use replica::OpenError;

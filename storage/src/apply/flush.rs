@@ -1,0 +1,258 @@
+//! The replicated side of the flush queue: rows written by the apply that wrote the object.
+//!
+//! Newest wins: a new version replaces the key's pending row, unless a pending barrier of the bucket lies
+//! at or behind that row; then both stay, and the older row takes the object's row over with its blobs
+//! (PITFALLS 22). A delete of something that the origin has never heard of cancels the upload.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Applier, Loaded};
+use crate::flush::{FlushEvent, FlushKind, FlushRow, Flushed, RowId};
+use crate::keyspace::base::BaseError;
+use crate::keyspace::memtable::RowKey;
+use crate::keyspace::tables::{OriginRow, QueueRow, RowReader, Table, encode_started, queue_key};
+use crate::mutation::Outcome;
+use crate::object::{BucketId, Version};
+
+impl Applier {
+    fn origin_row(&self, bucket: BucketId, key: &[u8]) -> Result<OriginRow, BaseError> {
+        let row = self.newest(RowKey::object(Table::Origin, bucket, key), false)?;
+        Ok(row.as_deref().and_then(OriginRow::decode).unwrap_or_default())
+    }
+
+    fn put_origin_row(&mut self, bucket: BucketId, key: &[u8], row: &OriginRow) {
+        let value = (!row.is_empty()).then(|| row.encode());
+        self.put(RowKey::object(Table::Origin, bucket, key), value);
+    }
+
+    fn put_queue_row(&mut self, version: Version, bucket: BucketId, key: &[u8], row: Option<&QueueRow>) {
+        let row_key = queue_key(version, bucket, key);
+        self.put(RowKey::encoded(&row_key), row.map(QueueRow::encode));
+    }
+
+    /// Queues the replacement of `old` by `new` (or by nothing). True if a queue row has taken the old
+    /// object row over, with its blob references.
+    pub(super) fn enqueue(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        old: &Loaded,
+        new: Option<&RowReader<'_>>,
+        barrier: bool,
+    ) -> Result<bool, BaseError> {
+        let Some((mount, _)) = self.state.mount_of(bucket, key) else { return Ok(false) };
+        let mut origin = self.origin_row(bucket, key)?;
+        let overwrite = !origin.is_empty();
+        let mut held = false;
+        let mut replaces = None;
+        if let Some(pending) = origin.pending {
+            let must_stay = self.barrier_at_or_behind(bucket, pending);
+            if must_stay {
+                held = self.hold(bucket, key, pending, old)?;
+            } else {
+                self.drop_queue_row(bucket, key, pending, &mut origin)?;
+                replaces = Some(pending);
+            }
+        }
+        let version = self.version();
+        let nothing_there = origin.rows == 0 && origin.started.is_none() && origin.origin.is_none();
+        if new.is_none() && nothing_there {
+            // The origin has never heard of it: the delete cancels the upload.
+            if let Some(version) = replaces {
+                self.put_origin_row(bucket, key, &origin);
+                let row = RowId { bucket, key: Bytes::copy_from_slice(key), version };
+                self.events.push(FlushEvent::Removed(row));
+            }
+            return Ok(held);
+        }
+        let row = QueueRow {
+            delete: new.is_none(),
+            barrier,
+            overwrite,
+            mount,
+            stamp_ms: self.place.stamp_ms,
+            bytes: new.map_or(0, |row| row.body_len),
+            parked: None,
+            held: None,
+        };
+        self.put_queue_row(version, bucket, key, Some(&row));
+        self.state.note_queued(bucket, version, &row);
+        origin.rows += 1;
+        origin.pending = Some(version);
+        self.put_origin_row(bucket, key, &origin);
+        let row = flush_row(bucket, key, version, &row);
+        self.events.push(FlushEvent::Row { row, replaces });
+        Ok(held)
+    }
+
+    fn barrier_at_or_behind(&self, bucket: BucketId, version: Version) -> bool {
+        let newest = self.state.buckets.get(&bucket).and_then(|bucket| bucket.barriers.last());
+        newest.is_some_and(|barrier| *barrier >= version)
+    }
+
+    /// The pending row keeps the bytes of the object row that is about to go.
+    fn hold(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        version: Version,
+        old: &Loaded,
+    ) -> Result<bool, BaseError> {
+        let Some(mut row) = self.read_queue_row(version, bucket, key)? else { return Ok(false) };
+        let is_its_content = old.any_row().is_some_and(|old| old.content_version == version);
+        if row.delete || row.held.is_some() || !is_its_content {
+            return Ok(false);
+        }
+        row.held = old.raw.clone();
+        self.put_queue_row(version, bucket, key, Some(&row));
+        Ok(true)
+    }
+
+    /// Removes a queue row, releasing what it held.
+    fn drop_queue_row(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        version: Version,
+        origin: &mut OriginRow,
+    ) -> Result<bool, BaseError> {
+        let Some(row) = self.read_queue_row(version, bucket, key)? else { return Ok(false) };
+        self.put_queue_row(version, bucket, key, None);
+        self.state.note_dequeued(bucket, version, &row);
+        origin.rows = origin.rows.saturating_sub(1);
+        if origin.pending == Some(version) {
+            origin.pending = None;
+        }
+        if let Some(held) = &row.held {
+            self.move_blob_references(RowReader::new(held).as_ref(), None)?;
+        }
+        Ok(true)
+    }
+
+    /// Queues an object that was there before its mount.
+    pub(super) fn mark_dirty(&mut self, bucket: BucketId, key: &[u8]) -> Result<Outcome, BaseError> {
+        let old = self.load_row(bucket, key)?;
+        let Some(object) = old.row() else { return Ok(Outcome::Unmet) };
+        let Some((mount, _)) = self.state.mount_of(bucket, key) else { return Ok(Outcome::Unmet) };
+        let mut origin = self.origin_row(bucket, key)?;
+        if !origin.is_empty() {
+            return Ok(Outcome::Unmet);
+        }
+        let version = object.content_version;
+        let row = QueueRow {
+            delete: false,
+            barrier: false,
+            overwrite: false,
+            mount,
+            stamp_ms: self.place.stamp_ms,
+            bytes: object.body_len,
+            parked: None,
+            held: None,
+        };
+        self.put_queue_row(version, bucket, key, Some(&row));
+        self.state.note_queued(bucket, version, &row);
+        origin.rows = 1;
+        origin.pending = Some(version);
+        self.put_origin_row(bucket, key, &origin);
+        let row = flush_row(bucket, key, version, &row);
+        self.events.push(FlushEvent::Row { row, replaces: None });
+        Ok(Outcome::Done(self.version()))
+    }
+
+    pub(super) fn flush_started(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        version: Version,
+        deadline_ms: u64,
+    ) -> Result<Outcome, BaseError> {
+        if self.read_queue_row(version, bucket, key)?.is_none() {
+            return Ok(Outcome::Unmet);
+        }
+        let mut origin = self.origin_row(bucket, key)?;
+        origin.started = Some((version, deadline_ms));
+        self.put_origin_row(bucket, key, &origin);
+        let started = encode_started(version, deadline_ms);
+        self.put(RowKey::object(Table::Started, bucket, key), Some(started));
+        Ok(Outcome::Done(self.version()))
+    }
+
+    pub(super) fn flushed(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        version: Version,
+        origin_etag: Option<&str>,
+    ) -> Result<Outcome, BaseError> {
+        let mut origin = self.origin_row(bucket, key)?;
+        let removed = self.drop_queue_row(bucket, key, version, &mut origin)?;
+        if origin.started.take().is_some() {
+            self.put(RowKey::object(Table::Started, bucket, key), None);
+        }
+        origin.origin = origin_etag.map(|etag| (version, etag.to_owned()));
+        self.put_origin_row(bucket, key, &origin);
+        self.events.push(FlushEvent::Flushed(Flushed {
+            bucket,
+            key: Bytes::copy_from_slice(key),
+            version,
+            origin_etag: origin_etag.map(str::to_owned),
+        }));
+        Ok(if removed { Outcome::Done(self.version()) } else { Outcome::Unmet })
+    }
+
+    pub(super) fn flush_park(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        version: Version,
+        reason: &str,
+    ) -> Result<Outcome, BaseError> {
+        let Some(mut row) = self.read_queue_row(version, bucket, key)? else { return Ok(Outcome::Unmet) };
+        row.parked = (!reason.is_empty()).then(|| reason.to_owned());
+        self.put_queue_row(version, bucket, key, Some(&row));
+        let id = RowId { bucket, key: Bytes::copy_from_slice(key), version };
+        self.events.push(FlushEvent::Parked { row: id, reason: row.parked });
+        Ok(Outcome::Done(self.version()))
+    }
+
+    pub(super) fn flush_abandon(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        version: Version,
+    ) -> Result<Outcome, BaseError> {
+        let mut origin = self.origin_row(bucket, key)?;
+        if !self.drop_queue_row(bucket, key, version, &mut origin)? {
+            return Ok(Outcome::Unmet);
+        }
+        self.put_origin_row(bucket, key, &origin);
+        let row = RowId { bucket, key: Bytes::copy_from_slice(key), version };
+        self.events.push(FlushEvent::Removed(row));
+        Ok(Outcome::Done(self.version()))
+    }
+}
+
+/// The flush worker's picture of a queue row.
+pub(crate) fn flush_row(bucket: BucketId, key: &[u8], version: Version, row: &QueueRow) -> FlushRow {
+    FlushRow {
+        bucket,
+        key: Bytes::copy_from_slice(key),
+        version,
+        kind: if row.delete { FlushKind::Delete } else { FlushKind::Put },
+        barrier: row.barrier,
+        overwrite: row.overwrite,
+        stamp_ms: row.stamp_ms,
+        bytes: row.bytes,
+        parked: row.parked.clone(),
+    }
+}
+
+/// The object row whose bytes a queue row needs: its own, or the object's if that is still its content.
+pub(crate) fn content_of(row: &QueueRow, version: Version, object: Option<Arc<[u8]>>) -> Option<Arc<[u8]>> {
+    if row.held.is_some() {
+        return row.held.clone();
+    }
+    object.filter(|object| RowReader::new(object).is_some_and(|object| object.content_version == version))
+}

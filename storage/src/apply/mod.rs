@@ -1,0 +1,498 @@
+//! Applying log entries: a function of the entry, its stamp and the replicated tables alone.
+//!
+//! No clock, no randomness, no I/O but the keyspace, never a body that may have left it. Every replica
+//! computes the same, and replaying the journal twice gives identical tables. What must agree (object,
+//! expiry, blob references, queue and origin rows, bucket counters) changes within one entry and becomes
+//! visible with it.
+//!
+//! This file owns the walk over an entry and the one way a row is replaced ([`Applier::replace`]); the
+//! families of mutations live beside it.
+
+mod body;
+mod bucket;
+mod flush;
+mod float;
+mod key;
+mod object;
+mod state;
+mod string;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::flush::FlushEvent;
+use crate::keyspace::base::BaseError;
+use crate::keyspace::memtable::{Horizon, RowKey, Value};
+use crate::keyspace::tables::{
+    BodyPart, QueueRow, RowReader, Table, blob_key, expiry_key, put_bytes, take_u8, take_u64,
+};
+use crate::keyspace::view::View;
+use crate::keyspace::{Keyspace, MemSet};
+use crate::mutation::{Guard, Mutation, Outcome, Refusal};
+use crate::object::{BlobId, BucketId, ClusterId, Version};
+use crate::registry::Registry;
+
+pub(crate) use flush::{content_of, flush_row};
+pub(crate) use state::State;
+
+/// Version of the entry's byte form.
+const ENTRY_LAYOUT: u8 = 1;
+/// Bytes before an entry's mutations.
+pub(crate) const ENTRY_HEAD_BYTES: usize = 9;
+
+/// Appends the head of an entry: its layout and the leader's stamp (milliseconds since the Unix epoch).
+pub(crate) fn encode_entry_head(stamp_ms: u64, out: &mut Vec<u8>) {
+    out.push(ENTRY_LAYOUT);
+    out.extend_from_slice(&stamp_ms.to_le_bytes());
+}
+
+/// The stamp of an entry; `None` if it is malformed or empty (raft's own no-op).
+pub(crate) fn entry_stamp(mut data: &[u8]) -> Option<u64> {
+    if take_u8(&mut data)? != ENTRY_LAYOUT {
+        return None;
+    }
+    take_u64(&mut data)
+}
+
+/// What apply hands back of one entry.
+#[derive(Default)]
+pub(crate) struct Applied {
+    /// One outcome for each mutation, in order; empty if nobody waits.
+    pub(crate) results: Vec<Outcome>,
+    /// One view for each place asked for.
+    pub(crate) views: Vec<View>,
+    /// What the flush worker must know, in order.
+    pub(crate) events: Vec<FlushEvent>,
+}
+
+/// The object row as the running mutation finds it.
+struct Loaded {
+    raw: Option<Arc<[u8]>>,
+    /// Not dead by epoch and not past its time.
+    alive: bool,
+}
+
+impl Loaded {
+    /// The row, if the object exists for the client.
+    fn row(&self) -> Option<RowReader<'_>> {
+        if self.alive { self.any_row() } else { None }
+    }
+
+    /// The row, dead or alive.
+    fn any_row(&self) -> Option<RowReader<'_>> {
+        self.raw.as_deref().and_then(RowReader::new)
+    }
+}
+
+/// How a replacement counts for the flush queue.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flushing {
+    /// The origin need not hear of it (EXPIRE, PERSIST, REWRITE).
+    No,
+    /// An ordinary write or delete.
+    Plain,
+    /// A conditional write: a barrier.
+    Barrier,
+}
+
+/// Where the walk stands.
+struct Place {
+    index: u64,
+    position: u64,
+    stamp_ms: u64,
+    horizon: Horizon,
+    set: Arc<MemSet>,
+}
+
+/// See the file's head. Owned by the thread that drives the replica.
+pub(crate) struct Applier {
+    keyspace: Arc<Keyspace>,
+    registry: Arc<Registry>,
+    cluster: ClusterId,
+    body_bytes_max: u64,
+    state: State,
+    place: Place,
+    scratch: Vec<u8>,
+    events: Vec<FlushEvent>,
+    touched: HashSet<BucketId>,
+}
+
+impl Applier {
+    /// Reads the derived state from the tables; everything up to the entry at `applied` is in them.
+    pub(crate) fn load(
+        keyspace: Arc<Keyspace>,
+        registry: Arc<Registry>,
+        cluster: ClusterId,
+        body_bytes_max: u64,
+        applied: u64,
+        stamp_ms: u64,
+    ) -> Result<Applier, BaseError> {
+        let state = State::load(&keyspace, &registry)?;
+        let set = keyspace.memtables();
+        let horizon = keyspace.horizon();
+        let place = Place { index: applied, position: 0, stamp_ms, horizon, set };
+        Ok(Applier {
+            keyspace,
+            registry,
+            cluster,
+            body_bytes_max,
+            state,
+            place,
+            scratch: Vec::new(),
+            events: Vec::new(),
+            touched: HashSet::new(),
+        })
+    }
+
+    /// Index of the last applied entry.
+    pub(crate) fn applied_index(&self) -> u64 {
+        self.place.index
+    }
+
+    /// Stamp of the last applied entry.
+    pub(crate) fn stamp_ms(&self) -> u64 {
+        self.place.stamp_ms
+    }
+
+    /// The derived state.
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Whether mounts or epochs have changed since this was last asked.
+    pub(crate) fn take_tables_changed(&mut self) -> bool {
+        self.state.take_tables_changed()
+    }
+
+    /// Applies an entry and publishes it. `places`: for each view wanted, the number of outcomes before it,
+    /// ascending. An error is the checkpoint store's and ends the process: the entry is half applied in
+    /// memory and whole in the journal.
+    pub(crate) fn apply(
+        &mut self,
+        index: u64,
+        data: &[u8],
+        places: &[usize],
+        collect: bool,
+    ) -> Result<Applied, BaseError> {
+        assert_eq!(index, self.place.index + 1, "entries are applied in order");
+        let mut applied = Applied::default();
+        self.place.index = index;
+        self.place.position = 0;
+        self.place.horizon = self.keyspace.horizon();
+        self.place.set = self.keyspace.memtables();
+        let mut bytes = data;
+        if let Some(stamp_ms) = entry_stamp(data) {
+            bytes = &data[ENTRY_HEAD_BYTES..];
+            self.place.stamp_ms = self.place.stamp_ms.max(stamp_ms);
+        } else if !data.is_empty() {
+            tracing::error!(index, "an entry of an unknown layout was skipped");
+            bytes = &[];
+        }
+        let mut walk = Walk { places, next: 0, applied: &mut applied, collect };
+        while !bytes.is_empty() {
+            let Some(mutation) = Mutation::decode(&mut bytes) else {
+                tracing::error!(index, position = self.place.position, "malformed mutation; the rest of its entry was skipped");
+                walk.outcome(Outcome::Refused(Refusal::Malformed));
+                break;
+            };
+            self.step(&mutation, &mut walk)?;
+        }
+        walk.views(self);
+        for bucket in std::mem::take(&mut self.touched) {
+            self.write_bucket_row(bucket);
+        }
+        self.keyspace.publish(index);
+        self.state.publish();
+        applied.events = std::mem::take(&mut self.events);
+        Ok(applied)
+    }
+
+    fn step(&mut self, mutation: &Mutation<'_>, walk: &mut Walk<'_>) -> Result<(), BaseError> {
+        walk.views(self);
+        let Mutation::Atomic { guards, mutations } = mutation else {
+            let outcome = self.run(mutation)?;
+            self.place.position += 1;
+            walk.outcome(outcome);
+            return Ok(());
+        };
+        let holds = self.guards_hold(guards)?;
+        let version = self.version();
+        self.place.position += 1;
+        walk.outcome(if holds { Outcome::Done(version) } else { Outcome::Unmet });
+        for mutation in mutations {
+            if holds {
+                self.step(mutation, walk)?;
+            } else {
+                self.skip(mutation, walk);
+            }
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, mutation: &Mutation<'_>, walk: &mut Walk<'_>) {
+        walk.views(self);
+        self.place.position += 1;
+        walk.outcome(Outcome::Skipped);
+        if let Mutation::Atomic { mutations, .. } = mutation {
+            for mutation in mutations {
+                self.skip(mutation, walk);
+            }
+        }
+    }
+
+    fn guards_hold(&mut self, guards: &[Guard<'_>]) -> Result<bool, BaseError> {
+        for Guard::VersionIs { bucket, key, version } in guards {
+            let loaded = self.load_row(*bucket, key)?;
+            if loaded.row().map(|row| row.version) != *version {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn run(&mut self, mutation: &Mutation<'_>) -> Result<Outcome, BaseError> {
+        match mutation {
+            Mutation::SetString { bucket, key, value, expiry, existence } => {
+                self.set_string(*bucket, key, value, *expiry, *existence)
+            }
+            Mutation::Append { bucket, key, value } => self.append(*bucket, key, value),
+            Mutation::SetRange { bucket, key, offset, value } => self.set_range(*bucket, key, *offset, value),
+            Mutation::IncrBy { bucket, key, delta } => self.incr_by(*bucket, key, *delta),
+            Mutation::IncrByFloat { bucket, key, delta } => self.incr_by_float(*bucket, key, delta),
+            Mutation::Delete { bucket, key } => self.delete(*bucket, key),
+            Mutation::Expire { bucket, key, at_ms, condition } => {
+                self.expire(*bucket, key, *at_ms, *condition)
+            }
+            Mutation::Persist { bucket, key } => self.persist(*bucket, key),
+            Mutation::Rename { bucket, from, to, if_absent } => self.rename(*bucket, from, to, *if_absent),
+            Mutation::Copy { from_bucket, from, to_bucket, to, replace } => {
+                self.copy((*from_bucket, from), (*to_bucket, to), *replace)
+            }
+            Mutation::PutObject { bucket, key, value, meta, md5, condition } => {
+                self.put_object(*bucket, key, value, meta, *md5, condition)
+            }
+            Mutation::Rewrite { bucket, key, version, value } => self.rewrite(*bucket, key, *version, value),
+            Mutation::CreateBucket { name } => Ok(self.create_bucket(name)),
+            Mutation::DeleteBucket { name } => Ok(self.delete_bucket(name)),
+            Mutation::FlushBucket { bucket } => Ok(self.flush_bucket(*bucket)),
+            Mutation::ExpireDue { bucket, key } => self.expire_due(*bucket, key),
+            Mutation::Sweep { bucket, key } => self.sweep(*bucket, key),
+            Mutation::SweepDone { bucket, epoch } => Ok(self.sweep_done(*bucket, *epoch)),
+            Mutation::Mount { bucket, prefix, origin, origin_prefix, mode, flushall } => {
+                Ok(self.mount(bucket, prefix, origin, origin_prefix, *mode, *flushall))
+            }
+            Mutation::MountAttached { mount } => Ok(self.mount_attached(*mount)),
+            Mutation::MarkDirty { bucket, key } => self.mark_dirty(*bucket, key),
+            Mutation::FlushStarted { bucket, key, version, deadline_ms } => {
+                self.flush_started(*bucket, key, *version, *deadline_ms)
+            }
+            Mutation::Flushed { bucket, key, version, origin_etag } => {
+                self.flushed(*bucket, key, *version, *origin_etag)
+            }
+            Mutation::FlushPark { bucket, key, version, reason } => {
+                self.flush_park(*bucket, key, *version, reason)
+            }
+            Mutation::FlushAbandon { bucket, key, version } => self.flush_abandon(*bucket, key, *version),
+            // Walked by `step`.
+            Mutation::Atomic { .. } => Ok(Outcome::Refused(Refusal::Malformed)),
+        }
+    }
+
+    /// The version of the running mutation.
+    fn version(&self) -> Version {
+        Version::new(self.place.index, self.place.position)
+    }
+
+    fn put(&self, key: RowKey<'_>, value: Value) {
+        self.place.set.active.put(key, self.version(), value, self.place.horizon);
+    }
+
+    fn newest(&self, key: RowKey<'_>, cached: bool) -> Result<Value, BaseError> {
+        self.keyspace.newest(&self.place.set, key, cached)
+    }
+
+    fn load_row(&self, bucket: BucketId, key: &[u8]) -> Result<Loaded, BaseError> {
+        let raw = self.newest(RowKey::object(Table::Object, bucket, key), true)?;
+        let epoch = self.state.epoch(bucket);
+        let alive = raw.as_deref().and_then(RowReader::new).is_some_and(|row| {
+            row.version >= epoch && row.expires_at_ms.is_none_or(|at| at > self.place.stamp_ms)
+        });
+        Ok(Loaded { raw, alive })
+    }
+
+    /// Puts `new` (or nothing) in the place of `old`, with everything that must change together: expiry
+    /// index, counters, queue, blob references.
+    fn replace(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        old: &Loaded,
+        new: Option<Arc<[u8]>>,
+        flushing: Flushing,
+    ) -> Result<(), BaseError> {
+        let old_row = old.any_row();
+        let new_row = new.as_deref().and_then(RowReader::new);
+        if old_row.is_none() && new_row.is_none() {
+            return Ok(());
+        }
+        let old_expiry = old_row.and_then(|row| row.expires_at_ms);
+        let new_expiry = new_row.and_then(|row| row.expires_at_ms);
+        if old_expiry != new_expiry {
+            if let Some(at) = old_expiry {
+                self.put(RowKey::encoded(&expiry_key(at, bucket, key)), None);
+            }
+            if let Some(at) = new_expiry {
+                self.put(RowKey::encoded(&expiry_key(at, bucket, key)), Some(Arc::from(&[][..])));
+            }
+        }
+        self.state.count(bucket, old_row.as_ref(), new_row.as_ref());
+        self.touched.insert(bucket);
+
+        let held = match flushing {
+            Flushing::No => false,
+            _ => self.enqueue(bucket, key, old, new_row.as_ref(), flushing == Flushing::Barrier)?,
+        };
+        self.move_blob_references(old_row.filter(|_| !held).as_ref(), new_row.as_ref())?;
+        self.put(RowKey::object(Table::Object, bucket, key), new);
+        Ok(())
+    }
+
+    /// Blobs of `old` that `new` no longer uses are released; those it takes over from elsewhere are
+    /// counted. A blob made by this mutation counts as one without a row.
+    fn move_blob_references(
+        &mut self,
+        old: Option<&RowReader<'_>>,
+        new: Option<&RowReader<'_>>,
+    ) -> Result<(), BaseError> {
+        let old_blobs = old.map(blobs_of).unwrap_or_default();
+        let new_blobs = new.map(blobs_of).unwrap_or_default();
+        let own = self.version().0;
+        for blob in new_blobs.iter().filter(|blob| blob.a != own && !old_blobs.contains(blob)) {
+            self.change_references(*blob, 1)?;
+        }
+        for blob in old_blobs.iter().filter(|blob| !new_blobs.contains(blob)) {
+            self.change_references(*blob, -1)?;
+        }
+        Ok(())
+    }
+
+    fn change_references(&mut self, blob: BlobId, by: i64) -> Result<(), BaseError> {
+        let key = blob_key(Table::Refs, blob);
+        let row = self.newest(RowKey::encoded(&key), false)?;
+        let count = row.as_deref().and_then(|row| row.first_chunk::<4>()).map_or(1, |c| u32::from_le_bytes(*c));
+        let count = i64::from(count) + by;
+        debug_assert!(count >= 0, "blob {blob:?} has {count} references");
+        if count <= 0 {
+            self.put(RowKey::encoded(&blob_key(Table::Blob, blob)), None);
+        }
+        if count > 1 {
+            self.put(RowKey::encoded(&key), Some(Arc::from(&(count as u32).to_le_bytes()[..])));
+        } else if row.is_some() {
+            self.put(RowKey::encoded(&key), None);
+        }
+        Ok(())
+    }
+
+    fn write_bucket_row(&mut self, bucket: BucketId) {
+        if let Some(row) = self.state.bucket_row(bucket) {
+            let key = crate::keyspace::tables::numbered_key(Table::Bucket, bucket.0);
+            self.put_at_end(RowKey::encoded(&key), Some(row.encode()));
+        }
+    }
+
+    /// Writes a row once per entry, behind its last mutation.
+    fn put_at_end(&self, key: RowKey<'_>, value: Value) {
+        let version = Version::end_of(self.place.index);
+        self.place.set.active.put(key, version, value, self.place.horizon);
+    }
+
+    fn read_queue_row(
+        &self,
+        version: Version,
+        bucket: BucketId,
+        key: &[u8],
+    ) -> Result<Option<QueueRow>, BaseError> {
+        let row_key = crate::keyspace::tables::queue_key(version, bucket, key);
+        Ok(self.newest(RowKey::encoded(&row_key), false)?.as_deref().and_then(QueueRow::decode))
+    }
+}
+
+/// The distinct blobs of a row; bodies have few parts, and most rows none.
+fn blobs_of(row: &RowReader<'_>) -> Vec<BlobId> {
+    let mut blobs = Vec::new();
+    if row.inline_body().is_some() {
+        return blobs;
+    }
+    for part in row.parts() {
+        if let BodyPart::Extent { blob, .. } = part
+            && !blobs.contains(&blob)
+        {
+            blobs.push(blob);
+        }
+    }
+    blobs
+}
+
+/// Collects outcomes and views along an entry.
+struct Walk<'a> {
+    places: &'a [usize],
+    next: usize,
+    applied: &'a mut Applied,
+    collect: bool,
+}
+
+impl Walk<'_> {
+    fn outcome(&mut self, outcome: Outcome) {
+        if self.collect {
+            self.applied.results.push(outcome);
+        }
+    }
+
+    /// Takes the views whose place has been reached.
+    fn views(&mut self, applier: &mut Applier) {
+        while self.places.get(self.next).is_some_and(|place| *place as u64 <= applier.place.position) {
+            let at = Version::new(applier.place.index, applier.place.position).before();
+            self.applied.views.push(View::in_entry(&applier.keyspace, at));
+            // What this view sees must outlive the rest of the entry.
+            applier.place.horizon.newest = applier.place.horizon.newest.max(at);
+            self.next += 1;
+        }
+    }
+}
+
+/// A digest of all replicated tables, bodies by content and not by place: equal on every replica at the
+/// same index, and after every replay.
+pub(crate) fn digest(
+    keyspace: &Arc<Keyspace>,
+    body: &dyn Fn(&View, BlobId) -> Option<Vec<u8>>,
+) -> Result<blake3::Hash, crate::keyspace::view::ViewError> {
+    let view = View::latest(keyspace);
+    let mut hasher = blake3::Hasher::new();
+    let mut frame = Vec::new();
+    for table in Table::REPLICATED {
+        let mut from = vec![table as u8];
+        let end = Keyspace::table_end(table);
+        loop {
+            let page = view.range(std::ops::Bound::Excluded(&from), &end, 1000)?;
+            for (key, value) in &page {
+                frame.clear();
+                put_bytes(&mut frame, key);
+                match (table, crate::keyspace::tables::split_blob_key(key)) {
+                    (Table::Blob, Some(blob)) => {
+                        put_bytes(&mut frame, &body(&view, blob).unwrap_or_default());
+                    }
+                    _ => put_bytes(&mut frame, value),
+                }
+                hasher.update(&frame);
+            }
+            match page.last() {
+                Some((key, _)) if page.len() == 1000 => from = key.to_vec(),
+                _ => break,
+            }
+        }
+    }
+    Ok(hasher.finalize())
+}

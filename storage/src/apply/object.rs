@@ -1,0 +1,50 @@
+//! S3 objects: PUT with its conditions.
+
+use super::{Applier, Flushing, Loaded};
+use crate::keyspace::base::BaseError;
+use crate::keyspace::tables::RowHead;
+use crate::mutation::{Outcome, PutIf, Refusal};
+use crate::object::{BucketId, ObjectRow};
+
+impl Applier {
+    pub(super) fn put_object(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        value: &[u8],
+        meta: &[u8],
+        md5: [u8; 16],
+        condition: &PutIf<'_>,
+    ) -> Result<Outcome, BaseError> {
+        if let Some(refusal) = self.refuse_object(bucket, key, value.len() as u64, meta) {
+            return Ok(Outcome::Refused(refusal));
+        }
+        let old = self.load_row(bucket, key)?;
+        if let Some(refusal) = self.refuse_condition(&old, condition) {
+            return Ok(Outcome::Refused(refusal));
+        }
+        let head = RowHead { md5: Some(md5), meta, ..self.fresh_head() };
+        let row = self.whole_row(&head, value);
+        let flushing = if condition.is_none() { Flushing::Plain } else { Flushing::Barrier };
+        self.replace(bucket, key, &old, Some(row), flushing)?;
+        Ok(Outcome::Done(self.version()))
+    }
+
+    fn refuse_condition(&self, old: &Loaded, condition: &PutIf<'_>) -> Option<Refusal> {
+        let etag = old.raw.as_ref().filter(|_| old.alive).map(|raw| {
+            ObjectRow::from_encoded(raw.clone()).etag(self.cluster).to_string()
+        });
+        let matches = |wanted: &str| etag.as_deref().is_some_and(|etag| wanted == "*" || wanted == etag);
+        if let Some(wanted) = condition.if_match
+            && !matches(wanted)
+        {
+            return Some(if etag.is_none() { Refusal::NoSuchKey } else { Refusal::PreconditionFailed });
+        }
+        if let Some(unwanted) = condition.if_none_match
+            && matches(unwanted)
+        {
+            return Some(Refusal::PreconditionFailed);
+        }
+        None
+    }
+}

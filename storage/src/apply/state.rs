@@ -1,0 +1,202 @@
+//! What apply keeps in memory, derived from the replicated tables: buckets, mounts, pending barriers.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use crate::keyspace::base::BaseError;
+use crate::keyspace::tables::{
+    BucketRow, MountRow, QueueRow, RowReader, Table, decode_next_numbers, split_queue_key,
+};
+use crate::keyspace::Keyspace;
+use crate::object::{BucketId, Version};
+use crate::registry::{BucketEntry, Registry};
+
+/// Looked up for every mutation, iterated only where order does not matter.
+type FastMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState>;
+
+/// Rows read at a time while loading.
+const PAGE: usize = 4096;
+
+/// One bucket.
+pub(super) struct BucketState {
+    pub(super) row: BucketRow,
+    pub(super) shared: Arc<BucketEntry>,
+    /// Pending flush barriers.
+    pub(super) barriers: BTreeSet<Version>,
+    /// Queue rows.
+    pub(super) pending_rows: u64,
+    changed: bool,
+}
+
+/// See the file's head.
+pub(crate) struct State {
+    pub(super) buckets: FastMap<BucketId, BucketState>,
+    pub(super) names: FastMap<Box<[u8]>, BucketId>,
+    /// By number; a mount is never removed.
+    pub(super) mounts: Vec<(u32, MountRow)>,
+    pub(super) next_bucket: u32,
+    pub(super) next_mount: u32,
+    /// Objects and bytes waiting for their origin.
+    pub(super) dirty: (u64, u64),
+    /// Mounts or epochs have changed since they were last shown.
+    pub(super) tables_changed: bool,
+}
+
+impl State {
+    /// Reads everything from the tables and fills the registry.
+    pub(super) fn load(keyspace: &Keyspace, registry: &Registry) -> Result<State, BaseError> {
+        let mut state = State {
+            buckets: FastMap::default(),
+            names: FastMap::default(),
+            mounts: Vec::new(),
+            next_bucket: 1,
+            next_mount: 1,
+            dirty: (0, 0),
+            tables_changed: true,
+        };
+        scan(keyspace, Table::Bucket, &mut |key, value| {
+            let number = key.get(1..5).and_then(|k| k.first_chunk::<4>()).map_or(0, |n| u32::from_be_bytes(*n));
+            if number == 0 {
+                if let Some((bucket, mount)) = decode_next_numbers(value) {
+                    (state.next_bucket, state.next_mount) = (bucket, mount);
+                }
+            } else if let Some(row) = BucketRow::decode(value) {
+                state.insert_bucket(BucketId(number), row, registry);
+            }
+        })?;
+        scan(keyspace, Table::Mount, &mut |key, value| {
+            let number = key.get(1..5).and_then(|k| k.first_chunk::<4>()).map_or(0, |n| u32::from_be_bytes(*n));
+            if let Some(row) = MountRow::decode(value) {
+                state.mounts.push((number, row));
+            }
+        })?;
+        scan(keyspace, Table::Queue, &mut |key, value| {
+            if let (Some((version, bucket, _)), Some(row)) = (split_queue_key(key), QueueRow::decode(value)) {
+                state.note_queued(bucket, version, &row);
+            }
+        })?;
+        Ok(state)
+    }
+
+    pub(super) fn insert_bucket(&mut self, id: BucketId, row: BucketRow, registry: &Registry) {
+        let shared = Arc::new(BucketEntry::new(id, &row.name, row.created_ms, row.epoch));
+        shared.publish(row.objects, row.bytes);
+        registry.insert(shared.clone());
+        self.names.insert(row.name.clone(), id);
+        let bucket = BucketState { row, shared, barriers: BTreeSet::new(), pending_rows: 0, changed: false };
+        self.buckets.insert(id, bucket);
+    }
+
+    /// Rows of the bucket below this version are dead.
+    pub(super) fn epoch(&self, bucket: BucketId) -> Version {
+        self.buckets.get(&bucket).map_or(Version::ZERO, |b| b.row.epoch)
+    }
+
+    /// Counts a replacement.
+    pub(super) fn count(
+        &mut self,
+        bucket: BucketId,
+        old: Option<&RowReader<'_>>,
+        new: Option<&RowReader<'_>>,
+    ) {
+        let Some(bucket) = self.buckets.get_mut(&bucket) else { return };
+        if let Some(old) = old.filter(|old| old.version >= bucket.row.epoch) {
+            bucket.row.objects = bucket.row.objects.saturating_sub(1);
+            bucket.row.bytes = bucket.row.bytes.saturating_sub(old.body_len);
+        }
+        if let Some(new) = new {
+            bucket.row.objects += 1;
+            bucket.row.bytes += new.body_len;
+        }
+        bucket.changed = true;
+    }
+
+    /// The bucket's counters must be shown again.
+    pub(super) fn mark_changed(&mut self, bucket: BucketId) {
+        if let Some(bucket) = self.buckets.get_mut(&bucket) {
+            bucket.changed = true;
+        }
+    }
+
+    /// The row to be written for a bucket.
+    pub(super) fn bucket_row(&self, bucket: BucketId) -> Option<&BucketRow> {
+        self.buckets.get(&bucket).map(|bucket| &bucket.row)
+    }
+
+    /// Shows the counters of changed buckets to readers.
+    pub(super) fn publish(&mut self) {
+        for bucket in self.buckets.values_mut().filter(|bucket| bucket.changed) {
+            bucket.changed = false;
+            bucket.shared.publish(bucket.row.objects, bucket.row.bytes);
+        }
+    }
+
+    /// A queue row was written.
+    pub(super) fn note_queued(&mut self, bucket: BucketId, version: Version, row: &QueueRow) {
+        self.dirty.0 += 1;
+        self.dirty.1 += row.bytes;
+        if let Some(bucket) = self.buckets.get_mut(&bucket) {
+            bucket.pending_rows += 1;
+            if row.barrier {
+                bucket.barriers.insert(version);
+            }
+        }
+    }
+
+    /// A queue row was removed.
+    pub(super) fn note_dequeued(&mut self, bucket: BucketId, version: Version, row: &QueueRow) {
+        self.dirty.0 = self.dirty.0.saturating_sub(1);
+        self.dirty.1 = self.dirty.1.saturating_sub(row.bytes);
+        if let Some(bucket) = self.buckets.get_mut(&bucket) {
+            bucket.pending_rows = bucket.pending_rows.saturating_sub(1);
+            bucket.barriers.remove(&version);
+        }
+    }
+
+    /// The write-back mount that a key lies under: the longest prefix wins; a local mount hides those above.
+    pub(super) fn mount_of(&self, bucket: BucketId, key: &[u8]) -> Option<(u32, &MountRow)> {
+        self.mounts
+            .iter()
+            .filter(|(_, mount)| mount.bucket == bucket && key.starts_with(&mount.prefix))
+            .max_by_key(|(_, mount)| mount.prefix.len())
+            .filter(|(_, mount)| !mount.local)
+            .map(|(number, mount)| (*number, mount))
+    }
+
+    /// Whether mounts or epochs have changed since this was last asked.
+    pub(crate) fn take_tables_changed(&mut self) -> bool {
+        std::mem::take(&mut self.tables_changed)
+    }
+
+    /// All mounts.
+    pub(crate) fn mounts(&self) -> &[(u32, MountRow)] {
+        &self.mounts
+    }
+
+    /// Objects and bytes waiting for their origin.
+    pub(crate) fn dirty(&self) -> (u64, u64) {
+        self.dirty
+    }
+
+    /// Buckets with dead rows that have not been swept: bucket and epoch.
+    pub(crate) fn unswept(&self) -> Vec<(BucketId, Version)> {
+        let unswept = |(id, b): (&BucketId, &BucketState)| (b.row.swept < b.row.epoch).then_some((*id, b.row.epoch));
+        self.buckets.iter().filter_map(unswept).collect()
+    }
+}
+
+fn scan(keyspace: &Keyspace, table: Table, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), BaseError> {
+    let mut from: Arc<[u8]> = Arc::from(&[table as u8][..]);
+    let end = Keyspace::table_end(table);
+    loop {
+        let page = keyspace.base.range(Bound::Excluded(&from), &end, PAGE)?;
+        for (key, value) in &page {
+            row(key, value);
+        }
+        match page.last() {
+            Some((key, _)) if page.len() == PAGE => from = key.clone(),
+            _ => return Ok(()),
+        }
+    }
+}

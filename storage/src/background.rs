@@ -1,0 +1,120 @@
+//! The leader's housekeeping: proposes the removal of expired objects and of rows below a bucket's epoch.
+//!
+//! Decides nothing: apply judges each removal by the entry's stamp and the bucket's epoch. Losing a run
+//! loses nothing; the rows are found again.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, Result};
+use crate::keyspace::Keyspace;
+use crate::keyspace::tables::{RowReader, Table, object_key, split_expiry_key, split_object_key};
+use crate::keyspace::view::View;
+use crate::mutation::{Mutation, Outcome};
+use crate::object::{BucketId, Version};
+use crate::read::view_error;
+use crate::store::Shared;
+use crate::submission::Submission;
+
+/// Pause between looks at the expiry index when nothing is due.
+const EXPIRY_PAUSE: Duration = Duration::from_millis(100);
+/// Pause between looks for unswept buckets.
+const SWEEP_PAUSE: Duration = Duration::from_millis(250);
+/// Removals proposed at a time.
+const BATCH: usize = 1000;
+
+/// Runs until cancelled.
+pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+    let expire = repeat(&stop, EXPIRY_PAUSE, || expire_batch(&shared));
+    let sweep = repeat(&stop, SWEEP_PAUSE, || sweep_batch(&shared));
+    tokio::join!(expire, sweep);
+}
+
+/// Calls `work` again at once while it finds something, else after a pause.
+async fn repeat<F: Future<Output = Result<bool>>>(
+    stop: &CancellationToken,
+    pause: Duration,
+    work: impl Fn() -> F,
+) {
+    while !stop.is_cancelled() {
+        match work().await {
+            Ok(true) => continue,
+            Ok(false) | Err(Error::Unavailable(_) | Error::Stopping | Error::Unknown(_)) => {}
+            Err(error) => tracing::warn!(%error, "housekeeping"),
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn expire_batch(shared: &Arc<Shared>) -> Result<bool> {
+    let now_ms = shared.clock.now_ms();
+    let view = View::latest(&shared.keyspace);
+    let read = move || {
+        let end = [&[Table::Expiry as u8][..], &(now_ms + 1).to_be_bytes()].concat();
+        view.range(Bound::Included(&[Table::Expiry as u8]), &end, BATCH)
+    };
+    let due = shared.pool.run(read).await.map_err(|_| Error::Stopping)?.map_err(view_error)?;
+    let mut submission = Submission::new();
+    for (row_key, _) in &due {
+        if let Some((_, bucket, key)) = split_expiry_key(row_key) {
+            submission.push(&Mutation::ExpireDue { bucket, key });
+        }
+    }
+    if submission.is_empty() {
+        return Ok(false);
+    }
+    let outcomes = shared.submit(submission).await?;
+    let done = outcomes.results.iter().filter(|outcome| matches!(outcome, Outcome::Done(_))).count();
+    shared.expired.fetch_add(done as u64, Relaxed);
+    Ok(done == BATCH)
+}
+
+async fn sweep_batch(shared: &Arc<Shared>) -> Result<bool> {
+    let Some((bucket, epoch)) = shared.status.unswept.lock().first().copied() else { return Ok(false) };
+    let mut from = object_key(Table::Object, bucket, b"");
+    loop {
+        let view = View::latest(&shared.keyspace);
+        let start = from.clone();
+        let read = move || view.range(Bound::Included(&start), &bucket_end(bucket), BATCH);
+        let rows = shared.pool.run(read).await.map_err(|_| Error::Stopping)?.map_err(view_error)?;
+        let mut submission = Submission::new();
+        for (row_key, row) in &rows {
+            let dead = RowReader::new(row).is_some_and(|row| row.version < epoch);
+            if let Some((_, key)) = split_object_key(row_key).filter(|_| dead) {
+                submission.push(&Mutation::Sweep { bucket, key });
+            }
+        }
+        if !submission.is_empty() {
+            shared.submit(submission).await?;
+        }
+        match rows.last() {
+            Some((last, _)) if rows.len() == BATCH => {
+                from = last.to_vec();
+                from.push(0);
+            }
+            _ => break,
+        }
+    }
+    sweep_done(shared, bucket, epoch).await?;
+    Ok(false)
+}
+
+async fn sweep_done(shared: &Arc<Shared>, bucket: BucketId, epoch: Version) -> Result<()> {
+    let mut submission = Submission::new();
+    submission.push(&Mutation::SweepDone { bucket, epoch });
+    shared.submit(submission).await.map(|_| ())
+}
+
+fn bucket_end(bucket: BucketId) -> Vec<u8> {
+    match bucket.0.checked_add(1) {
+        Some(next) => object_key(Table::Object, BucketId(next), b""),
+        None => Keyspace::table_end(Table::Object).to_vec(),
+    }
+}

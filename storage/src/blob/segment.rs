@@ -1,0 +1,201 @@
+//! One segment's file, which use of it is current, and who reads from it.
+
+use super::extent::{self, BLOCK, ExtentHeader};
+use super::{BlobError, BlobId, Generation, Pointer, SegmentId};
+use crate::io::DiskFile;
+use std::io::IoSlice;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(super) struct Segment {
+    pub(super) id: SegmentId,
+    file: Arc<dyn DiskFile>,
+    /// The current use; 0 while the segment is free.
+    generation: AtomicU64,
+    /// Bytes of the file. Only grows.
+    len: AtomicU64,
+    /// Pins, and [`RETIRING`] while it is taken out of use.
+    pins: AtomicU64,
+}
+
+/// Set in `pins` from the moment nobody may pin any more.
+const RETIRING: u64 = 1 << 63;
+
+impl Segment {
+    pub(super) fn new(id: SegmentId, file: Arc<dyn DiskFile>, len: u64, generation: Generation) -> Segment {
+        Segment {
+            id,
+            file,
+            generation: AtomicU64::new(generation.0),
+            len: AtomicU64::new(len),
+            pins: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Acquire))
+    }
+
+    pub(super) fn len(&self) -> u64 {
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// Begins a new use: nothing may be written before this has returned.
+    pub(super) fn begin(&self, generation: Generation) -> Result<(), BlobError> {
+        let mut block = [0; BLOCK as usize];
+        let header = extent::encode_segment_header(self.id, generation);
+        block[..header.len()].copy_from_slice(&header);
+        self.write(&block, 0)?;
+        self.sync()?;
+        self.generation.store(generation.0, Ordering::Release);
+        // Not a store: somebody may be between counting a pin and taking it back.
+        self.pins.fetch_and(!RETIRING, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Ends the current use, if nobody has it pinned: its pointers are stale from now on.
+    pub(super) fn retire(&self) -> Result<(), BlobError> {
+        self.pins
+            .compare_exchange(0, RETIRING, Ordering::AcqRel, Ordering::Acquire)
+            .map_err(|_| BlobError::InUse { segment: self.id })?;
+        self.generation.store(0, Ordering::Release);
+        Ok(())
+    }
+
+    pub(super) fn pin(self: Arc<Self>, generation: Generation) -> Option<SegmentPin> {
+        // Counted first, judged then: a retirement sees the count, or this sees the retirement.
+        if self.pins.fetch_add(1, Ordering::AcqRel) & RETIRING != 0 {
+            self.pins.fetch_sub(1, Ordering::AcqRel);
+            return None;
+        }
+        let pin = SegmentPin { segment: self };
+        (pin.segment.generation() == generation).then_some(pin)
+    }
+
+    pub(super) fn write(&self, bytes: &[u8], offset: u64) -> Result<(), BlobError> {
+        self.file.write_at(&[IoSlice::new(bytes)], offset).map_err(BlobError::of_write)?;
+        self.len.fetch_max(offset + bytes.len() as u64, Ordering::AcqRel);
+        Ok(())
+    }
+
+    pub(super) fn sync(&self) -> Result<(), BlobError> {
+        self.file.sync_data().map_err(BlobError::SyncFailed)
+    }
+
+    pub(super) fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), BlobError> {
+        self.file.read_at(bytes, offset).map_err(BlobError::Disk)
+    }
+
+    /// Reads a range of the body that the pointer names.
+    ///
+    /// Whatever does not check out is stale if the segment's use has changed meanwhile, and corrupt if not.
+    pub(super) fn read(
+        &self,
+        pointer: Pointer,
+        blob: BlobId,
+        range: Range<u64>,
+    ) -> Result<Vec<u8>, BlobError> {
+        let read = || {
+            self.check_current(pointer)?;
+            self.read_checked(pointer, blob, range)
+        };
+        read().or_else(|error| self.check_current(pointer).and(Err(error)))
+    }
+
+    fn check_current(&self, pointer: Pointer) -> Result<(), BlobError> {
+        match self.generation() == pointer.generation {
+            true => Ok(()),
+            false => Err(BlobError::Stale { pointer }),
+        }
+    }
+
+    fn read_checked(&self, pointer: Pointer, blob: BlobId, range: Range<u64>) -> Result<Vec<u8>, BlobError> {
+        let start = u64::from(pointer.offset);
+        if start.saturating_add(extent::extent_len(pointer.length)) > self.len() {
+            return Err(self.corrupt(start, "the extent ends behind the file's end"));
+        }
+        let chunks = extent::chunks_of(&range);
+        let chunks_start = extent::chunk_start(chunks.start, pointer.length);
+        let chunks_end = extent::chunk_start(chunks.end, pointer.length);
+        // The header lies before the first chunk: one read for both, if that chunk is wanted.
+        let mut head = [0; extent::EXTENT_HEADER_LEN];
+        let skipped = if chunks.start == 0 { head.len() } else { 0 };
+        let mut bytes = vec![0; (chunks_end - chunks_start) as usize + skipped];
+        self.read_at(&mut bytes, start + chunks_start - skipped as u64)?;
+        let header = match skipped {
+            0 => {
+                self.read_at(&mut head, start)?;
+                ExtentHeader::decode(&head)
+            }
+            _ => ExtentHeader::decode(&bytes),
+        };
+        let header = header.ok_or_else(|| self.corrupt(start, "the extent's header"))?;
+        if header != (ExtentHeader { blob, pointer }) {
+            return Err(BlobError::Stale { pointer });
+        }
+        self.strip(&mut bytes, skipped, &header, chunks.clone())?;
+        // Now the bytes of whole chunks; the range may begin inside the first and end inside the last.
+        let first = chunks.start * extent::CHUNK_LEN;
+        bytes.truncate((range.end - first) as usize);
+        bytes.drain(..bytes.len().min((range.start - first) as usize));
+        Ok(bytes)
+    }
+
+    /// Checks the chunks that follow `skipped` bytes and moves their bodies together to the front.
+    fn strip(
+        &self,
+        bytes: &mut Vec<u8>,
+        skipped: usize,
+        header: &ExtentHeader,
+        chunks: Range<u64>,
+    ) -> Result<(), BlobError> {
+        let seed = header.chunk_seed();
+        let (mut from, mut to) = (skipped, 0);
+        for number in chunks {
+            let body_start = from + extent::CHUNK_CRC_LEN as usize;
+            let body_len = extent::CHUNK_LEN.min(header.pointer.length - number * extent::CHUNK_LEN) as usize;
+            let body = body_start..body_start + body_len;
+            let (crc, _) = extent::split_u32(&bytes[from..]);
+            if crc != seed.crc(number, &bytes[body.clone()]) {
+                let chunk = extent::chunk_start(number, header.pointer.length);
+                return Err(self.corrupt(u64::from(header.pointer.offset) + chunk, "a chunk's checksum"));
+            }
+            from = body.end;
+            bytes.copy_within(body, to);
+            to += body_len;
+        }
+        bytes.truncate(to);
+        Ok(())
+    }
+
+    pub(super) fn corrupt(&self, offset: u64, detail: &'static str) -> BlobError {
+        BlobError::Corrupt { file: self.id.path(), offset, detail }
+    }
+}
+
+/// Keeps a segment from being recycled while it lives.
+pub struct SegmentPin {
+    segment: Arc<Segment>,
+}
+
+impl SegmentPin {
+    /// The segment.
+    pub fn segment(&self) -> SegmentId {
+        self.segment.id
+    }
+}
+
+impl Clone for SegmentPin {
+    fn clone(&self) -> SegmentPin {
+        // The clone needs no judgement: this pin keeps the segment as it is.
+        self.segment.pins.fetch_add(1, Ordering::AcqRel);
+        SegmentPin { segment: self.segment.clone() }
+    }
+}
+
+impl Drop for SegmentPin {
+    fn drop(&mut self) {
+        self.segment.pins.fetch_sub(1, Ordering::AcqRel);
+    }
+}

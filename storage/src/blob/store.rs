@@ -1,0 +1,287 @@
+//! All segments of a data directory: which file is in which use, which are free.
+
+use super::extent::{self, BLOCK, EXTENT_ALIGN, ExtentHeader};
+use super::segment::{Segment, SegmentPin};
+use super::spill::{SpillWriter, Tail};
+use super::{BlobError, BlobId, DIR, Generation, Pointer, SegmentId, SegmentUsage};
+use crate::io::Disk;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Settings of a segment store.
+#[derive(Clone, Debug)]
+pub struct SegmentConfig {
+    /// Length of a segment. Larger ones mean fewer files and longer waits until one is dead as a whole.
+    pub segment_bytes: u64,
+    /// The most that free segments may take; more are removed.
+    pub spare_bytes: u64,
+    /// A random number from the operating system, a new one for every open: generations come from it.
+    pub nonce: u64,
+}
+
+impl SegmentConfig {
+    /// The usual settings.
+    pub fn new(nonce: u64) -> SegmentConfig {
+        SegmentConfig { segment_bytes: 64 << 20, spare_bytes: 256 << 20, nonce }
+    }
+
+    /// Checks the ranges.
+    pub fn validate(&self) -> Result<(), BlobError> {
+        if !self.segment_bytes.is_multiple_of(BLOCK) || !(16 << 10..=1 << 30).contains(&self.segment_bytes) {
+            let text = "segment_bytes must be a multiple of 4096 between 16 KiB and 1 GiB";
+            return Err(BlobError::Config(text.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+/// The segments of one data directory. Calls block; reads may come from any thread.
+pub struct SegmentStore {
+    disk: Arc<dyn Disk>,
+    config: SegmentConfig,
+    /// Held for a look-up only; changed when files come and go.
+    segments: RwLock<BTreeMap<SegmentId, Arc<Segment>>>,
+    /// Taken before `free`.
+    tail: Mutex<Tail>,
+    free: Mutex<FreeSegments>,
+}
+
+struct FreeSegments {
+    segments: VecDeque<Arc<Segment>>,
+    next_id: u32,
+    /// Counts the generations of this run.
+    generations: u64,
+}
+
+/// An extent that a scan came across.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoundExtent {
+    /// Whose body it is.
+    pub blob: BlobId,
+    /// Where it is. The body was not checked; a read does that.
+    pub pointer: Pointer,
+}
+
+impl SegmentStore {
+    /// Opens the segments of a data directory.
+    ///
+    /// `in_use` are the rows that the caller's tables hold durably; every other segment is free. One that is
+    /// in use and is not there, or is not what the row says, refuses the start.
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        config: SegmentConfig,
+        in_use: &[SegmentUsage],
+    ) -> Result<SegmentStore, BlobError> {
+        config.validate()?;
+        disk.create_dir(DIR).map_err(BlobError::Disk)?;
+        let wanted: BTreeMap<SegmentId, Generation> =
+            in_use.iter().map(|usage| (usage.segment, usage.generation)).collect();
+        let mut segments = BTreeMap::new();
+        let mut free = VecDeque::new();
+        let mut next_id = 0;
+        for name in disk.list(DIR).map_err(BlobError::Disk)? {
+            let Some(id) = SegmentId::of_name(&name) else { continue };
+            next_id = next_id.max(id.0 + 1);
+            let file = disk.open(&id.path()).map_err(BlobError::Disk)?;
+            let len = file.len().map_err(BlobError::Disk)?;
+            let generation = wanted.get(&id).copied().unwrap_or_default();
+            let segment = Arc::new(Segment::new(id, file, len, generation));
+            if generation == Generation::default() {
+                segment.retire()?;
+                free.push_back(segment.clone());
+            } else {
+                check_header(&segment)?;
+            }
+            segments.insert(id, segment);
+        }
+        if let Some(id) = wanted.keys().find(|id| !segments.contains_key(id)) {
+            let detail = "the tables name it, but it is not there";
+            return Err(BlobError::Corrupt { file: id.path(), offset: 0, detail });
+        }
+        let store = SegmentStore {
+            disk,
+            config,
+            segments: RwLock::new(segments),
+            tail: Mutex::default(),
+            free: Mutex::new(FreeSegments { segments: free, next_id, generations: 0 }),
+        };
+        store.trim_spares(&mut store.free.lock());
+        Ok(store)
+    }
+
+    /// Begins to write bodies; waits while another spill runs.
+    pub fn spill(&self) -> SpillWriter<'_> {
+        SpillWriter::new(self, self.tail.lock())
+    }
+
+    /// Reads a range of a body and checks every chunk it touches.
+    ///
+    /// [`BlobError::Stale`] means that the row must be read again; a pin taken before the row's read
+    /// transaction ended rules it out.
+    pub fn read(&self, pointer: Pointer, blob: BlobId, range: Range<u64>) -> Result<Vec<u8>, BlobError> {
+        if range.start > range.end || range.end > pointer.length {
+            let (start, end, length) = (range.start, range.end, pointer.length);
+            return Err(BlobError::OutOfRange { start, end, length });
+        }
+        self.segment(pointer)?.read(pointer, blob, range)
+    }
+
+    /// Keeps the pointer's segment from being recycled while the pin lives.
+    pub fn pin(&self, pointer: Pointer) -> Result<SegmentPin, BlobError> {
+        self.segment(pointer)?.pin(pointer.generation).ok_or(BlobError::Stale { pointer })
+    }
+
+    /// Frees a segment whose row, with no live bytes, the caller has durably removed. Pointers into it are
+    /// stale from now on. [`BlobError::InUse`] while it is pinned or being spilled to: try again later.
+    ///
+    /// Does nothing if the segment is in another use by now.
+    pub fn recycle(&self, segment: SegmentId, generation: Generation) -> Result<(), BlobError> {
+        // A spill that is not finished may be in this very segment.
+        let mut tail = self.tail.try_lock().ok_or(BlobError::InUse { segment })?;
+        let Some(found) = self.segments.read().get(&segment).cloned() else { return Ok(()) };
+        if found.generation() != generation {
+            return Ok(());
+        }
+        found.retire()?;
+        tail.let_go_of(&found);
+        let mut free = self.free.lock();
+        free.segments.push_back(found);
+        self.trim_spares(&mut free);
+        Ok(())
+    }
+
+    /// The extents of a segment in the order of their places, from what they say themselves. Those of
+    /// earlier uses are not shown; those that were never finished may be.
+    pub fn scan(&self, segment: SegmentId, found: &mut dyn FnMut(FoundExtent)) -> Result<(), BlobError> {
+        let Some(segment) = self.segments.read().get(&segment).cloned() else { return Ok(()) };
+        let Some(_pin) = segment.clone().pin(segment.generation()) else { return Ok(()) };
+        let generation = segment.generation();
+        let mut window = Window { segment: &segment, start: 0, bytes: Vec::new() };
+        let mut offset = BLOCK;
+        while offset + extent::EXTENT_HEADER_LEN as u64 <= segment.len() {
+            let header = ExtentHeader::decode(window.at(offset)?);
+            let header = header.filter(|header| {
+                let pointer = header.pointer;
+                (pointer.segment, pointer.generation) == (segment.id, generation)
+                    && u64::from(pointer.offset) == offset
+                    && offset.saturating_add(extent::extent_len(pointer.length)) <= segment.len()
+            });
+            offset += match header {
+                Some(ExtentHeader { blob, pointer }) => {
+                    found(FoundExtent { blob, pointer });
+                    extent::extent_len(pointer.length).next_multiple_of(EXTENT_ALIGN)
+                }
+                // Padding, a torn extent or an earlier use: the next one may begin anywhere.
+                None => EXTENT_ALIGN,
+            };
+        }
+        Ok(())
+    }
+
+    /// The longest body that a segment takes.
+    pub fn body_len_max(&self) -> u64 {
+        let room = self.config.segment_bytes - BLOCK;
+        let chunks = room.div_ceil(extent::CHUNK_LEN);
+        room - extent::EXTENT_HEADER_LEN as u64 - chunks * extent::CHUNK_CRC_LEN
+    }
+
+    pub(super) fn segment_bytes(&self) -> u64 {
+        self.config.segment_bytes
+    }
+
+    fn segment(&self, pointer: Pointer) -> Result<Arc<Segment>, BlobError> {
+        self.segments.read().get(&pointer.segment).cloned().ok_or(BlobError::Stale { pointer })
+    }
+
+    /// A segment in a new use, its header on disk.
+    pub(super) fn take_free(&self) -> Result<Arc<Segment>, BlobError> {
+        let mut free = self.free.lock();
+        free.generations += 1;
+        let generation = generation(self.config.nonce, free.generations);
+        let segment = match free.segments.pop_front() {
+            Some(segment) => segment,
+            None => {
+                let id = SegmentId(free.next_id);
+                free.next_id += 1;
+                let file = self.disk.create(&id.path()).map_err(BlobError::of_write)?;
+                let segment = Segment::new(id, file, 0, Generation::default());
+                segment.retire()?;
+                Arc::new(segment)
+            }
+        };
+        let fresh = segment.len() == 0;
+        if let Err(error) = segment.begin(generation) {
+            free.segments.push_front(segment);
+            return Err(error);
+        }
+        if fresh {
+            self.disk.sync_dir(DIR).map_err(BlobError::SyncFailed)?;
+        }
+        self.segments.write().insert(segment.id, segment.clone());
+        Ok(segment)
+    }
+
+    /// Takes back a segment that was taken for a spill that came to nothing.
+    pub(super) fn give_back(&self, segment: Arc<Segment>) {
+        // Whoever pins it has a pointer that was never to be used; a start frees the segment then.
+        if segment.retire().is_ok() {
+            self.free.lock().segments.push_front(segment);
+        }
+    }
+
+    fn trim_spares(&self, free: &mut FreeSegments) {
+        let mut bytes: u64 = free.segments.iter().map(|segment| segment.len()).sum();
+        while bytes > self.config.spare_bytes
+            && let Some(segment) = free.segments.pop_back()
+        {
+            bytes -= segment.len();
+            self.segments.write().remove(&segment.id);
+            if let Err(error) = self.disk.remove(&segment.id.path()) {
+                tracing::warn!(%error, "a free segment stays behind until the next start");
+            }
+        }
+    }
+}
+
+fn check_header(segment: &Segment) -> Result<(), BlobError> {
+    let mut header = [0; extent::SEGMENT_HEADER_LEN];
+    if segment.len() >= BLOCK {
+        segment.read_at(&mut header, 0)?;
+    }
+    if extent::decode_segment_header(&header) != Some((segment.id, segment.generation())) {
+        return Err(segment.corrupt(0, "the header is not that of the segment that the tables name"));
+    }
+    Ok(())
+}
+
+/// Never zero, and never the same twice but by a chance of 2^-64 per pair.
+fn generation(nonce: u64, count: u64) -> Generation {
+    let mut bits = nonce.wrapping_add(count.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    Generation((bits ^ (bits >> 31)).max(1))
+}
+
+/// A part of a segment in memory, for a scan.
+struct Window<'s> {
+    segment: &'s Segment,
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    const LEN: u64 = 1 << 20;
+
+    /// The bytes from `offset` on: at least an extent header's, if the file has them.
+    fn at(&mut self, offset: u64) -> Result<&[u8], BlobError> {
+        let wanted_end = offset + extent::EXTENT_HEADER_LEN as u64;
+        if offset < self.start || wanted_end > self.start + self.bytes.len() as u64 {
+            self.start = offset;
+            self.bytes.resize(Self::LEN.min(self.segment.len() - offset) as usize, 0);
+            self.segment.read_at(&mut self.bytes, offset)?;
+        }
+        Ok(&self.bytes[(offset - self.start) as usize..])
+    }
+}

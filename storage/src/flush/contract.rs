@@ -1,0 +1,224 @@
+//! What the flush worker needs from the replicated core: two traits, and the values that cross them.
+//!
+//! Owns the contract, not its implementation: rows are written by apply, bodies read from the keyspace.
+//!
+//! The replicated rows behind these values:
+//! - *flush rows*, one per (bucket, key, version): this change still has to reach the origin. Apply replaces the
+//!   newest older row of the key, unless a pending barrier row of the bucket has a version in `[older, newer)`; the
+//!   older row itself counts, so a barrier row is never replaced. Both rows then stay, with their bytes (PITFALLS 22).
+//! - *started rows*, one per (bucket, key): an attempt for this version may be under way until its deadline.
+//! - *origin rows*, one per (bucket, key): what the origin holds, as far as we know.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::object::{BucketId, ObjectMeta, Version};
+use crate::origin::Fence;
+
+/// Number of a mount, given when it is first recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MountId(pub u32);
+
+/// What a flush row does to the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FlushKind {
+    /// The origin must get this version's bytes.
+    Put,
+    /// The origin must lose the object (deleted or expired).
+    Delete,
+}
+
+/// One durable row of the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlushRow {
+    /// Bucket.
+    pub bucket: BucketId,
+    /// Key.
+    pub key: Bytes,
+    /// The change that must reach the origin.
+    pub version: Version,
+    /// What it does there.
+    pub kind: FlushKind,
+    /// Whether it was a conditional write: a flush barrier of its bucket.
+    pub barrier: bool,
+    /// Whether the origin may already hold something under this key: an origin row, a started row, or an
+    /// older flush row (replaced or not) existed when this one was written. Unsure means true.
+    pub overwrite: bool,
+    /// Commit time by the log's stamp, milliseconds since the Unix epoch.
+    pub stamp_ms: u64,
+    /// Length of the body.
+    pub bytes: u64,
+    /// Why it was set aside, if it was.
+    pub parked: Option<String>,
+}
+
+/// Names one flush row.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RowId {
+    /// Bucket.
+    pub bucket: BucketId,
+    /// Key.
+    pub key: Bytes,
+    /// Version.
+    pub version: Version,
+}
+
+/// A started row: whatever an attempt for `version` sends is dead after the deadline plus the margin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// Bucket.
+    pub bucket: BucketId,
+    /// Key.
+    pub key: Bytes,
+    /// Version that the attempt carries.
+    pub version: Version,
+    /// Wall-clock time, milliseconds since the Unix epoch.
+    pub deadline_ms: u64,
+}
+
+/// The origin holds exactly this version, or (no ETag) nothing.
+///
+/// Apply removes the flush row of this key only if it has the same version, sets or removes the origin row, and drops
+/// the started row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flushed {
+    /// Bucket.
+    pub bucket: BucketId,
+    /// Key.
+    pub key: Bytes,
+    /// Version found or put there; of a delete, the version of its row.
+    pub version: Version,
+    /// ETag the origin gave, without quotes; `None` if it holds nothing now.
+    pub origin_etag: Option<String>,
+}
+
+/// What the origin holds under a key, as far as the log knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OriginRow {
+    /// Version.
+    pub version: Version,
+    /// ETag the origin gave, without quotes.
+    pub etag: String,
+}
+
+/// A change of flush rows, told by apply in the order of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FlushEvent {
+    /// A row was written, in place of an older one if `replaces` names it.
+    Row {
+        /// The new row.
+        row: FlushRow,
+        /// The row of the same key that it replaced.
+        replaces: Option<Version>,
+    },
+    /// `Flushed` was applied.
+    Flushed(Flushed),
+    /// A row was set aside, or (no reason) taken up again.
+    Parked {
+        /// Which.
+        row: RowId,
+        /// Why; `None` when it was taken up again.
+        reason: Option<String>,
+    },
+    /// A row is gone without having reached the origin: abandoned, or its bucket was emptied.
+    Removed(RowId),
+}
+
+/// Why a proposal has no answer "applied".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// Certainly not applied: this node does not lead, or shuts down.
+    #[error("this node does not lead the cluster")]
+    NotLeader,
+    /// Perhaps applied, perhaps not: leadership was lost on the way.
+    #[error("the outcome of the proposal is unknown")]
+    Unknown,
+}
+
+/// Proposals of the flush worker to the log.
+///
+/// Every method answers after apply, with the matching [`FlushEvent`]s already delivered. Futures may be dropped; the
+/// proposal then goes on by itself.
+#[async_trait]
+pub trait FlushLog: Send + Sync + 'static {
+    /// Writes started rows (replacing the key's older one). An item is true if its flush row still waits; only then may
+    /// the attempt start.
+    async fn flush_started(&self, batch: Vec<Started>) -> Result<Vec<bool>, LogError>;
+    /// Records what the origin holds.
+    async fn flushed(&self, batch: Vec<Flushed>) -> Result<(), LogError>;
+    /// Sets a row aside with a reason, keeping it for ever.
+    async fn park(&self, row: RowId, reason: String) -> Result<(), LogError>;
+    /// Takes a row up again.
+    async fn unpark(&self, row: RowId) -> Result<(), LogError>;
+    /// Gives a row up by an operator's word; its started row stays.
+    async fn abandon(&self, row: RowId) -> Result<(), LogError>;
+    /// The mount's origin prefix was found empty and is ours from now on.
+    async fn attach(&self, mount: MountId) -> Result<(), LogError>;
+}
+
+/// What [`FlushSource::load`] hands over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loaded {
+    /// A flush row.
+    Row(FlushRow),
+    /// A started row.
+    Started(Started),
+}
+
+/// A version's bytes on their way to the origin.
+#[derive(Debug, Clone)]
+pub struct FlushObject {
+    /// The whole body.
+    pub body: Bytes,
+    /// Content headers, user metadata, a checksum verified at PUT.
+    pub meta: ObjectMeta,
+    /// The ETag that clients know, without quotes; travels as `x-amz-meta-forebay-etag`.
+    pub etag: String,
+    /// MD5 of the body, if it is known already.
+    pub md5: Option<[u8; 16]>,
+}
+
+/// What a read of one version found.
+#[derive(Debug, Clone)]
+pub enum SourceObject {
+    /// Its bytes.
+    Found(Box<FlushObject>),
+    /// No flush row needs this version any more; an event about it has been or will be delivered.
+    Superseded,
+    /// Its time has passed: a delete row will replace it.
+    Expired,
+}
+
+/// A read of the core failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("reading the flush source: {0}")]
+pub struct SourceError(pub String);
+
+/// Reads of the flush worker from the core.
+#[async_trait]
+pub trait FlushSource: Send + Sync + 'static {
+    /// Wall-clock time, milliseconds since the Unix epoch.
+    fn now_ms(&self) -> u64;
+    /// A handle that is true while this node leads in the *current* term, and false for ever after. Cheap.
+    fn fence(&self) -> Fence;
+    /// Hands every flush row and started row to `sink`, at one applied index. Called on a blocking thread, before events
+    /// are used; events of changes after that index must follow through [`super::Flusher::observe`]. Changes
+    /// that the scan has seen may be told again.
+    fn load(&self, sink: &mut dyn FnMut(Loaded)) -> Result<(), SourceError>;
+    /// The origin row of a key.
+    fn origin_row(&self, bucket: BucketId, key: &Bytes) -> Result<Option<OriginRow>, SourceError>;
+    /// Body and metadata of one version.
+    async fn object(
+        &self,
+        bucket: BucketId,
+        key: &Bytes,
+        version: Version,
+    ) -> Result<SourceObject, SourceError>;
+}
+
+/// The log, shared.
+pub type SharedLog = Arc<dyn FlushLog>;
+/// The source, shared.
+pub type SharedSource = Arc<dyn FlushSource>;

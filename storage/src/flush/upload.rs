@@ -1,0 +1,279 @@
+//! One attempt: read the version, write its started row, send it, record what came of it.
+//!
+//! Owns the steps and their order. Does not own when an attempt may be made ([`super::queue`]) or what follows from
+//! its end.
+//!
+//! What must hold: nothing is sent before the started row is applied; nothing is sent after the deadline in it, by
+//! monotonic clock and by wall clock, or after this node's term. A crash at any step leaves the started row, so that the next leader
+//! waits and asks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::batch::Batcher;
+use super::contract::{
+    FlushKind, FlushObject, Flushed, OriginRow, RowId, SharedLog, SharedSource, SourceError, SourceObject,
+    Started,
+};
+use super::queue::{Ended, Start, Work};
+use super::tag::{ETAG_META, Held, OriginTag, VERSION_META, Verdict, judge};
+use crate::object::{ClusterId, Version};
+use crate::object_name::encode_key;
+use crate::origin::{
+    BodyChecksums, Capabilities, Condition, ContentHeaders, DeleteRequest, ErrorClass, Fence, Landing,
+    Origin, OriginETag, OriginError, OriginKey, PutRequest,
+};
+
+/// Where a mount's rows go.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(crate) origin: Arc<dyn Origin>,
+    /// Bytes of the object key that the mount's own prefix takes, and that are not repeated in the origin.
+    pub(crate) prefix_bytes: usize,
+    pub(crate) origin_prefix: String,
+    pub(crate) capabilities: Capabilities,
+}
+
+impl Target {
+    fn key(&self, start: &Start) -> OriginKey {
+        origin_key(&self.origin_prefix, start.key.get(self.prefix_bytes..).unwrap_or_default())
+    }
+}
+
+/// The origin key of an object key without its mount's prefix. The core refuses keys whose origin key would exceed
+/// [`OriginKey::BYTES_MAX`] (PITFALLS 28).
+pub fn origin_key(origin_prefix: &str, rest_of_key: &[u8]) -> OriginKey {
+    OriginKey(format!("{origin_prefix}{}", encode_key(rest_of_key)))
+}
+
+/// The strictest condition that the origin honours for what it should hold now.
+pub(crate) fn condition_for(known: Option<&OriginRow>, capabilities: Capabilities) -> Condition {
+    match known {
+        None if capabilities.if_none_match => Condition::IfAbsent,
+        Some(row) if capabilities.if_match => Condition::IfMatch(OriginETag(row.etag.clone())),
+        _ => Condition::None,
+    }
+}
+
+/// What every attempt needs.
+pub(crate) struct Courier {
+    pub(crate) cluster: ClusterId,
+    pub(crate) log: SharedLog,
+    pub(crate) source: SharedSource,
+    pub(crate) starts: Batcher<Started, bool>,
+    pub(crate) records: Batcher<Flushed, ()>,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) least_bandwidth: u64,
+    pub(crate) attempt_max: Duration,
+}
+
+/// A started attempt's end, twice: for this process, and for the log.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Instant,
+    wall_ms: u64,
+}
+
+impl Courier {
+    /// Makes one attempt. Dropping the future leaves the outcome unknown.
+    pub(crate) async fn attempt(&self, start: &Start, target: &Target) -> Ended {
+        // Taken before anything else: a later term makes it fall for good.
+        let fence = self.source.fence();
+        if !fence.holds() {
+            return Ended::NotStarted;
+        }
+        let ended = match (start.work, start.kind) {
+            (Work::Head, _) => self.ask(start, target).await,
+            (Work::Write, FlushKind::Put) => self.put(start, target, fence).await,
+            (Work::Write, FlushKind::Delete) => self.delete(start, target, fence).await,
+        };
+        ended.unwrap_or_else(|early| early)
+    }
+
+    /// `Err` is an early end, here and below.
+    async fn put(&self, start: &Start, target: &Target, fence: Fence) -> Result<Ended, Ended> {
+        let object = match self.source.object(start.bucket, &start.key, start.version).await {
+            Ok(SourceObject::Found(object)) => *object,
+            Ok(SourceObject::Superseded | SourceObject::Expired) => return Err(Ended::NotStarted),
+            Err(error) => return Err(local_failure(&error)),
+        };
+        let key = target.key(start);
+        if key.0.len() > OriginKey::BYTES_MAX {
+            let message = format!("the origin key would have {} bytes", key.0.len());
+            return Err(failed(OriginError::new(ErrorClass::TooLarge, Landing::NotApplied, message), 0));
+        }
+        let deadline = self.started(start, object.body.len() as u64).await?;
+        let known = self.known(start)?;
+        let condition = condition_for(known.as_ref(), target.capabilities);
+        let request = PutRequest {
+            key,
+            condition,
+            deadline: deadline.at,
+            fence: self.bounded(fence, deadline),
+            ..self.put_request(start, object, target.capabilities)
+        };
+        let answer = target.origin.put(request).await;
+        let reply = answer.map_err(|error| failed(error, deadline.alive_ms()))?;
+        Ok(self.record(start, start.version, Some(reply.etag.0), Ended::Done, deadline.alive_ms()).await)
+    }
+
+    /// What a version's bytes and metadata say of its request; the rest is the caller's.
+    fn put_request(&self, start: &Start, object: FlushObject, capabilities: Capabilities) -> PutRequest {
+        let tag = OriginTag { cluster: self.cluster, version: start.version };
+        let mut user_metadata = object.meta.user;
+        user_metadata.push((VERSION_META.to_owned(), tag.to_string()));
+        user_metadata.push((ETAG_META.to_owned(), object.etag));
+        let checksums = match capabilities.checksums {
+            true => {
+                let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &object.body);
+                BodyChecksums { crc32c: Some(crc as u32), ..BodyChecksums::default() }
+            }
+            false => BodyChecksums { md5: object.md5, ..BodyChecksums::default() },
+        };
+        PutRequest {
+            key: OriginKey(String::new()),
+            body: object.body,
+            headers: ContentHeaders {
+                content_type: object.meta.content_type,
+                content_encoding: object.meta.content_encoding,
+                cache_control: object.meta.cache_control,
+                content_disposition: object.meta.content_disposition,
+                content_language: object.meta.content_language,
+                expires: object.meta.expires,
+            },
+            user_metadata,
+            condition: Condition::None,
+            checksums,
+            deadline: Instant::now(),
+            fence: Fence::new(|| false),
+        }
+    }
+
+    async fn delete(&self, start: &Start, target: &Target, fence: Fence) -> Result<Ended, Ended> {
+        let deadline = self.started(start, 0).await?;
+        let known = self.known(start)?;
+        let key = target.key(start);
+        let conditional = target.capabilities.if_match_delete;
+        let if_match = match known {
+            Some(row) if conditional => Some(OriginETag(row.etag)),
+            known => {
+                // The origin will not judge for us, or there is nothing to name: look before deleting.
+                let held = self.held(target, &key).await?;
+                match judge(&held, start.version, start.kind, known.as_ref()) {
+                    Verdict::Conflict { reason } => return Ok(self.park(start, reason).await),
+                    Verdict::GoOn { .. } | Verdict::Landed { .. } => match held {
+                        Held::Ours { etag, .. } if conditional => Some(OriginETag(etag)),
+                        _ => None,
+                    },
+                }
+            }
+        };
+        let fence = self.bounded(fence, deadline);
+        let answer =
+            target.origin.delete(DeleteRequest { key, if_match, deadline: deadline.at, fence }).await;
+        answer.map_err(|error| failed(error, deadline.alive_ms()))?;
+        Ok(self.record(start, start.version, None, Ended::Done, deadline.alive_ms()).await)
+    }
+
+    /// Asks what the origin holds. All requests of the key are dead by now.
+    async fn ask(&self, start: &Start, target: &Target) -> Result<Ended, Ended> {
+        let held = self.held(target, &target.key(start)).await?;
+        let known = self.known(start)?;
+        Ok(match judge(&held, start.version, start.kind, known.as_ref()) {
+            Verdict::Landed { etag } => self.record(start, start.version, Some(etag), Ended::Done, 0).await,
+            Verdict::GoOn { record: None } => Ended::GoOn,
+            Verdict::GoOn { record: Some((version, etag)) } => {
+                self.record(start, version, etag, Ended::GoOn, 0).await
+            }
+            Verdict::Conflict { reason } => self.park(start, reason).await,
+        })
+    }
+
+    async fn held(&self, target: &Target, key: &OriginKey) -> Result<Held, Ended> {
+        // A HEAD changes nothing, so its failure leaves nothing in doubt.
+        let unharmed = |error| failed(OriginError { outcome: Landing::NotApplied, ..error }, 0);
+        let head = target.origin.head(key).await.map_err(unharmed)?;
+        Ok(Held::of(head.as_ref(), self.cluster))
+    }
+
+    fn known(&self, start: &Start) -> Result<Option<OriginRow>, Ended> {
+        self.source.origin_row(start.bucket, &start.key).map_err(|error| local_failure(&error))
+    }
+
+    /// Commits the started row.
+    async fn started(&self, start: &Start, bytes: u64) -> Result<Deadline, Ended> {
+        let moving = Duration::from_secs(bytes / self.least_bandwidth.max(1));
+        let timeout = (self.attempt_timeout + moving).min(self.attempt_max);
+        // Before the proposal: what the commit takes is the attempt's own time.
+        let wall_ms = self.source.now_ms().saturating_add(millis(timeout));
+        let deadline = Deadline { at: Instant::now() + timeout, wall_ms };
+        let row = Started {
+            bucket: start.bucket,
+            key: start.key.clone(),
+            version: start.version,
+            deadline_ms: wall_ms,
+        };
+        match self.starts.submit(row).await {
+            Ok(true) => Ok(deadline),
+            Ok(false) | Err(_) => Err(Ended::NotStarted),
+        }
+    }
+
+    /// The fence of a request: term, and deadline by the wall clock too (a suspended machine stops the other).
+    fn bounded(&self, fence: Fence, deadline: Deadline) -> Fence {
+        let source = self.source.clone();
+        fence.and(move || source.now_ms() < deadline.wall_ms)
+    }
+
+    async fn record(
+        &self,
+        start: &Start,
+        version: Version,
+        origin_etag: Option<String>,
+        ended: Ended,
+        alive_ms: u64,
+    ) -> Ended {
+        let flushed = Flushed { bucket: start.bucket, key: start.key.clone(), version, origin_etag };
+        match self.records.submit(flushed).await {
+            Ok(()) => ended,
+            Err(_) => Ended::Unrecorded { alive_ms },
+        }
+    }
+
+    async fn park(&self, start: &Start, reason: String) -> Ended {
+        tracing::warn!(bucket = start.bucket.0, key = %encode_key(&start.key), version = %start.version,
+            %reason, "flush row parked");
+        let row = RowId { bucket: start.bucket, key: start.key.clone(), version: start.version };
+        // If the log refuses, the queue asks the origin again after a while.
+        let _ = self.log.park(row, reason).await;
+        Ended::Conflict
+    }
+}
+
+impl Deadline {
+    fn alive_ms(&self) -> u64 {
+        millis(self.at.saturating_duration_since(Instant::now()))
+    }
+}
+
+fn failed(error: OriginError, alive_ms: u64) -> Ended {
+    Ended::Failed {
+        class: error.class,
+        landing: error.outcome,
+        retry_after_ms: error.retry_after.map(millis),
+        alive_ms,
+        message: match error.code {
+            Some(code) => format!("{} ({code})", error.message),
+            None => error.message,
+        },
+    }
+}
+
+/// Our own side failed; the origin was not asked.
+fn local_failure(error: &SourceError) -> Ended {
+    failed(OriginError::new(ErrorClass::Fenced, Landing::NotApplied, error.to_string()), 0)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

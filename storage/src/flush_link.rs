@@ -1,0 +1,302 @@
+//! The flush worker's two views of the core: proposals into the log, reads of queue, origin and bodies.
+//!
+//! Owns nothing; `flush/` decides, `apply/flush.rs` judges.
+
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::apply::{content_of, flush_row};
+use crate::error::Error;
+use crate::flush::{
+    FlushLog, FlushObject, FlushSource, Flushed, Flusher, FlusherConfig, Loaded, LogError, MountId, MountSpec,
+    OriginRow, QueueConfig, RowId, SourceError, SourceObject, Started,
+};
+use crate::keyspace::Keyspace;
+use crate::keyspace::memtable::RowKey;
+use crate::keyspace::tables::{
+    self, MountRow, QueueRow, Table, decode_started, numbered_key, queue_key, split_object_key,
+    split_queue_key,
+};
+use crate::keyspace::view::View;
+use crate::mutation::{MountMode, Mutation, Outcome};
+use crate::node::{FlushSettings, MountConfig, StartError};
+use crate::object::{BucketId, ETag, ObjectRow, Version};
+use crate::origin::Fence;
+use crate::read::{ReadView, view_error};
+use crate::store::{Shared, is_bucket_name};
+use crate::submission::Submission;
+
+/// Rows read at a time while loading the queue.
+const PAGE: usize = 4096;
+/// Objects queued at a time under a new mount.
+const MARK_PAGE: usize = 1000;
+
+/// See the file's head.
+pub(crate) struct CoreLink {
+    shared: Arc<Shared>,
+}
+
+impl CoreLink {
+    pub(crate) fn new(shared: Arc<Shared>) -> CoreLink {
+        CoreLink { shared }
+    }
+
+    async fn propose(&self, submission: Submission) -> Result<Vec<Outcome>, LogError> {
+        match self.shared.submit(submission).await {
+            Ok(outcomes) => Ok(outcomes.results),
+            Err(Error::Unavailable(_) | Error::Stopping) => Err(LogError::NotLeader),
+            Err(_) => Err(LogError::Unknown),
+        }
+    }
+
+    async fn propose_one(&self, mutation: &Mutation<'_>) -> Result<(), LogError> {
+        let mut submission = Submission::new();
+        submission.push(mutation);
+        self.propose(submission).await.map(|_| ())
+    }
+
+    fn view(&self) -> View {
+        View::latest(&self.shared.keyspace)
+    }
+}
+
+#[async_trait]
+impl FlushLog for CoreLink {
+    async fn flush_started(&self, batch: Vec<Started>) -> Result<Vec<bool>, LogError> {
+        let mut submission = Submission::new();
+        for Started { bucket, key, version, deadline_ms } in &batch {
+            let (bucket, version, deadline_ms) = (*bucket, *version, *deadline_ms);
+            submission.push(&Mutation::FlushStarted { bucket, key, version, deadline_ms });
+        }
+        let results = self.propose(submission).await?;
+        Ok(results.iter().map(|outcome| matches!(outcome, Outcome::Done(_))).collect())
+    }
+
+    async fn flushed(&self, batch: Vec<Flushed>) -> Result<(), LogError> {
+        let mut submission = Submission::new();
+        for Flushed { bucket, key, version, origin_etag } in &batch {
+            let (bucket, version, origin_etag) = (*bucket, *version, origin_etag.as_deref());
+            submission.push(&Mutation::Flushed { bucket, key, version, origin_etag });
+        }
+        self.propose(submission).await.map(|_| ())
+    }
+
+    async fn park(&self, row: RowId, reason: String) -> Result<(), LogError> {
+        let (bucket, version, key, reason) = (row.bucket, row.version, &row.key, &reason);
+        self.propose_one(&Mutation::FlushPark { bucket, key, version, reason }).await
+    }
+
+    async fn unpark(&self, row: RowId) -> Result<(), LogError> {
+        let (bucket, version, key, reason) = (row.bucket, row.version, &row.key, "");
+        self.propose_one(&Mutation::FlushPark { bucket, key, version, reason }).await
+    }
+
+    async fn abandon(&self, row: RowId) -> Result<(), LogError> {
+        let (bucket, version, key) = (row.bucket, row.version, &row.key);
+        self.propose_one(&Mutation::FlushAbandon { bucket, key, version }).await
+    }
+
+    async fn attach(&self, mount: MountId) -> Result<(), LogError> {
+        self.propose_one(&Mutation::MountAttached { mount: mount.0 }).await
+    }
+}
+
+#[async_trait]
+impl FlushSource for CoreLink {
+    fn now_ms(&self) -> u64 {
+        self.shared.clock.now_ms()
+    }
+
+    fn fence(&self) -> Fence {
+        let status = self.shared.status.clone();
+        let term = status.term.load(Relaxed);
+        Fence::new(move || status.leads.load(Relaxed) && status.term.load(Relaxed) == term)
+    }
+
+    fn load(&self, sink: &mut dyn FnMut(Loaded)) -> Result<(), SourceError> {
+        // Queue rows first, started rows after: what is queued in between is told as an event as well.
+        self.scan(Table::Queue, &mut |key, value| {
+            if let (Some((version, bucket, key)), Some(row)) = (split_queue_key(key), QueueRow::decode(value)) {
+                sink(Loaded::Row(flush_row(bucket, key, version, &row)));
+            }
+        })?;
+        self.scan(Table::Started, &mut |key, value| {
+            if let (Some((bucket, key)), Some((version, deadline_ms))) =
+                (split_object_key(key), decode_started(value))
+            {
+                let key = Bytes::copy_from_slice(key);
+                sink(Loaded::Started(Started { bucket, key, version, deadline_ms }));
+            }
+        })
+    }
+
+    fn origin_row(&self, bucket: BucketId, key: &Bytes) -> Result<Option<OriginRow>, SourceError> {
+        let row = self.view().get(RowKey::object(Table::Origin, bucket, key), false, true);
+        let row = row.map_err(source_error)?.flatten();
+        let origin = row.as_deref().and_then(tables::OriginRow::decode).and_then(|row| row.origin);
+        Ok(origin.map(|(version, etag)| OriginRow { version, etag }))
+    }
+
+    async fn object(
+        &self,
+        bucket: BucketId,
+        key: &Bytes,
+        version: Version,
+    ) -> Result<SourceObject, SourceError> {
+        let view = self.view();
+        let reading = {
+            let (view, key) = (view.clone(), key.clone());
+            self.shared.pool.run(move || read_content(&view, bucket, &key, version))
+        };
+        let content = reading.await.map_err(|error| SourceError(error.to_string()))??;
+        let row = match content {
+            Content::Row(row) => row,
+            Content::Superseded => return Ok(SourceObject::Superseded),
+            Content::Gone => return Ok(SourceObject::Expired),
+        };
+        let view = ReadView::new(self.shared.clone(), view);
+        let body = view.read_body(&row, 0..row.body_len()).await;
+        let body = body.map_err(|error| SourceError(error.to_string()))?;
+        let etag = row.etag(self.shared.cluster);
+        let md5 = match etag {
+            ETag::Md5(md5) => Some(md5),
+            ETag::Derived(_) => None,
+        };
+        let object = FlushObject { body, meta: row.meta(), etag: etag.to_string(), md5 };
+        Ok(SourceObject::Found(Box::new(object)))
+    }
+}
+
+impl CoreLink {
+    fn scan(&self, table: Table, row: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), SourceError> {
+        let mut from = vec![table as u8];
+        loop {
+            // A view per page: a long one would hold the checkpoint up. A row that changes between
+            // two pages is told as an event.
+            let page = self.view().range(Bound::Excluded(&from), &Keyspace::table_end(table), PAGE);
+            let page = page.map_err(source_error)?;
+            for (key, value) in &page {
+                row(key, value);
+            }
+            match page.last() {
+                Some((key, _)) if page.len() == PAGE => from = key.to_vec(),
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+enum Content {
+    Row(ObjectRow),
+    Superseded,
+    /// Dead by FLUSHDB: the sweep queues its delete.
+    Gone,
+}
+
+fn read_content(view: &View, bucket: BucketId, key: &[u8], version: Version) -> Result<Content, SourceError> {
+    let row_key = queue_key(version, bucket, key);
+    let row = view.get(RowKey::encoded(&row_key), false, true).map_err(source_error)?.flatten();
+    let Some(row) = row.as_deref().and_then(QueueRow::decode) else { return Ok(Content::Superseded) };
+    let object = view.get(RowKey::object(Table::Object, bucket, key), false, true);
+    let object = object.map_err(source_error)?.flatten();
+    Ok(match content_of(&row, version, object) {
+        Some(raw) => Content::Row(ObjectRow::from_encoded(raw)),
+        None => Content::Gone,
+    })
+}
+
+fn source_error(error: crate::keyspace::view::ViewError) -> SourceError {
+    SourceError(error.to_string())
+}
+
+/// Records the mounts in the log, queues what lay under a new one before it, and builds the worker.
+pub(crate) async fn start(
+    shared: &Arc<Shared>,
+    mounts: &[MountConfig],
+    settings: &FlushSettings,
+) -> Result<Arc<Flusher>, StartError> {
+    let mut specs = Vec::new();
+    for mount in mounts {
+        let refused = |text: String| StartError::Mount(mount.path(), text);
+        let (origin, origin_prefix) = match &mount.origin {
+            Some(origin) => (origin.url.as_str(), origin.prefix.as_str()),
+            None => ("", ""),
+        };
+        let mut submission = Submission::new();
+        submission.push(&Mutation::Mount {
+            bucket: mount.bucket.as_bytes(),
+            prefix: &mount.prefix,
+            origin,
+            origin_prefix,
+            mode: if mount.origin.is_some() { MountMode::WriteBack } else { MountMode::Local },
+            flushall: mount.flushall,
+        });
+        if !is_bucket_name(mount.bucket.as_bytes()) {
+            return Err(refused("the bucket's name is not one that S3 allows".to_owned()));
+        }
+        let outcomes = shared.submit(submission).await?;
+        let Some(Outcome::Mount(id)) = outcomes.results.first() else {
+            return Err(refused(format!("the core answered {:?}", outcomes.results)));
+        };
+        let row = View::latest(&shared.keyspace)
+            .get(RowKey::encoded(&numbered_key(Table::Mount, *id)), false, true)
+            .map_err(view_error)?
+            .flatten();
+        let row = row.as_deref().and_then(MountRow::decode);
+        let row = row.ok_or_else(|| refused("its record cannot be read".to_owned()))?;
+        let Some(origin) = &mount.origin else { continue };
+        if !row.attached {
+            mark_dirty(shared, row.bucket, &mount.prefix).await?;
+        }
+        specs.push(MountSpec {
+            id: MountId(*id),
+            bucket: row.bucket,
+            key_prefix: Bytes::copy_from_slice(&mount.prefix),
+            origin: origin.backend.connect(),
+            origin_prefix: origin.prefix.clone(),
+            attached: row.attached,
+            fifo: mount.fifo,
+            min_interval: mount.min_interval,
+        });
+    }
+    let link = Arc::new(CoreLink::new(shared.clone()));
+    let mut seed = [0; 8];
+    getrandom::fill(&mut seed).map_err(|error| StartError::Threads(std::io::Error::other(error.to_string())))?;
+    let config = FlusherConfig {
+        queue: QueueConfig {
+            concurrency: settings.concurrency,
+            margin_ms: settings.fence_margin.as_millis() as u64,
+            ..QueueConfig::default()
+        },
+        attempt_timeout: settings.attempt_timeout,
+        least_bandwidth: settings.least_bandwidth,
+        seed: u64::from_le_bytes(seed),
+        ..FlusherConfig::new(shared.cluster)
+    };
+    Ok(Flusher::new(config, specs, link.clone(), link))
+}
+
+/// Queues the objects that were there before their mount; those that the origin knows are left alone.
+async fn mark_dirty(shared: &Arc<Shared>, bucket: BucketId, prefix: &[u8]) -> Result<(), StartError> {
+    let mut after: Option<Bytes> = None;
+    loop {
+        let view = ReadView::new(shared.clone(), View::latest(&shared.keyspace));
+        let page = view.list(bucket, prefix, after.as_deref(), MARK_PAGE).await?;
+        drop(view);
+        let mut submission = Submission::new();
+        for listed in &page {
+            submission.push(&Mutation::MarkDirty { bucket, key: &listed.key });
+        }
+        if !submission.is_empty() {
+            shared.submit(submission).await?;
+        }
+        match page.last() {
+            Some(last) if page.len() == MARK_PAGE => after = Some(last.key.clone()),
+            _ => return Ok(()),
+        }
+    }
+}

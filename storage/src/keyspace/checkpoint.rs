@@ -1,0 +1,199 @@
+//! The checkpoint: a frozen memtable goes into the checkpoint store, in key order, in one commit that
+//! also says up to which entry it reaches.
+//!
+//! Order (PITFALLS 6, 12): blobs are appended to segments and synced; views older than the checkpoint are
+//! waited for; the commit is announced; committed; the read cache forgets the keys; only then the frozen
+//! memtable goes. A crash at any point leaves the checkpoint before, or the whole new one: what was
+//! spilled for a commit that never came is garbage beyond what the store names.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::blob::{BlobError, BlobId, Pointer, SegmentId, SegmentStore, SegmentUsage};
+use crate::keyspace::base::{Base, BaseError, Change};
+use crate::keyspace::memtable::RowKey;
+use crate::keyspace::tables::{CHECKPOINT_KEY, CheckpointRow, Table, numbered_key, split_blob_key};
+use crate::keyspace::{Frozen, Keyspace};
+
+/// How long a checkpoint waits for older views; they become too old then.
+const VIEWS_WAIT: Duration = Duration::from_secs(10);
+
+/// Why a checkpoint did not happen; nothing of it is in the store.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CheckpointError {
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+}
+
+impl CheckpointError {
+    /// Whether space is what is missing: worth trying again.
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            CheckpointError::Base(error) => matches!(error, BaseError::Full { .. }),
+            CheckpointError::Blob(error) => matches!(error, BlobError::NoSpace(_)),
+        }
+    }
+}
+
+/// Takes frozen memtables to the checkpoint store, one at a time.
+pub(crate) struct Checkpointer {
+    keyspace: Arc<Keyspace>,
+    segments: Arc<SegmentStore>,
+    /// Dead segments whose row is durably gone, but which somebody still reads.
+    retiring: Mutex<Vec<SegmentUsage>>,
+    live_bytes: AtomicU64,
+}
+
+impl Checkpointer {
+    /// `usage`: the segments in use, as the store has them.
+    pub(crate) fn new(
+        keyspace: Arc<Keyspace>,
+        segments: Arc<SegmentStore>,
+        usage: &[SegmentUsage],
+    ) -> Checkpointer {
+        let live_bytes = AtomicU64::new(usage.iter().map(|usage| usage.live_bytes).sum());
+        Checkpointer { keyspace, segments, retiring: Mutex::default(), live_bytes }
+    }
+
+    /// Bytes of segments that rows point to.
+    pub(crate) fn live_bytes(&self) -> u64 {
+        self.live_bytes.load(Ordering::Relaxed)
+    }
+
+    /// See the file's head. Blocks for the time of the writes and syncs.
+    pub(crate) fn run(&self, frozen: &Frozen, row: CheckpointRow) -> Result<(), CheckpointError> {
+        let keyspace = &*self.keyspace;
+        let keys = frozen.rows.all_keys();
+        let mut changes: Vec<Change> = Vec::with_capacity(keys.len() + 1);
+        let mut blobs: Vec<(usize, BlobId, Arc<[u8]>)> = Vec::new();
+        let mut freed: Vec<Pointer> = Vec::new();
+        for key in &keys {
+            let Some(value) = frozen.rows.newest(RowKey::encoded(key)) else { continue };
+            if key.first() != Some(&(Table::Blob as u8)) {
+                changes.push((key.clone(), value));
+                continue;
+            }
+            match (value, split_blob_key(key)) {
+                (Some(bytes), Some(blob)) => blobs.push((changes.len(), blob, bytes)),
+                // Gone before it was ever spilled, or spilled once and gone now.
+                (None, _) => match keyspace.base.get(key)?.as_deref().and_then(decode_pointer) {
+                    Some(pointer) => freed.push(pointer),
+                    None => continue,
+                },
+                (Some(_), None) => debug_assert!(false, "malformed blob key"),
+            }
+            changes.push((key.clone(), None));
+        }
+        let mut usage = UsageChanges::default();
+        self.spill(&blobs, &mut changes, &mut usage)?;
+        for pointer in &freed {
+            usage.note(&*keyspace.base, pointer, -(pointer.bytes_on_disk() as i64))?;
+        }
+        usage.push_rows(&mut changes);
+        changes.push((Arc::from(CHECKPOINT_KEY), Some(row.encode())));
+        changes.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+
+        if !keyspace.wait_for_views(frozen.upto, VIEWS_WAIT) {
+            tracing::warn!("a read view outlived its time; it will answer an error");
+        }
+        keyspace.announce_commit(frozen.upto);
+        keyspace.base.commit(&changes)?;
+        let objects = keys.iter().filter(|key| key.first() == Some(&(Table::Object as u8)));
+        keyspace.cache.checkpointed(objects.map(|key| &**key));
+        keyspace.drop_frozen();
+        self.retire(usage);
+        Ok(())
+    }
+
+    /// Appends bodies to segments, synced, and fills their places into the changes.
+    fn spill(
+        &self,
+        blobs: &[(usize, BlobId, Arc<[u8]>)],
+        changes: &mut [Change],
+        usage: &mut UsageChanges,
+    ) -> Result<(), CheckpointError> {
+        if blobs.is_empty() {
+            return Ok(());
+        }
+        let mut writer = self.segments.spill();
+        for (at, blob, bytes) in blobs {
+            let pointer = writer.push(*blob, bytes)?;
+            usage.note(&*self.keyspace.base, &pointer, pointer.bytes_on_disk() as i64)?;
+            changes[*at].1 = Some(Arc::from(&pointer.encode()[..]));
+        }
+        writer.finish()?;
+        Ok(())
+    }
+
+    /// Recycles segments that hold nothing any more, as far as nobody reads from them.
+    fn retire(&self, usage: UsageChanges) {
+        let mut retiring = self.retiring.lock();
+        self.live_bytes.store((self.live_bytes() as i64 + usage.delta).max(0) as u64, Ordering::Relaxed);
+        // A segment that was spilled to once more is alive again.
+        retiring.retain(|dead| !usage.segments.contains_key(&dead.segment));
+        retiring.extend(usage.segments.into_values().filter(|usage| usage.live_bytes == 0));
+        retiring.retain(|dead| match self.segments.recycle(dead.segment, dead.generation) {
+            Ok(()) => false,
+            Err(BlobError::InUse { .. }) => true,
+            Err(error) => {
+                tracing::warn!(%error, "a dead segment stays until the next start");
+                false
+            }
+        });
+    }
+}
+
+/// The segments in use, as the checkpoint store has them.
+pub(crate) fn read_usage(base: &dyn Base) -> Result<Vec<SegmentUsage>, BaseError> {
+    let from = [Table::Usage as u8];
+    let rows = base.range(Bound::Included(&from), &Keyspace::table_end(Table::Usage), usize::MAX)?;
+    let decode = |row: &[u8]| row.first_chunk().map(SegmentUsage::decode);
+    Ok(rows.iter().filter_map(|(_, row)| decode(row)).collect())
+}
+
+/// The place that a blob row names.
+pub(crate) fn decode_pointer(row: &[u8]) -> Option<Pointer> {
+    row.first_chunk().map(Pointer::decode)
+}
+
+#[derive(Default)]
+struct UsageChanges {
+    segments: BTreeMap<SegmentId, SegmentUsage>,
+    delta: i64,
+}
+
+impl UsageChanges {
+    fn note(&mut self, base: &dyn Base, pointer: &Pointer, by: i64) -> Result<(), BaseError> {
+        use std::collections::btree_map::Entry;
+        let usage = match self.segments.entry(pointer.segment) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let row = base.get(&numbered_key(Table::Usage, pointer.segment.0))?;
+                let known = row.as_deref().and_then(|row| row.first_chunk()).map(SegmentUsage::decode);
+                let fresh = SegmentUsage {
+                    segment: pointer.segment,
+                    generation: pointer.generation,
+                    live_bytes: 0,
+                };
+                entry.insert(known.filter(|k| k.generation == pointer.generation).unwrap_or(fresh))
+            }
+        };
+        usage.live_bytes = usage.live_bytes.saturating_add_signed(by);
+        self.delta += by;
+        Ok(())
+    }
+
+    fn push_rows(&self, changes: &mut Vec<Change>) {
+        for (segment, usage) in &self.segments {
+            let row = (usage.live_bytes > 0).then(|| Arc::from(&usage.encode()[..]));
+            changes.push((Arc::from(&numbered_key(Table::Usage, segment.0)[..]), row));
+        }
+    }
+}

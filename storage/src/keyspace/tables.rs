@@ -1,0 +1,778 @@
+//! Every record layout of the keyspace, drawn and coded in one place.
+//!
+//! All tables share one ordered map; a key begins with its table's byte, so tables never mix and each is
+//! one contiguous range. *Replicated* tables are a function of the log alone: they are compared between
+//! replicas and are all that apply may read. *Local* tables say where this node keeps things.
+//!
+//! ```text
+//! table      key                                      value
+//! O object   'O' bucket:u32be key                     object row (below)
+//! E expiry   'E' when_ms:u64be bucket:u32be key       (empty)
+//! B blob     'B' blob.a:u64be blob.b:u64be            memtable: the bytes; LMDB: pointer, 24 bytes (local)
+//! R refs     'R' blob.a:u64be blob.b:u64be            count:u32le of rows that share it; absent = 1
+//! K bucket   'K' bucket:u32be                         bucket row; number 0: the next numbers to give
+//! M mount    'M' mount:u32be                          mount row
+//! Q queue    'Q' version:u64be bucket:u32be key      queue row: what must still reach the origin
+//! G origin   'G' bucket:u32be key                     origin row: what is known of the key's origin object
+//! S started  'S' bucket:u32be key                     version:u64le deadline_ms:u64le: the origin rows with an attempt
+//! X meta     'X' name                                 applied index, cluster identity, ... (local and replicated)
+//! U usage    'U' segment:u32be                        live bytes of a segment (local)
+//!
+//! object row, little-endian, layout 1:
+//!   0  layout:u8 = 1
+//!   1  flags:u8      1 expiry | 2 md5 | 4 meta | 8 parts | 16 content version
+//!   2  version:u64
+//!  10  modified_ms:u64
+//!      [expires_at_ms:u64] [md5:16] [content_version:u64] [meta_len:u32 meta]
+//!      without parts: the body is the rest of the row
+//!      with parts:    body_len:u64, then parts to the end:
+//!                     0 len:u32 bytes | 1 blob.a:u64 blob.b:u64 offset:u32 len:u32 | 2 len:u64 zeros
+//!
+//! bucket row:  layout:u8=1 created_ms:u64 epoch:u64 swept:u64 objects:u64 bytes:u64 name (to the end)
+//! mount row:   layout:u8=1 flags:u8 (1 local, 2 flushall, 4 attached) bucket:u32 prefix origin origin_prefix
+//! queue row:   layout:u8=1 flags:u8 (1 delete, 2 barrier, 4 overwrite, 8 parked) mount:u32 stamp_ms:u64
+//!              bytes:u64 reason held (an object row, or empty)
+//! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin) rows:u32 [pending:u64]
+//!              [started:u64 deadline_ms:u64] [origin:u64 etag]   (byte strings: len:u32 bytes)
+//! meta: fields to the end: tag:u8 len:u16 bytes, user pairs as tag 7 (name) then tag 8 (value)
+//! ```
+
+use std::sync::Arc;
+
+use crate::object::{BlobId, BucketId, ObjectMeta, Version};
+
+/// First byte of every key: which table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Table {
+    /// Object rows.
+    Object = b'O',
+    /// Expiry index.
+    Expiry = b'E',
+    /// Blob bytes (memtable) or their place (checkpoint).
+    Blob = b'B',
+    /// How many rows share a blob.
+    Refs = b'R',
+    /// Buckets.
+    Bucket = b'K',
+    /// Mounts.
+    Mount = b'M',
+    /// The durable flush queue.
+    Queue = b'Q',
+    /// What is known of the origin's side of a key.
+    Origin = b'G',
+    /// Index of the origin rows with an attempt that may still be under way.
+    Started = b'S',
+    /// What the checkpoint holds.
+    Meta = b'X',
+    /// Live bytes by segment (local).
+    Usage = b'U',
+}
+
+impl Table {
+    /// Tables that are a function of the log alone.
+    pub const REPLICATED: [Table; 9] = [
+        Table::Object,
+        Table::Expiry,
+        Table::Blob,
+        Table::Refs,
+        Table::Bucket,
+        Table::Mount,
+        Table::Queue,
+        Table::Origin,
+        Table::Started,
+    ];
+}
+
+/// Key of a row that belongs to an object: `table bucket key`.
+pub(crate) fn object_key(table: Table, bucket: BucketId, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(5 + key.len());
+    out.push(table as u8);
+    out.extend_from_slice(&bucket.0.to_be_bytes());
+    out.extend_from_slice(key);
+    out
+}
+
+/// Splits a key made by [`object_key`] into bucket and object key.
+pub(crate) fn split_object_key(row_key: &[u8]) -> Option<(BucketId, &[u8])> {
+    let (bucket, key) = row_key.get(1..)?.split_first_chunk::<4>()?;
+    Some((BucketId(u32::from_be_bytes(*bucket)), key))
+}
+
+/// Key of an expiry row.
+pub(crate) fn expiry_key(when_ms: u64, bucket: BucketId, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(13 + key.len());
+    out.push(Table::Expiry as u8);
+    out.extend_from_slice(&when_ms.to_be_bytes());
+    out.extend_from_slice(&bucket.0.to_be_bytes());
+    out.extend_from_slice(key);
+    out
+}
+
+/// Splits an expiry key into time, bucket and object key.
+pub(crate) fn split_expiry_key(row_key: &[u8]) -> Option<(u64, BucketId, &[u8])> {
+    let (when, rest) = row_key.get(1..)?.split_first_chunk::<8>()?;
+    let (bucket, key) = rest.split_first_chunk::<4>()?;
+    Some((u64::from_be_bytes(*when), BucketId(u32::from_be_bytes(*bucket)), key))
+}
+
+/// Key of a blob or reference-count row.
+pub(crate) fn blob_key(table: Table, blob: BlobId) -> [u8; 17] {
+    let mut out = [0; 17];
+    out[0] = table as u8;
+    out[1..9].copy_from_slice(&blob.a.to_be_bytes());
+    out[9..].copy_from_slice(&blob.b.to_be_bytes());
+    out
+}
+
+/// The blob that a key made by [`blob_key`] names.
+pub(crate) fn split_blob_key(row_key: &[u8]) -> Option<BlobId> {
+    let (a, rest) = row_key.get(1..)?.split_first_chunk::<8>()?;
+    let (b, _) = rest.split_first_chunk::<8>()?;
+    Some(BlobId { a: u64::from_be_bytes(*a), b: u64::from_be_bytes(*b) })
+}
+
+/// Key of a row numbered by a `u32` (bucket, mount, segment usage).
+pub(crate) fn numbered_key(table: Table, number: u32) -> [u8; 5] {
+    let mut out = [0; 5];
+    out[0] = table as u8;
+    out[1..].copy_from_slice(&number.to_be_bytes());
+    out
+}
+
+/// Key of a queue row.
+pub(crate) fn queue_key(version: Version, bucket: BucketId, key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(13 + key.len());
+    out.push(Table::Queue as u8);
+    out.extend_from_slice(&version.0.to_be_bytes());
+    out.extend_from_slice(&bucket.0.to_be_bytes());
+    out.extend_from_slice(key);
+    out
+}
+
+/// Splits a queue key into version, bucket and object key.
+pub(crate) fn split_queue_key(row_key: &[u8]) -> Option<(Version, BucketId, &[u8])> {
+    let (version, bucket, key) = split_expiry_key(row_key)?;
+    Some((Version(version), bucket, key))
+}
+
+const ROW_LAYOUT: u8 = 1;
+const FLAG_EXPIRY: u8 = 1;
+const FLAG_MD5: u8 = 2;
+const FLAG_META: u8 = 4;
+const FLAG_PARTS: u8 = 8;
+const FLAG_CONTENT_VERSION: u8 = 16;
+
+/// One part of a body, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyPart<'a> {
+    /// Bytes that stand in the row.
+    Inline(&'a [u8]),
+    /// A range of a blob.
+    Extent {
+        /// The blob.
+        blob: BlobId,
+        /// First byte in it.
+        offset: u32,
+        /// Number of bytes.
+        len: u32,
+    },
+    /// A run of zero bytes (SETRANGE beyond the end).
+    Zeros(u64),
+}
+
+impl BodyPart<'_> {
+    /// Length in bytes.
+    pub fn len(&self) -> u64 {
+        match self {
+            BodyPart::Inline(bytes) => bytes.len() as u64,
+            BodyPart::Extent { len, .. } => u64::from(*len),
+            BodyPart::Zeros(len) => *len,
+        }
+    }
+
+    /// Whether the part holds no byte.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The head of an object row, apart from its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RowHead<'a> {
+    pub(crate) version: Version,
+    pub(crate) modified_ms: u64,
+    pub(crate) expires_at_ms: Option<u64>,
+    /// MD5 of the body, if S3 wrote it.
+    pub(crate) md5: Option<[u8; 16]>,
+    /// The version that wrote the body: EXPIRE and PERSIST move the version on, not this. It gives the
+    /// derived ETag and names the bytes in the origin.
+    pub(crate) content_version: Version,
+    /// Encoded metadata (see [`encode_meta`]).
+    pub(crate) meta: &'a [u8],
+}
+
+impl RowHead<'_> {
+    /// Appends the encoded head; `parts` says which body form follows.
+    fn encode(&self, parts: bool, out: &mut Vec<u8>) {
+        let own_content = self.content_version != self.version;
+        let mut flags = 0;
+        flags |= if self.expires_at_ms.is_some() { FLAG_EXPIRY } else { 0 };
+        flags |= if self.md5.is_some() { FLAG_MD5 } else { 0 };
+        flags |= if self.meta.is_empty() { 0 } else { FLAG_META };
+        flags |= if parts { FLAG_PARTS } else { 0 };
+        flags |= if own_content { FLAG_CONTENT_VERSION } else { 0 };
+        out.extend_from_slice(&[ROW_LAYOUT, flags]);
+        out.extend_from_slice(&self.version.0.to_le_bytes());
+        out.extend_from_slice(&self.modified_ms.to_le_bytes());
+        if let Some(at) = self.expires_at_ms {
+            out.extend_from_slice(&at.to_le_bytes());
+        }
+        if let Some(md5) = &self.md5 {
+            out.extend_from_slice(md5);
+        }
+        if own_content {
+            out.extend_from_slice(&self.content_version.0.to_le_bytes());
+        }
+        if !self.meta.is_empty() {
+            out.extend_from_slice(&(self.meta.len() as u32).to_le_bytes());
+            out.extend_from_slice(self.meta);
+        }
+    }
+
+    /// A row whose body stands in it whole.
+    pub(crate) fn row_inline(&self, body: &[u8], scratch: &mut Vec<u8>) -> Arc<[u8]> {
+        scratch.clear();
+        self.encode(false, scratch);
+        scratch.extend_from_slice(body);
+        Arc::from(scratch.as_slice())
+    }
+
+    /// A row whose body is a list of parts.
+    pub(crate) fn row_parts(&self, parts: &[BodyPart<'_>], scratch: &mut Vec<u8>) -> Arc<[u8]> {
+        scratch.clear();
+        self.encode(true, scratch);
+        let len: u64 = parts.iter().map(BodyPart::len).sum();
+        scratch.extend_from_slice(&len.to_le_bytes());
+        for part in parts {
+            match part {
+                BodyPart::Inline(bytes) => {
+                    scratch.push(0);
+                    scratch.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+                    scratch.extend_from_slice(bytes);
+                }
+                BodyPart::Extent { blob, offset, len } => {
+                    scratch.push(1);
+                    scratch.extend_from_slice(&blob.a.to_le_bytes());
+                    scratch.extend_from_slice(&blob.b.to_le_bytes());
+                    scratch.extend_from_slice(&offset.to_le_bytes());
+                    scratch.extend_from_slice(&len.to_le_bytes());
+                }
+                BodyPart::Zeros(len) => {
+                    scratch.push(2);
+                    scratch.extend_from_slice(&len.to_le_bytes());
+                }
+            }
+        }
+        Arc::from(scratch.as_slice())
+    }
+}
+
+/// A parsed object row; fields borrow from the encoded bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowReader<'a> {
+    pub(crate) version: Version,
+    pub(crate) modified_ms: u64,
+    pub(crate) expires_at_ms: Option<u64>,
+    pub(crate) md5: Option<[u8; 16]>,
+    pub(crate) content_version: Version,
+    pub(crate) meta: &'a [u8],
+    pub(crate) body_len: u64,
+    has_parts: bool,
+    body: &'a [u8],
+}
+
+impl<'a> RowReader<'a> {
+    /// What an undecodable row reads as.
+    pub(crate) const EMPTY: RowReader<'static> = RowReader {
+        version: Version::ZERO,
+        modified_ms: 0,
+        expires_at_ms: None,
+        md5: None,
+        content_version: Version::ZERO,
+        meta: &[],
+        body_len: 0,
+        has_parts: false,
+        body: &[],
+    };
+
+    /// Parses a row; `None` if it is of no known layout or cut short.
+    #[inline]
+    pub(crate) fn new(row: &'a [u8]) -> Option<RowReader<'a>> {
+        let (&[layout, flags], mut rest) = row.split_first_chunk::<2>()?;
+        if layout != ROW_LAYOUT {
+            return None;
+        }
+        let version = Version(take_u64(&mut rest)?);
+        let modified_ms = take_u64(&mut rest)?;
+        let expires_at_ms = if flags & FLAG_EXPIRY != 0 { Some(take_u64(&mut rest)?) } else { None };
+        let md5 = if flags & FLAG_MD5 != 0 {
+            let (md5, tail) = rest.split_first_chunk::<16>()?;
+            rest = tail;
+            Some(*md5)
+        } else {
+            None
+        };
+        let content_version =
+            if flags & FLAG_CONTENT_VERSION != 0 { Version(take_u64(&mut rest)?) } else { version };
+        let mut meta: &[u8] = &[];
+        if flags & FLAG_META != 0 {
+            let len = take_u32(&mut rest)? as usize;
+            meta = rest.get(..len)?;
+            rest = &rest[len..];
+        }
+        let has_parts = flags & FLAG_PARTS != 0;
+        let body_len = if has_parts { take_u64(&mut rest)? } else { rest.len() as u64 };
+        Some(RowReader {
+            version,
+            modified_ms,
+            expires_at_ms,
+            md5,
+            content_version,
+            meta,
+            body_len,
+            has_parts,
+            body: rest,
+        })
+    }
+
+    /// The head, to be written again with changes.
+    pub(crate) fn head(&self) -> RowHead<'a> {
+        RowHead {
+            version: self.version,
+            modified_ms: self.modified_ms,
+            expires_at_ms: self.expires_at_ms,
+            md5: self.md5,
+            content_version: self.content_version,
+            meta: self.meta,
+        }
+    }
+
+    /// The body, if it stands in the row whole.
+    pub(crate) fn inline_body(&self) -> Option<&'a [u8]> {
+        (!self.has_parts).then_some(self.body)
+    }
+
+    /// The body's parts in order; parsing stops at the first that is cut short.
+    pub(crate) fn parts(&self) -> PartIter<'a> {
+        PartIter { whole: !self.has_parts && !self.body.is_empty(), list: self.has_parts, rest: self.body }
+    }
+
+    /// The decoded metadata.
+    pub(crate) fn meta(&self) -> ObjectMeta {
+        decode_meta(self.meta).unwrap_or_default()
+    }
+}
+
+/// Iterator over the parts of a body.
+pub(crate) struct PartIter<'a> {
+    whole: bool,
+    list: bool,
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for PartIter<'a> {
+    type Item = BodyPart<'a>;
+
+    fn next(&mut self) -> Option<BodyPart<'a>> {
+        if self.whole {
+            self.whole = false;
+            return Some(BodyPart::Inline(self.rest));
+        }
+        if !self.list {
+            return None;
+        }
+        let (&tag, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        match tag {
+            0 => {
+                let len = take_u32(&mut self.rest)? as usize;
+                let bytes = self.rest.get(..len)?;
+                self.rest = &self.rest[len..];
+                Some(BodyPart::Inline(bytes))
+            }
+            1 => {
+                let blob = BlobId { a: take_u64(&mut self.rest)?, b: take_u64(&mut self.rest)? };
+                let offset = take_u32(&mut self.rest)?;
+                let len = take_u32(&mut self.rest)?;
+                Some(BodyPart::Extent { blob, offset, len })
+            }
+            2 => Some(BodyPart::Zeros(take_u64(&mut self.rest)?)),
+            _ => None,
+        }
+    }
+}
+
+/// Encodes metadata for [`crate::mutation::Mutation::PutObject`]; empty for empty metadata.
+pub fn encode_meta(meta: &ObjectMeta) -> Vec<u8> {
+    fn field(out: &mut Vec<u8>, tag: u8, value: &str) {
+        let value = &value.as_bytes()[..value.len().min(usize::from(u16::MAX))];
+        out.push(tag);
+        out.extend_from_slice(&(value.len() as u16).to_le_bytes());
+        out.extend_from_slice(value);
+    }
+    let mut out = Vec::new();
+    let heads = [
+        (1, &meta.content_type),
+        (2, &meta.content_encoding),
+        (3, &meta.content_language),
+        (4, &meta.content_disposition),
+        (5, &meta.cache_control),
+        (6, &meta.expires),
+    ];
+    for (tag, value) in heads {
+        if let Some(value) = value {
+            field(&mut out, tag, value);
+        }
+    }
+    for (name, value) in &meta.user {
+        field(&mut out, 7, name);
+        field(&mut out, 8, value);
+    }
+    if let Some((algorithm, value)) = &meta.checksum {
+        field(&mut out, 9, algorithm);
+        field(&mut out, 10, value);
+    }
+    out
+}
+
+/// Decodes what [`encode_meta`] wrote; `None` if it is malformed.
+pub(crate) fn decode_meta(mut bytes: &[u8]) -> Option<ObjectMeta> {
+    let mut meta = ObjectMeta::default();
+    while let Some((&tag, rest)) = bytes.split_first() {
+        let (len, rest) = rest.split_first_chunk::<2>()?;
+        let len = usize::from(u16::from_le_bytes(*len));
+        let value = String::from_utf8(rest.get(..len)?.to_vec()).ok()?;
+        bytes = &rest[len..];
+        match tag {
+            1 => meta.content_type = Some(value),
+            2 => meta.content_encoding = Some(value),
+            3 => meta.content_language = Some(value),
+            4 => meta.content_disposition = Some(value),
+            5 => meta.cache_control = Some(value),
+            6 => meta.expires = Some(value),
+            7 => meta.user.push((value, String::new())),
+            8 => meta.user.last_mut()?.1 = value,
+            9 => meta.checksum = Some((value, String::new())),
+            10 => meta.checksum.as_mut()?.1 = value,
+            _ => return None,
+        }
+    }
+    Some(meta)
+}
+
+/// The encoded metadata without the checksum of a body that has changed: the checksum stands last.
+pub(crate) fn meta_without_checksum(meta: &[u8]) -> &[u8] {
+    let mut rest = meta;
+    while let Some((&tag, tail)) = rest.split_first() {
+        if tag >= 9 {
+            return &meta[..meta.len() - rest.len()];
+        }
+        let Some((len, tail)) = tail.split_first_chunk::<2>() else { return meta };
+        let Some(next) = tail.get(usize::from(u16::from_le_bytes(*len))..) else { return meta };
+        rest = next;
+    }
+    meta
+}
+
+/// Takes a little-endian `u64` off the front.
+#[inline]
+pub(crate) fn take_u64(bytes: &mut &[u8]) -> Option<u64> {
+    let (head, rest) = bytes.split_first_chunk::<8>()?;
+    *bytes = rest;
+    Some(u64::from_le_bytes(*head))
+}
+
+/// Takes a little-endian `u32` off the front.
+#[inline]
+pub(crate) fn take_u32(bytes: &mut &[u8]) -> Option<u32> {
+    let (head, rest) = bytes.split_first_chunk::<4>()?;
+    *bytes = rest;
+    Some(u32::from_le_bytes(*head))
+}
+
+/// Takes one byte off the front.
+#[inline]
+pub(crate) fn take_u8(bytes: &mut &[u8]) -> Option<u8> {
+    let (&head, rest) = bytes.split_first()?;
+    *bytes = rest;
+    Some(head)
+}
+
+/// Takes bytes behind a little-endian `u32` length.
+#[inline]
+pub(crate) fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let len = take_u32(bytes)? as usize;
+    let value = bytes.get(..len)?;
+    *bytes = &bytes[len..];
+    Some(value)
+}
+
+/// Appends bytes behind a little-endian `u32` length.
+#[inline]
+pub(crate) fn put_bytes(out: &mut Vec<u8>, value: &[u8]) {
+    out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    out.extend_from_slice(value);
+}
+
+const LAYOUT: u8 = 1;
+
+/// A bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BucketRow {
+    pub(crate) created_ms: u64,
+    /// Rows below it are dead (FLUSHDB).
+    pub(crate) epoch: Version,
+    /// The epoch up to which dead rows have been removed.
+    pub(crate) swept: Version,
+    pub(crate) objects: u64,
+    pub(crate) bytes: u64,
+    pub(crate) name: Box<[u8]>,
+}
+
+impl BucketRow {
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let mut out = vec![LAYOUT];
+        for number in [self.created_ms, self.epoch.0, self.swept.0, self.objects, self.bytes] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&self.name);
+        Arc::from(out)
+    }
+
+    pub(crate) fn decode(mut row: &[u8]) -> Option<BucketRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        Some(BucketRow {
+            created_ms: take_u64(b)?,
+            epoch: Version(take_u64(b)?),
+            swept: Version(take_u64(b)?),
+            objects: take_u64(b)?,
+            bytes: take_u64(b)?,
+            name: Box::from(*b),
+        })
+    }
+}
+
+/// The next bucket and mount numbers, kept as bucket row 0 so that numbers are never given twice.
+pub(crate) fn encode_next_numbers(bucket: u32, mount: u32) -> Arc<[u8]> {
+    let mut out = vec![LAYOUT];
+    out.extend_from_slice(&bucket.to_le_bytes());
+    out.extend_from_slice(&mount.to_le_bytes());
+    Arc::from(out)
+}
+
+/// Decodes what [`encode_next_numbers`] wrote.
+pub(crate) fn decode_next_numbers(mut row: &[u8]) -> Option<(u32, u32)> {
+    let b = &mut row;
+    if take_u8(b)? != LAYOUT {
+        return None;
+    }
+    Some((take_u32(b)?, take_u32(b)?))
+}
+
+/// A mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MountRow {
+    pub(crate) bucket: BucketId,
+    pub(crate) local: bool,
+    pub(crate) flushall: bool,
+    pub(crate) attached: bool,
+    pub(crate) prefix: Box<[u8]>,
+    pub(crate) origin: String,
+    pub(crate) origin_prefix: String,
+}
+
+impl MountRow {
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let flags = u8::from(self.local) | u8::from(self.flushall) << 1 | u8::from(self.attached) << 2;
+        let mut out = vec![LAYOUT, flags];
+        out.extend_from_slice(&self.bucket.0.to_le_bytes());
+        put_bytes(&mut out, &self.prefix);
+        put_bytes(&mut out, self.origin.as_bytes());
+        put_bytes(&mut out, self.origin_prefix.as_bytes());
+        Arc::from(out)
+    }
+
+    pub(crate) fn decode(mut row: &[u8]) -> Option<MountRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        let flags = take_u8(b)?;
+        Some(MountRow {
+            local: flags & 1 != 0,
+            flushall: flags & 2 != 0,
+            attached: flags & 4 != 0,
+            bucket: BucketId(take_u32(b)?),
+            prefix: Box::from(take_bytes(b)?),
+            origin: String::from_utf8(take_bytes(b)?.to_vec()).ok()?,
+            origin_prefix: String::from_utf8(take_bytes(b)?.to_vec()).ok()?,
+        })
+    }
+}
+
+/// A change that must still reach the origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct QueueRow {
+    pub(crate) delete: bool,
+    pub(crate) barrier: bool,
+    pub(crate) overwrite: bool,
+    pub(crate) mount: u32,
+    pub(crate) stamp_ms: u64,
+    pub(crate) bytes: u64,
+    /// Why it was set aside.
+    pub(crate) parked: Option<String>,
+    /// The object row whose bytes this still needs, once the object itself has moved on.
+    pub(crate) held: Option<Arc<[u8]>>,
+}
+
+impl QueueRow {
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let flags = u8::from(self.delete)
+            | u8::from(self.barrier) << 1
+            | u8::from(self.overwrite) << 2
+            | u8::from(self.parked.is_some()) << 3;
+        let mut out = vec![LAYOUT, flags];
+        out.extend_from_slice(&self.mount.to_le_bytes());
+        out.extend_from_slice(&self.stamp_ms.to_le_bytes());
+        out.extend_from_slice(&self.bytes.to_le_bytes());
+        put_bytes(&mut out, self.parked.as_deref().unwrap_or("").as_bytes());
+        put_bytes(&mut out, self.held.as_deref().unwrap_or(&[]));
+        Arc::from(out)
+    }
+
+    pub(crate) fn decode(mut row: &[u8]) -> Option<QueueRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        let flags = take_u8(b)?;
+        let (mount, stamp_ms, bytes) = (take_u32(b)?, take_u64(b)?, take_u64(b)?);
+        let reason = String::from_utf8(take_bytes(b)?.to_vec()).ok()?;
+        let held = take_bytes(b)?;
+        Some(QueueRow {
+            delete: flags & 1 != 0,
+            barrier: flags & 2 != 0,
+            overwrite: flags & 4 != 0,
+            mount,
+            stamp_ms,
+            bytes,
+            parked: (flags & 8 != 0).then_some(reason),
+            held: (!held.is_empty()).then(|| Arc::from(held)),
+        })
+    }
+}
+
+/// Value of a started row.
+pub(crate) fn encode_started(version: Version, deadline_ms: u64) -> Arc<[u8]> {
+    Arc::from([version.0.to_le_bytes(), deadline_ms.to_le_bytes()].concat())
+}
+
+/// Decodes what [`encode_started`] wrote.
+pub(crate) fn decode_started(mut row: &[u8]) -> Option<(Version, u64)> {
+    let b = &mut row;
+    Some((Version(take_u64(b)?), take_u64(b)?))
+}
+
+/// What is known of the origin's side of one key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct OriginRow {
+    /// Number of queue rows of the key.
+    pub(crate) rows: u32,
+    /// The newest of them.
+    pub(crate) pending: Option<Version>,
+    /// An attempt for this version may send until then (wall clock, ms).
+    pub(crate) started: Option<(Version, u64)>,
+    /// What the origin holds.
+    pub(crate) origin: Option<(Version, String)>,
+}
+
+impl OriginRow {
+    /// Whether there is nothing left to know.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == OriginRow::default()
+    }
+
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let flags = u8::from(self.pending.is_some())
+            | u8::from(self.started.is_some()) << 1
+            | u8::from(self.origin.is_some()) << 2;
+        let mut out = vec![LAYOUT, flags];
+        out.extend_from_slice(&self.rows.to_le_bytes());
+        if let Some(version) = self.pending {
+            out.extend_from_slice(&version.0.to_le_bytes());
+        }
+        if let Some((version, deadline_ms)) = self.started {
+            out.extend_from_slice(&version.0.to_le_bytes());
+            out.extend_from_slice(&deadline_ms.to_le_bytes());
+        }
+        if let Some((version, etag)) = &self.origin {
+            out.extend_from_slice(&version.0.to_le_bytes());
+            put_bytes(&mut out, etag.as_bytes());
+        }
+        Arc::from(out)
+    }
+
+    pub(crate) fn decode(mut row: &[u8]) -> Option<OriginRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        let flags = take_u8(b)?;
+        let rows = take_u32(b)?;
+        let pending = if flags & 1 != 0 { Some(Version(take_u64(b)?)) } else { None };
+        let started = if flags & 2 != 0 { Some((Version(take_u64(b)?), take_u64(b)?)) } else { None };
+        let origin = if flags & 4 != 0 {
+            let version = Version(take_u64(b)?);
+            Some((version, String::from_utf8(take_bytes(b)?.to_vec()).ok()?))
+        } else {
+            None
+        };
+        Some(OriginRow { rows, pending, started, origin })
+    }
+}
+
+/// Key of the row that says what the checkpoint holds.
+pub(crate) const CHECKPOINT_KEY: &[u8] = b"Xcheckpoint";
+
+/// Up to where the checkpoint reaches: committed together with its rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct CheckpointRow {
+    /// Index of the last entry in it.
+    pub(crate) index: u64,
+    /// That entry's term.
+    pub(crate) term: u64,
+    /// The newest stamp.
+    pub(crate) stamp_ms: u64,
+}
+
+impl CheckpointRow {
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let mut out = vec![LAYOUT];
+        for number in [self.index, self.term, self.stamp_ms] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        Arc::from(out)
+    }
+
+    pub(crate) fn decode(mut row: &[u8]) -> Option<CheckpointRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        Some(CheckpointRow { index: take_u64(b)?, term: take_u64(b)?, stamp_ms: take_u64(b)? })
+    }
+}

@@ -1,0 +1,764 @@
+//! Everything that is ever replicated, with its preconditions and outcomes, and its one byte form.
+//!
+//! A front end writes mutations into a [`crate::submission::Submission`]; the leader packs submissions
+//! into log entries; `apply` decodes them in place and judges them against the keyspace and the entry's
+//! stamp alone. The byte form goes to disk and, with more nodes, over the network: it begins with a tag
+//! per mutation, old tags stay readable, and decoding trusts no length.
+
+use crate::keyspace::tables::{put_bytes, take_bytes, take_u8, take_u32, take_u64};
+use crate::object::{BucketId, KEY_BYTES_MAX, Version};
+
+/// What becomes of an expiry time when a string is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SetExpiry {
+    /// The key lives on without one.
+    Clear,
+    /// It stays as it was.
+    Keep,
+    /// It becomes this, milliseconds since the Unix epoch.
+    At(u64),
+}
+
+/// Whether a key must exist for a write to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existence {
+    /// No matter.
+    Any,
+    /// Only if absent (NX).
+    Absent,
+    /// Only if present (XX).
+    Present,
+}
+
+/// When a new expiry time is taken over (EXPIRE's options; several may be set).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ExpireIf {
+    /// Only if there is none yet.
+    pub nx: bool,
+    /// Only if there is one.
+    pub xx: bool,
+    /// Only if later than the present one (none counts as infinitely late).
+    pub gt: bool,
+    /// Only if earlier.
+    pub lt: bool,
+}
+
+/// The conditions of an S3 PUT or DELETE; both must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PutIf<'a> {
+    /// If-Match: the object exists and has one of these ETags (textual, unquoted); `*` any.
+    pub if_match: Option<&'a str>,
+    /// If-None-Match: the object does not exist (`*`), or has not this ETag.
+    pub if_none_match: Option<&'a str>,
+}
+
+impl PutIf<'_> {
+    /// Whether there is no condition: a conditional write is a flush barrier.
+    pub fn is_none(&self) -> bool {
+        self.if_match.is_none() && self.if_none_match.is_none()
+    }
+}
+
+/// A precondition of an atomic group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard<'a> {
+    /// The object is absent (`None`) or stands at exactly this version (WATCH).
+    VersionIs {
+        /// Its bucket.
+        bucket: BucketId,
+        /// Its key.
+        key: &'a [u8],
+        /// The version seen, `None` if it was absent.
+        version: Option<Version>,
+    },
+}
+
+/// How a mount treats the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MountMode {
+    /// Acknowledge here, upload later.
+    WriteBack,
+    /// No origin.
+    Local,
+}
+
+/// One replicated change. Borrows from the bytes it was decoded from, or from the caller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Mutation<'a> {
+    /// RESP SET: replaces the object, drops S3 metadata. Outcome `Done` or `Unmet`.
+    SetString {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Body.
+        value: &'a [u8],
+        /// What becomes of the expiry time.
+        expiry: SetExpiry,
+        /// NX / XX.
+        existence: Existence,
+    },
+    /// RESP APPEND: keeps metadata and expiry. Outcome `Length`.
+    Append {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Bytes to append.
+        value: &'a [u8],
+    },
+    /// RESP SETRANGE with a non-empty value; a gap reads as zeros. Outcome `Length`.
+    SetRange {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// First byte to overwrite.
+        offset: u64,
+        /// Bytes to write.
+        value: &'a [u8],
+    },
+    /// RESP INCRBY / DECRBY. Outcome `Integer` or a refusal.
+    IncrBy {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Summand.
+        delta: i64,
+    },
+    /// RESP INCRBYFLOAT. Outcome `Text` (the new value) or a refusal.
+    IncrByFloat {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Summand as the client wrote it.
+        delta: &'a [u8],
+    },
+    /// Removes an object. Outcome `Done` or `Unmet` (absent).
+    Delete {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+    },
+    /// Sets an expiry time; one that has passed deletes. Outcome `Done` or `Unmet`.
+    Expire {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Absolute time, milliseconds since the Unix epoch.
+        at_ms: u64,
+        /// NX / XX / GT / LT.
+        condition: ExpireIf,
+    },
+    /// Drops the expiry time. Outcome `Done` or `Unmet`.
+    Persist {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+    },
+    /// Moves an object with metadata and expiry. Outcome `Done`, `Unmet` (target exists and `if_absent`) or
+    /// refusal `NoSuchKey`.
+    Rename {
+        /// Bucket.
+        bucket: BucketId,
+        /// Source.
+        from: &'a [u8],
+        /// Target.
+        to: &'a [u8],
+        /// RENAMENX.
+        if_absent: bool,
+    },
+    /// Copies an object with metadata and expiry; no byte of a blob moves. Outcome `Done` or `Unmet` (source
+    /// absent, or target exists and not `replace`).
+    Copy {
+        /// Bucket of the source.
+        from_bucket: BucketId,
+        /// Source.
+        from: &'a [u8],
+        /// Bucket of the target.
+        to_bucket: BucketId,
+        /// Target.
+        to: &'a [u8],
+        /// Overwrite an existing target.
+        replace: bool,
+    },
+    /// S3 PUT of a small body: clears the expiry time. Outcome `Done` or a refusal.
+    PutObject {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Body.
+        value: &'a [u8],
+        /// Encoded metadata (`keyspace::tables::encode_meta`; empty for none).
+        meta: &'a [u8],
+        /// MD5 of the body.
+        md5: [u8; 16],
+        /// If-Match, If-None-Match.
+        condition: PutIf<'a>,
+    },
+    /// Replaces the list of parts by the same bytes in one piece, if the object still stands at `version`.
+    /// Proposed by the store before a body becomes too fragmented. Outcome `Done` or `Unmet`.
+    Rewrite {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The version that was read.
+        version: Version,
+        /// The whole body.
+        value: &'a [u8],
+    },
+    /// Creates a bucket. Outcome `Bucket`.
+    CreateBucket {
+        /// Its name.
+        name: &'a [u8],
+    },
+    /// Deletes an empty bucket. Outcome `Done` or a refusal.
+    DeleteBucket {
+        /// Its name.
+        name: &'a [u8],
+    },
+    /// FLUSHDB: everything in the bucket below this version is dead at once, and swept later.
+    /// Outcome `Done` or refusal `Mounted`.
+    FlushBucket {
+        /// Bucket.
+        bucket: BucketId,
+    },
+    /// Removes an object whose time has passed by the entry's stamp. Outcome `Done` or `Unmet`.
+    ExpireDue {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+    },
+    /// Physically removes a row that a FlushBucket has made dead. Outcome `Done` or `Unmet`.
+    Sweep {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+    },
+    /// All rows that the bucket's epoch made dead have been removed. Outcome `Done` or `Unmet`.
+    SweepDone {
+        /// Bucket.
+        bucket: BucketId,
+        /// The epoch that was swept.
+        epoch: Version,
+    },
+    /// Records a mount (idempotent by bucket and prefix). Outcome `Mount`.
+    Mount {
+        /// Bucket name; created if it does not exist.
+        bucket: &'a [u8],
+        /// Keys under it begin with this.
+        prefix: &'a [u8],
+        /// Where it goes: `s3://bucket/prefix`, as shown to people.
+        origin: &'a str,
+        /// Key prefix in the origin bucket.
+        origin_prefix: &'a str,
+        /// Mode.
+        mode: MountMode,
+        /// Whether FLUSHDB and FLUSHALL may empty it.
+        flushall: bool,
+    },
+    /// The origin prefix was found empty and is ours from now on. Outcome `Done` or `Unmet`.
+    MountAttached {
+        /// Mount number.
+        mount: u32,
+    },
+    /// Queues an existing object of a newly mounted prefix for upload. Outcome `Done` or `Unmet`.
+    MarkDirty {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+    },
+    /// An attempt is about to start; whatever it sends is dead after `deadline_ms`. Outcome `Done`, or
+    /// `Unmet` if no such row waits any more.
+    FlushStarted {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Version of the flush row.
+        version: Version,
+        /// Wall-clock time, milliseconds since the Unix epoch.
+        deadline_ms: u64,
+    },
+    /// The origin holds (or no longer holds) exactly this version. Outcome `Done` or `Unmet`.
+    Flushed {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Version of the flush row.
+        version: Version,
+        /// ETag the origin gave; `None` after a delete.
+        origin_etag: Option<&'a str>,
+    },
+    /// Sets a flush row aside with a reason (empty: takes it up again). Outcome `Done` or `Unmet`.
+    FlushPark {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Version of the flush row.
+        version: Version,
+        /// Why; empty to take it up again.
+        reason: &'a str,
+    },
+    /// Gives a flush row up by an operator's word: the origin stays as it is. Outcome `Done` or `Unmet`.
+    FlushAbandon {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Version of the flush row.
+        version: Version,
+    },
+    /// All or nothing: judged by its guards, then its mutations in order. Outcome `Done` or `Unmet`, followed
+    /// by one outcome for each mutation inside.
+    Atomic {
+        /// Preconditions; all must hold.
+        guards: Vec<Guard<'a>>,
+        /// What to do.
+        mutations: Vec<Mutation<'a>>,
+    },
+}
+
+/// What a mutation came to, judged at apply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done; the version it wrote, or would have written.
+    Done(Version),
+    /// Its condition did not hold: nothing was changed.
+    Unmet,
+    /// The new number.
+    Integer(i64),
+    /// The new length of the body, in bytes.
+    Length(u64),
+    /// The new value.
+    Text(Box<[u8]>),
+    /// The bucket, and whether this created it.
+    Bucket(BucketId, bool),
+    /// The mount's number.
+    Mount(u32),
+    /// It was refused: nothing was changed.
+    Refused(Refusal),
+    /// It stands in an atomic group whose guards did not hold.
+    Skipped,
+}
+
+/// Why a mutation was refused at apply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// The value is not an integer in range.
+    #[error("value is not an integer or out of range")]
+    NotAnInteger,
+    /// The value is not a float.
+    #[error("value is not a valid float")]
+    NotAFloat,
+    /// The sum leaves the range of i64.
+    #[error("increment or decrement would overflow")]
+    Overflow,
+    /// The sum is not a finite number.
+    #[error("increment would produce NaN or Infinity")]
+    NotFinite,
+    /// The body would pass the limit, in bytes.
+    #[error("the value would be longer than {0} bytes")]
+    TooLarge(u64),
+    /// Source absent, or If-Match on an absent key.
+    #[error("no such key")]
+    NoSuchKey,
+    /// The bucket is gone.
+    #[error("no such bucket")]
+    NoSuchBucket,
+    /// The bucket still holds objects, or has deletes on their way to the origin.
+    #[error("the bucket is not empty")]
+    BucketNotEmpty,
+    /// If-Match or If-None-Match did not hold.
+    #[error("a precondition did not hold")]
+    PreconditionFailed,
+    /// The body has too many parts; the store rewrites it and tries again.
+    #[error("the body is too fragmented")]
+    TooFragmented,
+    /// FLUSHDB on a mounted bucket without `flushall = true`.
+    #[error("the bucket is mounted on {0}")]
+    Mounted(String),
+    /// With the mount's prefix the origin key would pass 1,024 bytes.
+    #[error("the key would be {0} bytes long in the origin, which takes at most 1024")]
+    OriginKeyTooLong(u64),
+    /// User metadata with ours would pass the origin's 2 KB.
+    #[error("the metadata would be {0} bytes long in the origin, which takes at most 2048")]
+    OriginMetaTooLarge(u64),
+    /// The entry holds bytes that are no mutation of this version.
+    #[error("malformed mutation")]
+    Malformed,
+}
+
+/// Nesting that the codec allows: EXEC around MSETNX.
+const ATOMIC_DEPTH_MAX: u32 = 2;
+
+impl<'a> Mutation<'a> {
+    /// Appends the byte form.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Mutation::SetString { bucket, key, value, expiry, existence } => {
+                out.push(1);
+                let expiry_tag = match expiry {
+                    SetExpiry::Clear => 0,
+                    SetExpiry::Keep => 1,
+                    SetExpiry::At(_) => 2,
+                };
+                out.push(expiry_tag | (existence_tag(*existence) << 4));
+                put_key(out, *bucket, key);
+                put_bytes(out, value);
+                if let SetExpiry::At(at) = expiry {
+                    out.extend_from_slice(&at.to_le_bytes());
+                }
+            }
+            Mutation::Append { bucket, key, value } => {
+                out.push(2);
+                put_key(out, *bucket, key);
+                put_bytes(out, value);
+            }
+            Mutation::SetRange { bucket, key, offset, value } => {
+                out.push(3);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&offset.to_le_bytes());
+                put_bytes(out, value);
+            }
+            Mutation::IncrBy { bucket, key, delta } => {
+                out.push(4);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&delta.to_le_bytes());
+            }
+            Mutation::IncrByFloat { bucket, key, delta } => {
+                out.push(5);
+                put_key(out, *bucket, key);
+                put_bytes(out, delta);
+            }
+            Mutation::Delete { bucket, key } => {
+                out.push(6);
+                put_key(out, *bucket, key);
+            }
+            Mutation::Expire { bucket, key, at_ms, condition } => {
+                out.push(7);
+                let c = condition;
+                out.push(
+                    u8::from(c.nx) | u8::from(c.xx) << 1 | u8::from(c.gt) << 2 | u8::from(c.lt) << 3,
+                );
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&at_ms.to_le_bytes());
+            }
+            Mutation::Persist { bucket, key } => {
+                out.push(8);
+                put_key(out, *bucket, key);
+            }
+            Mutation::Rename { bucket, from, to, if_absent } => {
+                out.push(9);
+                out.push(u8::from(*if_absent));
+                put_key(out, *bucket, from);
+                put_bytes(out, to);
+            }
+            Mutation::Copy { from_bucket, from, to_bucket, to, replace } => {
+                out.push(10);
+                out.push(u8::from(*replace));
+                put_key(out, *from_bucket, from);
+                put_key(out, *to_bucket, to);
+            }
+            Mutation::PutObject { bucket, key, value, meta, md5, condition } => {
+                out.push(11);
+                out.push(
+                    u8::from(condition.if_match.is_some())
+                        | u8::from(condition.if_none_match.is_some()) << 1,
+                );
+                put_key(out, *bucket, key);
+                put_bytes(out, value);
+                put_bytes(out, meta);
+                out.extend_from_slice(md5);
+                for text in [condition.if_match, condition.if_none_match].into_iter().flatten() {
+                    put_bytes(out, text.as_bytes());
+                }
+            }
+            Mutation::Rewrite { bucket, key, version, value } => {
+                out.push(12);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+                put_bytes(out, value);
+            }
+            Mutation::CreateBucket { name } => {
+                out.push(13);
+                put_bytes(out, name);
+            }
+            Mutation::DeleteBucket { name } => {
+                out.push(14);
+                put_bytes(out, name);
+            }
+            Mutation::FlushBucket { bucket } => {
+                out.push(15);
+                out.extend_from_slice(&bucket.0.to_le_bytes());
+            }
+            Mutation::ExpireDue { bucket, key } => {
+                out.push(16);
+                put_key(out, *bucket, key);
+            }
+            Mutation::Sweep { bucket, key } => {
+                out.push(17);
+                put_key(out, *bucket, key);
+            }
+            Mutation::SweepDone { bucket, epoch } => {
+                out.push(26);
+                out.extend_from_slice(&bucket.0.to_le_bytes());
+                out.extend_from_slice(&epoch.0.to_le_bytes());
+            }
+            Mutation::Mount { bucket, prefix, origin, origin_prefix, mode, flushall } => {
+                out.push(18);
+                out.push(u8::from(*mode == MountMode::Local) | u8::from(*flushall) << 1);
+                put_bytes(out, bucket);
+                put_bytes(out, prefix);
+                put_bytes(out, origin.as_bytes());
+                put_bytes(out, origin_prefix.as_bytes());
+            }
+            Mutation::MountAttached { mount } => {
+                out.push(19);
+                out.extend_from_slice(&mount.to_le_bytes());
+            }
+            Mutation::MarkDirty { bucket, key } => {
+                out.push(20);
+                put_key(out, *bucket, key);
+            }
+            Mutation::FlushStarted { bucket, key, version, deadline_ms } => {
+                out.push(21);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+                out.extend_from_slice(&deadline_ms.to_le_bytes());
+            }
+            Mutation::Flushed { bucket, key, version, origin_etag } => {
+                out.push(22);
+                out.push(u8::from(origin_etag.is_some()));
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+                put_bytes(out, origin_etag.unwrap_or("").as_bytes());
+            }
+            Mutation::FlushPark { bucket, key, version, reason } => {
+                out.push(23);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+                put_bytes(out, reason.as_bytes());
+            }
+            Mutation::FlushAbandon { bucket, key, version } => {
+                out.push(24);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+            }
+            Mutation::Atomic { guards, mutations } => {
+                encode_atomic_head(out, guards, mutations.len() as u32);
+                for mutation in mutations {
+                    mutation.encode(out);
+                }
+            }
+        }
+    }
+
+    /// Takes one mutation off the front of `bytes`; `None` if they are malformed.
+    pub(crate) fn decode(bytes: &mut &'a [u8]) -> Option<Mutation<'a>> {
+        Mutation::decode_at(bytes, 0)
+    }
+
+    fn decode_at(b: &mut &'a [u8], depth: u32) -> Option<Mutation<'a>> {
+        Some(match take_u8(b)? {
+            1 => {
+                let tags = take_u8(b)?;
+                let (bucket, key) = take_key(b)?;
+                let value = take_bytes(b)?;
+                let expiry = match tags & 15 {
+                    0 => SetExpiry::Clear,
+                    1 => SetExpiry::Keep,
+                    2 => SetExpiry::At(take_u64(b)?),
+                    _ => return None,
+                };
+                let existence = match tags >> 4 {
+                    0 => Existence::Any,
+                    1 => Existence::Absent,
+                    2 => Existence::Present,
+                    _ => return None,
+                };
+                Mutation::SetString { bucket, key, value, expiry, existence }
+            }
+            2 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Append { bucket, key, value: take_bytes(b)? }
+            }
+            3 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::SetRange { bucket, key, offset: take_u64(b)?, value: take_bytes(b)? }
+            }
+            4 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::IncrBy { bucket, key, delta: take_u64(b)? as i64 }
+            }
+            5 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::IncrByFloat { bucket, key, delta: take_bytes(b)? }
+            }
+            6 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Delete { bucket, key }
+            }
+            7 => {
+                let tags = take_u8(b)?;
+                let (bucket, key) = take_key(b)?;
+                let condition = ExpireIf {
+                    nx: tags & 1 != 0,
+                    xx: tags & 2 != 0,
+                    gt: tags & 4 != 0,
+                    lt: tags & 8 != 0,
+                };
+                Mutation::Expire { bucket, key, at_ms: take_u64(b)?, condition }
+            }
+            8 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Persist { bucket, key }
+            }
+            9 => {
+                let if_absent = take_u8(b)? != 0;
+                let (bucket, from) = take_key(b)?;
+                Mutation::Rename { bucket, from, to: take_key_bytes(b)?, if_absent }
+            }
+            10 => {
+                let replace = take_u8(b)? != 0;
+                let (from_bucket, from) = take_key(b)?;
+                let (to_bucket, to) = take_key(b)?;
+                Mutation::Copy { from_bucket, from, to_bucket, to, replace }
+            }
+            11 => {
+                let tags = take_u8(b)?;
+                let (bucket, key) = take_key(b)?;
+                let value = take_bytes(b)?;
+                let meta = take_bytes(b)?;
+                let (md5, rest) = b.split_first_chunk::<16>()?;
+                *b = rest;
+                let if_match = if tags & 1 != 0 { Some(take_str(b)?) } else { None };
+                let if_none_match = if tags & 2 != 0 { Some(take_str(b)?) } else { None };
+                let condition = PutIf { if_match, if_none_match };
+                Mutation::PutObject { bucket, key, value, meta, md5: *md5, condition }
+            }
+            12 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Rewrite { bucket, key, version: Version(take_u64(b)?), value: take_bytes(b)? }
+            }
+            13 => Mutation::CreateBucket { name: take_bytes(b)? },
+            14 => Mutation::DeleteBucket { name: take_bytes(b)? },
+            15 => Mutation::FlushBucket { bucket: BucketId(take_u32(b)?) },
+            16 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::ExpireDue { bucket, key }
+            }
+            17 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Sweep { bucket, key }
+            }
+            18 => {
+                let tags = take_u8(b)?;
+                Mutation::Mount {
+                    bucket: take_bytes(b)?,
+                    prefix: take_bytes(b)?,
+                    origin: take_str(b)?,
+                    origin_prefix: take_str(b)?,
+                    mode: if tags & 1 != 0 { MountMode::Local } else { MountMode::WriteBack },
+                    flushall: tags & 2 != 0,
+                }
+            }
+            19 => Mutation::MountAttached { mount: take_u32(b)? },
+            20 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::MarkDirty { bucket, key }
+            }
+            21 => {
+                let (bucket, key) = take_key(b)?;
+                let version = Version(take_u64(b)?);
+                Mutation::FlushStarted { bucket, key, version, deadline_ms: take_u64(b)? }
+            }
+            22 => {
+                let present = take_u8(b)? != 0;
+                let (bucket, key) = take_key(b)?;
+                let version = Version(take_u64(b)?);
+                let etag = take_str(b)?;
+                Mutation::Flushed { bucket, key, version, origin_etag: present.then_some(etag) }
+            }
+            23 => {
+                let (bucket, key) = take_key(b)?;
+                let version = Version(take_u64(b)?);
+                Mutation::FlushPark { bucket, key, version, reason: take_str(b)? }
+            }
+            24 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::FlushAbandon { bucket, key, version: Version(take_u64(b)?) }
+            }
+            26 => {
+                Mutation::SweepDone { bucket: BucketId(take_u32(b)?), epoch: Version(take_u64(b)?) }
+            }
+            TAG_ATOMIC if depth < ATOMIC_DEPTH_MAX => {
+                let mut guards = Vec::new();
+                for _ in 0..take_u32(b)? {
+                    let present = take_u8(b)? != 0;
+                    let (bucket, key) = take_key(b)?;
+                    let version = Version(take_u64(b)?);
+                    guards.push(Guard::VersionIs { bucket, key, version: present.then_some(version) });
+                }
+                let mut mutations = Vec::new();
+                for _ in 0..take_u32(b)? {
+                    mutations.push(Mutation::decode_at(b, depth + 1)?);
+                }
+                Mutation::Atomic { guards, mutations }
+            }
+            _ => return None,
+        })
+    }
+}
+
+const TAG_ATOMIC: u8 = 25;
+
+/// Appends the head of an atomic group; the caller appends `count` mutations behind it.
+pub(crate) fn encode_atomic_head(out: &mut Vec<u8>, guards: &[Guard<'_>], count: u32) {
+    out.push(TAG_ATOMIC);
+    out.extend_from_slice(&(guards.len() as u32).to_le_bytes());
+    for Guard::VersionIs { bucket, key, version } in guards {
+        out.push(u8::from(version.is_some()));
+        put_key(out, *bucket, key);
+        out.extend_from_slice(&version.unwrap_or(Version::ZERO).0.to_le_bytes());
+    }
+    out.extend_from_slice(&count.to_le_bytes());
+}
+
+fn existence_tag(existence: Existence) -> u8 {
+    match existence {
+        Existence::Any => 0,
+        Existence::Absent => 1,
+        Existence::Present => 2,
+    }
+}
+
+fn put_key(out: &mut Vec<u8>, bucket: BucketId, key: &[u8]) {
+    out.extend_from_slice(&bucket.0.to_le_bytes());
+    put_bytes(out, key);
+}
+
+fn take_key<'a>(b: &mut &'a [u8]) -> Option<(BucketId, &'a [u8])> {
+    let bucket = BucketId(take_u32(b)?);
+    Some((bucket, take_key_bytes(b)?))
+}
+
+fn take_key_bytes<'a>(b: &mut &'a [u8]) -> Option<&'a [u8]> {
+    take_bytes(b).filter(|key| key.len() <= KEY_BYTES_MAX)
+}
+
+fn take_str<'a>(b: &mut &'a [u8]) -> Option<&'a str> {
+    std::str::from_utf8(take_bytes(b)?).ok()
+}

@@ -1,0 +1,302 @@
+//! The cloud bucket behind a mount: what the flush worker may ask of it, and what an answer proves.
+//!
+//! Owns the [`Origin`] trait, its requests and errors, and the probe of what an origin can. Does not own retries,
+//! fences or any decision what to do next: that is `flush/`.
+//!
+//! What must hold: an error's [`Landing`] is `NotApplied` only with proof (an HTTP answer that refuses, or no byte
+//! sent). Everything else is `Unknown`: the request may be applied now, or later, until its deadline. No
+//! implementation retries by itself. No secret stands in any message.
+
+pub mod classify;
+pub mod memory;
+mod probe;
+pub mod s3;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+pub use classify::ErrorClass;
+pub use probe::PROBE_NAME;
+
+/// A key in the origin's bucket, prefix included: UTF-8, at most [`OriginKey::BYTES_MAX`] bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OriginKey(pub String);
+
+impl OriginKey {
+    /// S3's limit, in bytes.
+    pub const BYTES_MAX: usize = 1024;
+}
+
+impl fmt::Display for OriginKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An ETag as the origin gave it, without quotes. Compared for equality, never interpreted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct OriginETag(pub String);
+
+/// Permission to go on: true until the sender must stop (leadership lost, deadline passed), false for ever after.
+///
+/// Asked right before the last chunk of a body leaves (PITFALLS 25), so it must be cheap and must not block.
+#[derive(Clone)]
+pub struct Fence(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Fence {
+    /// A fence that asks `holds`.
+    pub fn new(holds: impl Fn() -> bool + Send + Sync + 'static) -> Fence {
+        Fence(Arc::new(holds))
+    }
+
+    /// A fence that never falls: probes, tests.
+    pub fn open() -> Fence {
+        Fence::new(|| true)
+    }
+
+    /// Whether the sender may go on.
+    pub fn holds(&self) -> bool {
+        (self.0)()
+    }
+
+    /// Both fences together.
+    pub fn and(self, other: impl Fn() -> bool + Send + Sync + 'static) -> Fence {
+        Fence::new(move || self.holds() && other())
+    }
+}
+
+impl fmt::Debug for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fence({})", self.holds())
+    }
+}
+
+/// A condition on what the origin holds under the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// None.
+    None,
+    /// `If-None-Match: *`.
+    IfAbsent,
+    /// `If-Match`.
+    IfMatch(OriginETag),
+}
+
+/// Content headers, as the client sent them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ContentHeaders {
+    /// `Content-Type`.
+    pub content_type: Option<String>,
+    /// `Content-Encoding`.
+    pub content_encoding: Option<String>,
+    /// `Cache-Control`.
+    pub cache_control: Option<String>,
+    /// `Content-Disposition`.
+    pub content_disposition: Option<String>,
+    /// `Content-Language`.
+    pub content_language: Option<String>,
+    /// `Expires`, verbatim.
+    pub expires: Option<String>,
+}
+
+/// Checksums of the body that are known already; the origin checks what it supports.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BodyChecksums {
+    /// CRC32C.
+    pub crc32c: Option<u32>,
+    /// CRC64NVME.
+    pub crc64nvme: Option<u64>,
+    /// SHA-256.
+    pub sha256: Option<[u8; 32]>,
+    /// MD5.
+    pub md5: Option<[u8; 16]>,
+}
+
+/// One attempt to put a whole object.
+#[derive(Debug, Clone)]
+pub struct PutRequest {
+    /// Where.
+    pub key: OriginKey,
+    /// The whole body.
+    pub body: Bytes,
+    /// Content headers.
+    pub headers: ContentHeaders,
+    /// User metadata, names without `x-amz-meta-`, lower case.
+    pub user_metadata: Vec<(String, String)>,
+    /// Condition, where the origin honours them.
+    pub condition: Condition,
+    /// Checksums to send along.
+    pub checksums: BodyChecksums,
+    /// Nothing of the request leaves after this.
+    pub deadline: Instant,
+    /// Asked together with the deadline before the last chunk leaves.
+    pub fence: Fence,
+}
+
+/// One attempt to delete an object.
+#[derive(Debug, Clone)]
+pub struct DeleteRequest {
+    /// Where.
+    pub key: OriginKey,
+    /// `If-Match`, where the origin honours it on deletes.
+    pub if_match: Option<OriginETag>,
+    /// The request does not leave after this.
+    pub deadline: Instant,
+    /// Asked before it leaves.
+    pub fence: Fence,
+}
+
+/// Answer to a put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PutReply {
+    /// The new object's ETag.
+    pub etag: OriginETag,
+}
+
+/// Answer to a head of an object that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeadReply {
+    /// Its ETag.
+    pub etag: OriginETag,
+    /// Its length in bytes.
+    pub content_length: u64,
+    /// Content headers.
+    pub headers: ContentHeaders,
+    /// User metadata, names without `x-amz-meta-`, lower case, sorted.
+    pub user_metadata: Vec<(String, String)>,
+}
+
+impl HeadReply {
+    /// One user metadata value.
+    pub fn user(&self, name: &str) -> Option<&str> {
+        self.user_metadata.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Answer to a get: head and whole body.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GetReply {
+    /// What a head would say.
+    pub head: HeadReply,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// One page of keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListRequest {
+    /// Keys begin with this.
+    pub prefix: String,
+    /// At most this many, and at most 1,000.
+    pub max: u16,
+    /// Keys after this one, in the order of their UTF-8 bytes.
+    pub start_after: Option<String>,
+}
+
+/// One listed key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedObject {
+    /// Key.
+    pub key: OriginKey,
+    /// ETag, if the origin told it.
+    pub etag: Option<OriginETag>,
+    /// Length in bytes.
+    pub bytes: u64,
+}
+
+/// Answer to a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListReply {
+    /// Keys in order.
+    pub objects: Vec<ListedObject>,
+    /// Whether more follow.
+    pub truncated: bool,
+}
+
+/// What the origin was seen to do. Probed at attach, shown, never assumed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capabilities {
+    /// A second `If-None-Match: *` PUT was refused.
+    pub if_none_match: bool,
+    /// An `If-Match` PUT with a wrong ETag was refused, one with the right ETag accepted.
+    pub if_match: bool,
+    /// An `If-Match` DELETE with a wrong ETag was refused.
+    pub if_match_delete: bool,
+    /// A PUT with a wrong CRC32C was refused, one with the right CRC32C accepted.
+    pub checksums: bool,
+}
+
+/// Whether a failed request can have changed the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Landing {
+    /// Proven: it did not, and never will.
+    NotApplied,
+    /// It may have, or may still until its deadline.
+    Unknown,
+}
+
+/// A failed request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{class}: {message}{}", code.as_deref().map(|code| format!(" ({code})")).unwrap_or_default())]
+pub struct OriginError {
+    /// What kind of trouble it is.
+    pub class: ErrorClass,
+    /// What it proves.
+    pub outcome: Landing,
+    /// The origin's own code, if it gave one.
+    pub code: Option<String>,
+    /// A sentence for people. Holds no secret.
+    pub message: String,
+    /// How long the origin asks to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl OriginError {
+    /// An error without code and wait.
+    pub fn new(class: ErrorClass, outcome: Landing, message: impl Into<String>) -> OriginError {
+        OriginError { class, outcome, code: None, message: message.into(), retry_after: None }
+    }
+
+    /// The fence fell or the deadline passed before the request left whole.
+    pub fn fenced(outcome: Landing) -> OriginError {
+        OriginError::new(ErrorClass::Fenced, outcome, "the attempt's deadline or term has passed")
+    }
+}
+
+/// A bucket in the cloud, or something that behaves like one.
+///
+/// Dropping a future abandons the request; its outcome is then unknown until its deadline.
+#[async_trait]
+pub trait Origin: Send + Sync {
+    /// The bucket as shown to people, `s3://bucket`.
+    fn name(&self) -> &str;
+
+    /// Puts a whole object, once.
+    async fn put(&self, request: PutRequest) -> Result<PutReply, OriginError>;
+
+    /// Gets a whole object, `None` if absent; an object longer than `limit` bytes is `TooLarge`.
+    async fn get(&self, key: &OriginKey, limit: u64) -> Result<Option<GetReply>, OriginError>;
+
+    /// What the origin holds under a key, `None` if nothing.
+    async fn head(&self, key: &OriginKey) -> Result<Option<HeadReply>, OriginError>;
+
+    /// Deletes an object, once; deleting nothing succeeds.
+    async fn delete(&self, request: DeleteRequest) -> Result<(), OriginError>;
+
+    /// Lists keys in the order of their UTF-8 bytes.
+    async fn list(&self, request: ListRequest) -> Result<ListReply, OriginError>;
+
+    /// Finds out what the origin can, by writing under `<prefix>.forebay-probe-<random hex>` and deleting that again.
+    async fn probe(&self, prefix: &str) -> Result<Capabilities, OriginError> {
+        probe::probe(self, prefix).await
+    }
+
+    /// Whether nothing stands under `prefix` but leftovers of probes.
+    async fn is_empty(&self, prefix: &str) -> Result<bool, OriginError> {
+        probe::is_empty(self, prefix).await
+    }
+}

@@ -1,0 +1,118 @@
+//! What an origin can, found by trying; and whether a prefix is still empty.
+//!
+//! Owns the probe's keys and its judgement. What a crash leaves: an object named `.forebay-probe-…`, which
+//! [`is_empty`] overlooks.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{
+    BodyChecksums, Capabilities, Condition, ContentHeaders, DeleteRequest, ErrorClass, Fence, Landing,
+    ListRequest, Origin, OriginETag, OriginError, OriginKey, PutRequest,
+};
+
+/// What the name of a probe's object begins with, after the mount's prefix.
+pub const PROBE_NAME: &str = ".forebay-probe-";
+
+const BODY: &[u8] = b"forebay probe";
+const WAIT: Duration = Duration::from_secs(30);
+const LIST_PAGE: u16 = 100;
+
+/// Probes with one object, one request after the other. An error means that nothing was learnt: network, credentials,
+/// a missing bucket. A refusal that a working origin would not give means "cannot".
+pub(super) async fn probe<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Result<Capabilities, OriginError> {
+    let key = OriginKey(format!("{prefix}{PROBE_NAME}{}", random_hex()?));
+    let found = judge(origin, &key).await;
+    let removed = origin.delete(delete(&key, None)).await;
+    let capabilities = found?;
+    removed?;
+    Ok(capabilities)
+}
+
+async fn judge<O: Origin + ?Sized>(origin: &O, key: &OriginKey) -> Result<Capabilities, OriginError> {
+    let plain = put(key, Condition::None, None);
+    let etag = origin.put(plain).await?.etag;
+    let wrong = OriginETag("0123456789abcdef0123456789abcdef".to_owned());
+    let crc = crc32c(BODY);
+
+    let if_none_match = !accepted(origin.put(put(key, Condition::IfAbsent, None)).await)?;
+    let wrong_match = accepted(origin.put(put(key, Condition::IfMatch(wrong.clone()), None)).await)?;
+    // Same bytes again, but an origin may give every PUT an ETag of its own.
+    let etag = origin.head(key).await?.map(|head| head.etag).unwrap_or(etag);
+    let right_match = accepted(origin.put(put(key, Condition::IfMatch(etag), None)).await)?;
+    let wrong_crc = accepted(origin.put(put(key, Condition::None, Some(!crc))).await)?;
+    let right_crc = accepted(origin.put(put(key, Condition::None, Some(crc))).await)?;
+    let wrong_delete = accepted(origin.delete(delete(key, Some(wrong))).await)?;
+    // Some accept a conditional delete and then do nothing: count only a refusal that says so.
+    let if_match_delete = !wrong_delete && origin.head(key).await?.is_some();
+
+    Ok(Capabilities {
+        if_none_match,
+        if_match: !wrong_match && right_match,
+        if_match_delete,
+        checksums: !wrong_crc && right_crc,
+    })
+}
+
+/// Whether the origin took it; an error that says nothing about the feature is passed on.
+fn accepted<T>(answer: Result<T, OriginError>) -> Result<bool, OriginError> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(error) if error.outcome == Landing::NotApplied && says_no(error.class) => Ok(false),
+        // 501 Not Implemented is how some origins refuse a header they do not know.
+        Err(error) if error.code.as_deref() == Some("NotImplemented") => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn says_no(class: ErrorClass) -> bool {
+    matches!(class, ErrorClass::Conflict | ErrorClass::Checksum | ErrorClass::Other)
+}
+
+/// Whether nothing but probe leftovers stands under `prefix`.
+pub(super) async fn is_empty<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Result<bool, OriginError> {
+    let probes = format!("{prefix}{PROBE_NAME}");
+    let mut start_after = None;
+    loop {
+        let request = ListRequest { prefix: prefix.to_owned(), max: LIST_PAGE, start_after };
+        let page = origin.list(request).await?;
+        if page.objects.iter().any(|object| !object.key.0.starts_with(&probes)) {
+            return Ok(false);
+        }
+        match page.objects.last() {
+            Some(last) if page.truncated => start_after = Some(last.key.0.clone()),
+            _ => return Ok(true),
+        }
+    }
+}
+
+fn put(key: &OriginKey, condition: Condition, crc32c: Option<u32>) -> PutRequest {
+    PutRequest {
+        key: key.clone(),
+        body: Bytes::from_static(BODY),
+        headers: ContentHeaders::default(),
+        user_metadata: Vec::new(),
+        condition,
+        checksums: BodyChecksums { crc32c, ..BodyChecksums::default() },
+        deadline: Instant::now() + WAIT,
+        fence: Fence::open(),
+    }
+}
+
+fn delete(key: &OriginKey, if_match: Option<OriginETag>) -> DeleteRequest {
+    DeleteRequest { key: key.clone(), if_match, deadline: Instant::now() + WAIT, fence: Fence::open() }
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+fn random_hex() -> Result<String, OriginError> {
+    let mut id = [0; 8];
+    getrandom::fill(&mut id).map_err(|error| {
+        let message = format!("the operating system gave no random bytes: {error}");
+        OriginError::new(ErrorClass::Other, Landing::NotApplied, message)
+    })?;
+    Ok(hex::encode(id))
+}

@@ -1,0 +1,295 @@
+//! Read views as the front ends hold them: objects, alive ones only, with their bodies.
+//!
+//! Adds to the keyspace's view what a row means: bucket epochs, expiry, body parts. An object past its
+//! time reads as absent only after its removal was applied (PITFALLS 19).
+
+use std::ops::{Bound, Range};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::blob::BlobError;
+use crate::error::{Error, Result};
+use crate::keyspace::base::{BaseError, Pair};
+use crate::keyspace::checkpoint::decode_pointer;
+use crate::keyspace::memtable::RowKey;
+use crate::keyspace::tables::{BodyPart, RowReader, Table, blob_key, object_key, split_object_key};
+use crate::keyspace::view::{View, ViewError};
+use crate::mutation::Mutation;
+use crate::object::{BlobId, BucketId, ObjectRow, Version};
+use crate::store::Shared;
+use crate::submission::Submission;
+
+/// Rows read at a time for a listing.
+const PAGE: usize = 1000;
+/// Listings up to this length run on the caller's thread when the store is in memory.
+const INLINE_LIMIT: usize = 64;
+/// Times a body is read again after its segment was recycled under it.
+const BODY_ATTEMPTS: usize = 4;
+
+/// Outcome of a lookup that may not wait.
+#[derive(Debug)]
+pub enum Lookup {
+    /// The object, alive.
+    Found(ObjectRow),
+    /// No such object.
+    Absent,
+    /// Needs the slow path (cold page, or a row past its time whose removal must first be applied):
+    /// await [`ReadView::fetch`].
+    Later,
+}
+
+/// One listed object.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// Object key.
+    pub key: Bytes,
+    /// Its row.
+    pub row: ObjectRow,
+}
+
+/// Everything read through it is as of one place in the log. Cheap to clone; keep it short: it holds old
+/// row versions, and the checkpoint waits for it up to 10 s, after which it answers an error.
+#[derive(Clone)]
+pub struct ReadView {
+    shared: Arc<Shared>,
+    view: View,
+}
+
+impl std::fmt::Debug for ReadView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ReadView({})", self.view.at())
+    }
+}
+
+/// What a raw object row means to a reader at `at`.
+pub(crate) fn judge(shared: &Shared, bucket: BucketId, raw: Option<Arc<[u8]>>, at: Version) -> Lookup {
+    let Some(raw) = raw else { return Lookup::Absent };
+    let (version, expires_at_ms) = match RowReader::new(&raw) {
+        Some(row) => (row.version, row.expires_at_ms),
+        None => {
+            tracing::error!(bucket = bucket.0, "an object row of an unknown layout reads as absent");
+            return Lookup::Absent;
+        }
+    };
+    match shared.registry.epoch_at(bucket, at) {
+        Some(epoch) if version >= epoch => {}
+        _ => return Lookup::Absent,
+    }
+    if expires_at_ms.is_some_and(|expiry| expiry <= shared.clock.now_ms()) {
+        return Lookup::Later;
+    }
+    Lookup::Found(ObjectRow::from_encoded(raw))
+}
+
+impl ReadView {
+    pub(crate) fn new(shared: Arc<Shared>, view: View) -> ReadView {
+        ReadView { shared, view }
+    }
+
+    /// The version this view reads at.
+    pub fn at(&self) -> Version {
+        self.view.at()
+    }
+
+    /// Looks an object up. Never waits, never touches a disk.
+    pub fn get(&self, bucket: BucketId, key: &[u8]) -> Lookup {
+        match self.view.get(RowKey::object(Table::Object, bucket, key), true, false) {
+            Ok(Some(raw)) => judge(&self.shared, bucket, raw, self.view.at()),
+            Ok(None) | Err(_) => Lookup::Later,
+        }
+    }
+
+    /// As [`ReadView::get`], waiting where needed: for a cold page on the read pool, for the removal of an
+    /// expired object in the log. The future may be dropped.
+    pub async fn fetch(&self, bucket: BucketId, key: &[u8]) -> Result<Option<ObjectRow>> {
+        let row_key = RowKey::object(Table::Object, bucket, key);
+        let raw = match self.view.get(row_key, true, false).map_err(view_error)? {
+            Some(raw) => raw,
+            None => {
+                let (view, key) = (self.view.clone(), object_key(Table::Object, bucket, key));
+                let read = move || view.get(RowKey::encoded(&key), true, true);
+                self.on_pool(read).await?.map_err(view_error)?.flatten()
+            }
+        };
+        match judge(&self.shared, bucket, raw, self.view.at()) {
+            Lookup::Found(row) => Ok(Some(row)),
+            Lookup::Absent => Ok(None),
+            Lookup::Later => {
+                self.remove_expired(&[(bucket, key)]).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    async fn remove_expired(&self, keys: &[(BucketId, &[u8])]) -> Result<()> {
+        let mut submission = Submission::new();
+        for (bucket, key) in keys {
+            submission.push(&Mutation::ExpireDue { bucket: *bucket, key });
+        }
+        self.shared.submit(submission).await.map(|_| ())
+    }
+
+    /// Bytes `range` (clamped to the body) of a row that came from this view. Bodies in the row or in a
+    /// memtable do not wait; others are read and verified on the read pool. The future may be dropped.
+    pub async fn read_body(&self, row: &ObjectRow, range: Range<u64>) -> Result<Bytes> {
+        let range = range.start.min(row.body_len())..range.end.min(row.body_len());
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        if let Some(body) = row.inline_body() {
+            return Ok(Bytes::copy_from_slice(&body[range.start as usize..range.end as usize]));
+        }
+        if let Some(body) = self.body(row, &range, false)? {
+            return Ok(body);
+        }
+        let (this, row) = (self.clone(), row.clone());
+        let body = self.on_pool(move || this.body(&row, &range, true)).await??;
+        body.ok_or_else(|| Error::Damaged("a body part is missing".into()))
+    }
+
+    /// The body, or `None` if that takes a blocking read and `wait` is false.
+    fn body(&self, row: &ObjectRow, range: &Range<u64>, wait: bool) -> Result<Option<Bytes>> {
+        let mut out = Vec::with_capacity((range.end - range.start) as usize);
+        let mut at = 0;
+        for part in row.parts() {
+            let (start, end) = (range.start.max(at), range.end.min(at + part.len()));
+            let from = at;
+            at += part.len();
+            if start >= end {
+                continue;
+            }
+            let (skip, len) = ((start - from) as usize, (end - start) as usize);
+            match part {
+                BodyPart::Inline(bytes) => out.extend_from_slice(&bytes[skip..skip + len]),
+                BodyPart::Zeros(_) => out.resize(out.len() + len, 0),
+                BodyPart::Extent { blob, offset, .. } => {
+                    let start = offset as usize + skip;
+                    if !self.blob(blob, start..start + len, wait, &mut out)? {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        Ok(Some(Bytes::from(out)))
+    }
+
+    fn blob(&self, blob: BlobId, range: Range<usize>, wait: bool, out: &mut Vec<u8>) -> Result<bool> {
+        let key = blob_key(Table::Blob, blob);
+        for _ in 0..BODY_ATTEMPTS {
+            if let Some(bytes) = self.view.in_memory(RowKey::encoded(&key)) {
+                let bytes = bytes.ok_or_else(|| Error::Damaged(format!("{blob:?} is gone").into()))?;
+                let bytes = bytes.get(range.clone()).ok_or_else(|| short(blob))?;
+                out.extend_from_slice(bytes);
+                return Ok(true);
+            }
+            if !wait {
+                return Ok(false);
+            }
+            let row = self.view.get(RowKey::encoded(&key), false, true).map_err(view_error)?.flatten();
+            let pointer = row.as_deref().and_then(decode_pointer);
+            let pointer = pointer.ok_or_else(|| Error::Damaged(format!("{blob:?} has no place").into()))?;
+            match self.shared.segments.read(pointer, blob, range.start as u64..range.end as u64) {
+                Ok(bytes) => {
+                    out.extend_from_slice(&bytes);
+                    return Ok(true);
+                }
+                Err(BlobError::Stale { .. }) => continue,
+                Err(error) => return Err(blob_error(error)),
+            }
+        }
+        Err(Error::Unavailable("the object moved while it was read"))
+    }
+
+    /// Up to `limit` live objects whose keys begin with `prefix` and lie behind `after`, in byte order; fewer
+    /// than `limit` mean that the end was reached. The future may be dropped.
+    pub async fn list(
+        &self,
+        bucket: BucketId,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Listed>> {
+        let mut listed = Vec::new();
+        let end = prefix_end(&object_key(Table::Object, bucket, prefix));
+        let mut from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(object_key(Table::Object, bucket, after)),
+            _ => Bound::Included(object_key(Table::Object, bucket, prefix)),
+        };
+        while listed.len() < limit {
+            let page = (limit - listed.len()).min(PAGE);
+            let rows = self.page(from, end.clone(), page).await?;
+            let full = rows.len() == page;
+            let last = rows.last().map(|(key, _)| key.to_vec());
+            let mut expired = Vec::new();
+            for (row_key, raw) in rows {
+                let Some((_, key)) = split_object_key(&row_key) else { continue };
+                match judge(&self.shared, bucket, Some(raw), self.view.at()) {
+                    Lookup::Found(row) => listed.push(Listed { key: Bytes::copy_from_slice(key), row }),
+                    Lookup::Absent => {}
+                    Lookup::Later => expired.push(key.to_vec()),
+                }
+            }
+            if !expired.is_empty() {
+                let keys: Vec<_> = expired.iter().map(|key| (bucket, &key[..])).collect();
+                self.remove_expired(&keys).await?;
+            }
+            match last {
+                Some(last) if full => from = Bound::Excluded(last),
+                _ => break,
+            }
+        }
+        Ok(listed)
+    }
+
+    async fn page(&self, from: Bound<Vec<u8>>, end: Vec<u8>, limit: usize) -> Result<Vec<Pair>> {
+        let view = self.view.clone();
+        let read = move || view.range(from.as_ref().map(Vec::as_slice), &end, limit).map_err(view_error);
+        if limit <= INLINE_LIMIT && !self.shared.keyspace.base.may_block() {
+            return read();
+        }
+        self.on_pool(read).await?
+    }
+
+    /// Number of objects in the bucket as of the latest applied entry; expired ones that are not yet removed
+    /// count, as in Redis.
+    pub fn count(&self, bucket: BucketId) -> u64 {
+        self.shared.registry.get(bucket).map_or(0, |bucket| bucket.objects())
+    }
+
+    async fn on_pool<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        self.shared.pool.run(job).await.map_err(|_| Error::Stopping)
+    }
+}
+
+/// The end of the range of keys that begin with `prefix`.
+fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![u8::MAX]
+}
+
+fn short(blob: BlobId) -> Error {
+    Error::Damaged(format!("{blob:?} is shorter than its row says").into())
+}
+
+pub(crate) fn view_error(error: ViewError) -> Error {
+    match error {
+        ViewError::TooOld => Error::Unavailable("the read took too long"),
+        ViewError::Base(error) => base_error(error),
+    }
+}
+
+pub(crate) fn base_error(error: BaseError) -> Error {
+    Error::Disk(error.to_string().into())
+}
+
+fn blob_error(error: BlobError) -> Error {
+    tracing::error!(%error, "a body could not be read");
+    Error::Damaged(error.to_string().into())
+}

@@ -1,0 +1,266 @@
+//! The threads of a replica: the driver, which owns the engine, the checkpoint, and with `everysec` the
+//! syncer.
+//!
+//! The driver waits for submissions, runs a turn, hands a full memtable to the checkpoint thread, and
+//! names the last batch as synced when nothing arrives for a while. Any fatal error ends the process:
+//! what was answered is on disk, and a restart recovers it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::inbox::{Arrived, Inbox};
+use super::{CheckpointJob, Engine, Fatal, SyncMode};
+use crate::journal::{JournalError, PendingSync, Position};
+use crate::keyspace::checkpoint::Checkpointer;
+
+/// A tick of the consensus clock.
+const TICK: Duration = Duration::from_millis(100);
+/// Quiet time after which the last batch is named as synced.
+const QUIET: Duration = Duration::from_millis(20);
+/// Pause between syncs with `everysec`.
+const SYNC_EVERY: Duration = Duration::from_secs(1);
+/// Pause before a checkpoint that failed for lack of space is tried again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// Counters of the checkpoint, for any thread.
+#[derive(Default)]
+pub(crate) struct DriverStats {
+    /// Index of the last entry in the checkpoint.
+    pub(crate) checkpointed: Arc<AtomicU64>,
+    /// When that was, milliseconds since the Unix epoch.
+    pub(crate) checkpointed_ms: AtomicU64,
+}
+
+/// Tells the driver that a checkpoint has ended.
+#[derive(Default)]
+pub(crate) struct CheckpointDone {
+    running: Mutex<bool>,
+    ended: Condvar,
+}
+
+impl CheckpointDone {
+    /// Waits until none is running, or the time is over.
+    pub(crate) fn wait(&self, limit: Duration) {
+        let until = Instant::now() + limit;
+        let mut running = self.running.lock();
+        while *running {
+            if self.ended.wait_until(&mut running, until).timed_out() {
+                return;
+            }
+        }
+    }
+
+    /// Waits a moment: for the running checkpoint, or for space to come back.
+    pub(crate) fn wait_or_pause(&self) {
+        let mut running = self.running.lock();
+        self.ended.wait_for(&mut running, Duration::from_millis(50));
+    }
+
+    fn set(&self, now: bool) {
+        *self.running.lock() = now;
+        self.ended.notify_all();
+    }
+}
+
+/// The running threads.
+pub(crate) struct Driver {
+    inbox: Arc<Inbox>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What the threads share with the rest of the node.
+pub(crate) struct DriverParts {
+    pub(crate) engine: Engine,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) checkpointer: Arc<Checkpointer>,
+    pub(crate) stats: Arc<DriverStats>,
+    pub(crate) done: Arc<CheckpointDone>,
+    pub(crate) sync: SyncMode,
+    pub(crate) now_ms: Box<dyn Fn() -> u64 + Send>,
+}
+
+impl Driver {
+    /// Starts the threads.
+    pub(crate) fn start(parts: DriverParts) -> std::io::Result<Driver> {
+        let DriverParts { mut engine, inbox, checkpointer, stats, done, sync, now_ms } = parts;
+        let (jobs, job_queue) = sync_channel::<CheckpointJob>(1);
+        let mut threads = Vec::new();
+        let checkpoint_done = done.clone();
+        let full = engine.status.clone();
+        threads.push(spawn("checkpoint", move || {
+            while let Ok(job) = job_queue.recv() {
+                checkpoint_until_done(&checkpointer, &job, &full.full);
+                stats.checkpointed.store(job.row.index, Ordering::Release);
+                stats.checkpointed_ms.store(now_ms(), Ordering::Relaxed);
+                checkpoint_done.set(false);
+            }
+        })?);
+        let syncer = match sync {
+            SyncMode::Always => None,
+            SyncMode::EverySec => {
+                let (syncer, thread) = Syncer::start()?;
+                threads.push(thread);
+                Some(syncer)
+            }
+        };
+        let driver_inbox = inbox.clone();
+        threads.push(spawn("driver", move || {
+            let mut driving = Driving { jobs, done, syncer };
+            if let Err(fatal) = driving.run(&mut engine, &driver_inbox) {
+                tracing::error!(error = %fatal, "the node stops at once; a restart recovers what was acknowledged");
+                std::process::abort();
+            }
+        })?);
+        Ok(Driver { inbox, threads })
+    }
+
+    /// Works off the inbox, syncs, checkpoints what is in memory, and ends the threads. Blocks.
+    pub(crate) fn stop(self) {
+        self.inbox.stop();
+        for thread in self.threads.into_iter().rev() {
+            if thread.join().is_err() {
+                tracing::error!("a storage thread panicked");
+            }
+        }
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    // A panic in a storage thread means a broken invariant: nothing more may be acknowledged.
+    let run = move || {
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err() {
+            std::process::abort();
+        }
+    };
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// Tries until it is in. Only a lack of space is waited for; anything else about the disk ends the process.
+fn checkpoint_until_done(
+    checkpointer: &Checkpointer,
+    job: &CheckpointJob,
+    full: &Mutex<Option<Arc<str>>>,
+) {
+    let pause = CheckpointDone { running: Mutex::new(true), ended: Condvar::new() };
+    loop {
+        match checkpointer.run(&job.frozen, job.row) {
+            Ok(()) => {
+                *full.lock() = None;
+                return;
+            }
+            Err(error) if error.is_full() => {
+                if full.lock().is_none() {
+                    tracing::error!(%error, "the checkpoint waits for space");
+                }
+                *full.lock() = Some(error.to_string().into());
+                pause.wait(RETRY);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the checkpoint failed; the node stops at once");
+                std::process::abort();
+            }
+        }
+    }
+}
+
+struct Driving {
+    jobs: SyncSender<CheckpointJob>,
+    done: Arc<CheckpointDone>,
+    syncer: Option<Syncer>,
+}
+
+impl Driving {
+    fn run(&mut self, engine: &mut Engine, inbox: &Inbox) -> Result<(), Fatal> {
+        engine.start()?;
+        let mut next_tick = Instant::now() + TICK;
+        let mut named = false;
+        loop {
+            let wait = if named { TICK } else { QUIET };
+            match inbox.take(wait) {
+                Arrived::Stopped => break,
+                Arrived::Batch(batch) if batch.is_empty() => {
+                    if self.syncer.is_none() && !named {
+                        engine.idle()?;
+                        named = true;
+                    }
+                }
+                Arrived::Batch(batch) => {
+                    engine.turn(batch)?;
+                    named = false;
+                }
+            }
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                engine.tick()?;
+            }
+            if let Some(syncer) = &mut self.syncer {
+                syncer.turn(engine)?;
+            }
+            engine.release();
+            self.maybe_checkpoint(engine, false);
+            if engine.overgrown() {
+                self.done.wait(Duration::from_secs(1));
+            }
+        }
+        engine.idle()?;
+        self.done.wait(Duration::from_secs(60));
+        self.maybe_checkpoint(engine, true);
+        self.done.wait(Duration::from_secs(60));
+        engine.release();
+        engine.idle()
+    }
+
+    fn maybe_checkpoint(&self, engine: &mut Engine, now: bool) {
+        if let Some(job) = engine.maybe_freeze(now) {
+            self.done.set(true);
+            if self.jobs.send(job).is_err() {
+                tracing::error!("the checkpoint thread is gone; the node stops at once");
+                std::process::abort();
+            }
+        }
+    }
+}
+
+/// Syncs once a second beside the driver.
+struct Syncer {
+    requests: SyncSender<PendingSync>,
+    results: Receiver<Result<Position, JournalError>>,
+    busy: bool,
+    next: Instant,
+}
+
+impl Syncer {
+    fn start() -> std::io::Result<(Syncer, JoinHandle<()>)> {
+        let (requests, queue) = sync_channel::<PendingSync>(1);
+        let (done, results) = sync_channel(1);
+        let thread = spawn("syncer", move || {
+            while let Ok(sync) = queue.recv() {
+                if done.send(sync.run()).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok((Syncer { requests, results, busy: false, next: Instant::now() }, thread))
+    }
+
+    fn turn(&mut self, engine: &mut Engine) -> Result<(), Fatal> {
+        match self.results.try_recv() {
+            Ok(result) => {
+                self.busy = false;
+                engine.journal.note_synced(result.map_err(Fatal::Journal)?);
+            }
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => {}
+        }
+        let behind = engine.journal.synced() < engine.journal.written();
+        if !self.busy && behind && Instant::now() >= self.next {
+            self.next = Instant::now() + SYNC_EVERY;
+            self.busy = self.requests.try_send(engine.journal.pending_sync()).is_ok();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! What waits to be proposed: filled by connections, drained by the driver thread once a turn.
+//!
+//! Bounded in bytes: a submission first takes its share of a semaphore and gives it back when it is
+//! answered, so that writers wait in their own tasks when the log cannot keep up.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::error::{Error, Result};
+use crate::keyspace::view::View;
+use crate::mutation::Outcome;
+use crate::submission::Submission;
+
+/// What a submission came to, before its views are dressed for the front ends.
+#[derive(Default)]
+pub(crate) struct RawOutcomes {
+    pub(crate) results: Vec<Outcome>,
+    pub(crate) views: Vec<View>,
+}
+
+/// A submission and who waits for it.
+pub(crate) struct Pending {
+    pub(crate) submission: Submission,
+    reply: oneshot::Sender<Result<RawOutcomes>>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Pending {
+    pub(crate) fn new(
+        submission: Submission,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> (Pending, oneshot::Receiver<Result<RawOutcomes>>) {
+        let (reply, answer) = oneshot::channel();
+        (Pending { submission, reply, _permit: permit }, answer)
+    }
+
+    /// Answers; nobody may be waiting any more.
+    pub(crate) fn answer(self, outcomes: Result<RawOutcomes>) {
+        let _ = self.reply.send(outcomes);
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    pending: Vec<Pending>,
+    stopped: bool,
+}
+
+/// See the file's head.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+}
+
+/// What the driver finds.
+pub(crate) enum Arrived {
+    /// Submissions, or nothing until the time was over.
+    Batch(Vec<Pending>),
+    /// The inbox was closed and is empty.
+    Stopped,
+}
+
+impl Inbox {
+    /// Adds a submission; fails it at once if the inbox is closed.
+    pub(crate) fn push(&self, pending: Pending) {
+        let mut queue = self.queue.lock();
+        if queue.stopped {
+            drop(queue);
+            pending.answer(Err(Error::Stopping));
+            return;
+        }
+        queue.pending.push(pending);
+        let first = queue.pending.len() == 1;
+        drop(queue);
+        if first {
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Takes all that has arrived, waiting for the first until `until`.
+    pub(crate) fn take(&self, wait: Duration) -> Arrived {
+        let mut queue = self.queue.lock();
+        if queue.pending.is_empty() && !queue.stopped {
+            let until = Instant::now() + wait;
+            while queue.pending.is_empty() && !queue.stopped {
+                if self.arrived.wait_until(&mut queue, until).timed_out() {
+                    break;
+                }
+            }
+        }
+        if queue.pending.is_empty() && queue.stopped {
+            return Arrived::Stopped;
+        }
+        Arrived::Batch(std::mem::take(&mut queue.pending))
+    }
+
+    /// Takes no more; what is in it is still worked off.
+    pub(crate) fn stop(&self) {
+        self.queue.lock().stopped = true;
+        self.arrived.notify_all();
+    }
+}

@@ -1,0 +1,446 @@
+//! The one handle the front ends hold: look-ups, views, submissions.
+//!
+//! Owns admission (keys, limits, back-pressure) and nothing else; reading is `read.rs`, writing is
+//! `replica/`.
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Semaphore;
+
+use crate::blob::SegmentStore;
+use crate::clock::SteadyClock;
+use crate::error::{Error, Result};
+use crate::flush::Flusher;
+use crate::io::threads::ReadPool;
+use crate::journal::JournalMetrics;
+use crate::keyspace::checkpoint::Checkpointer;
+use crate::keyspace::memtable::RowKey;
+use crate::keyspace::tables::{OriginRow, QueueRow, Table, queue_key};
+use crate::keyspace::view::View;
+use crate::keyspace::{Got, Keyspace};
+use crate::mutation::{Mutation, Outcome};
+use crate::object::{BucketId, ClusterId, KEY_BYTES_MAX, ObjectRow};
+use crate::read::{Lookup, ReadView, base_error, judge, view_error};
+use crate::registry::Registry;
+use crate::replica::{DriverStats, EngineStatus, GROUP_BYTES_MAX, Inbox, Pending};
+use crate::submission::{Outcomes, Submission};
+
+pub use crate::registry::BucketInfo;
+pub use crate::replica::SyncMode;
+
+/// Bytes of one permit of the inbox.
+const PERMIT_BYTES: usize = 1024;
+/// What may wait to be proposed, in permits: 64 MiB.
+pub(crate) const INBOX_PERMITS: usize = 64 * 1024;
+/// A wait without a limit, in a form that clocks can add.
+const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Share of the LMDB map that may be used before writes are refused; deletes still fit into the rest.
+const MAP_SOFT_PERCENT: u64 = 90;
+
+/// Where an object stands with its origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OriginState {
+    /// Under no mount, or a `local` one.
+    Local,
+    /// Waits for upload since its commit.
+    Pending {
+        /// Milliseconds since then.
+        age_ms: u64,
+    },
+    /// The origin holds this version.
+    Flushed,
+    /// Set aside; kept; listed.
+    Parked {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Byte limits of a node.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of checkpoint store and segments together; beyond, writes that grow are refused.
+    pub capacity_bytes: u64,
+    /// Bytes that wait for their origin; beyond, writes to mounted buckets are refused.
+    pub dirty_bytes: u64,
+    /// Longest body, in bytes.
+    pub body_bytes: u64,
+}
+
+/// What the store, its views and the background workers share.
+pub(crate) struct Shared {
+    pub(crate) keyspace: Arc<Keyspace>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) segments: Arc<SegmentStore>,
+    pub(crate) checkpointer: Arc<Checkpointer>,
+    pub(crate) clock: Arc<SteadyClock>,
+    pub(crate) cluster: ClusterId,
+    pub(crate) run_id: String,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) pool: ReadPool,
+    pub(crate) status: Arc<EngineStatus>,
+    pub(crate) driver: Arc<DriverStats>,
+    pub(crate) journal: Arc<JournalMetrics>,
+    pub(crate) limits: Limits,
+    pub(crate) sync: SyncMode,
+    pub(crate) voters: u32,
+    pub(crate) started_ms: u64,
+    pub(crate) expired: std::sync::atomic::AtomicU64,
+    /// Weak, because the worker holds this in turn.
+    pub(crate) flusher: Arc<OnceLock<Weak<Flusher>>>,
+}
+
+impl Shared {
+    /// Takes mutations through the log; see [`Store::submit`].
+    pub(crate) async fn submit(self: &Arc<Self>, submission: Submission) -> Result<Outcomes> {
+        let permits = (submission.bytes.len() / PERMIT_BYTES + 1).min(INBOX_PERMITS) as u32;
+        let permit = match self.permits.clone().try_acquire_many_owned(permits) {
+            Ok(permit) => permit,
+            Err(_) => {
+                self.permits.clone().acquire_many_owned(permits).await.map_err(|_| Error::Stopping)?
+            }
+        };
+        let (pending, answer) = Pending::new(submission, Some(permit));
+        self.inbox.push(pending);
+        let outcomes = answer.await.map_err(|_| Error::Unknown("the node stopped before it answered"))??;
+        let views = outcomes.views.into_iter().map(|view| ReadView::new(self.clone(), view)).collect();
+        Ok(Outcomes { results: outcomes.results, views })
+    }
+
+    /// The flush worker, once it is there.
+    fn flusher(&self) -> Option<Arc<Flusher>> {
+        self.flusher.get()?.upgrade()
+    }
+
+    /// Why a write that makes these buckets larger is refused now.
+    fn refuse_growth(&self, buckets: &[BucketId]) -> Option<Error> {
+        if buckets.is_empty() {
+            return None;
+        }
+        let (used, map) = self.keyspace.base.usage();
+        if used > map / 100 * MAP_SOFT_PERCENT {
+            return Some(full(format!("forebay: keyspace {} of {} MiB used; raise lmdb.map_size", used >> 20, map >> 20)));
+        }
+        let stored = used + self.checkpointer.live_bytes();
+        if stored >= self.limits.capacity_bytes {
+            let limit = self.limits.capacity_bytes;
+            return Some(full(format!("forebay: capacity {} of {} MiB used", stored >> 20, limit >> 20)));
+        }
+        let dirty = self.status.dirty_bytes.load(Relaxed);
+        if dirty >= self.limits.dirty_bytes && self.any_mounted(buckets) {
+            let limit = self.limits.dirty_bytes;
+            return Some(full(format!("forebay: dirty {} of {} MiB wait for the origin", dirty >> 20, limit >> 20)));
+        }
+        self.status.full.lock().as_ref().map(|why| Error::Full(format!("forebay: {why}").into()))
+    }
+
+    fn any_mounted(&self, buckets: &[BucketId]) -> bool {
+        self.status.mounts.lock().iter().any(|(_, mount)| !mount.local && buckets.contains(&mount.bucket))
+    }
+}
+
+fn full(text: String) -> Error {
+    Error::Full(text.into())
+}
+
+/// See the file's head. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+impl Store {
+    pub(crate) fn new(shared: Arc<Shared>) -> Store {
+        Store { shared }
+    }
+
+    /// Identity of the cluster.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.shared.cluster
+    }
+
+    /// Largest body this version takes, in bytes.
+    pub fn body_bytes_max(&self) -> u64 {
+        self.shared.limits.body_bytes
+    }
+
+    /// Largest transaction, in encoded bytes.
+    pub fn group_bytes_max(&self) -> u64 {
+        GROUP_BYTES_MAX as u64
+    }
+
+    /// The core's wall clock, milliseconds since the Unix epoch; never goes back.
+    pub fn now_ms(&self) -> u64 {
+        self.shared.clock.now_ms()
+    }
+
+    /// When replies leave.
+    pub fn sync_mode(&self) -> SyncMode {
+        self.shared.sync
+    }
+
+    /// Looks a bucket up by name; no I/O.
+    pub fn bucket(&self, name: &[u8]) -> Option<BucketId> {
+        self.shared.registry.by_name(name)
+    }
+
+    /// The bucket of that name, created through the log if there is none. A dropped future may leave it
+    /// created.
+    pub async fn open_bucket(&self, name: &[u8]) -> Result<BucketId> {
+        if let Some(id) = self.bucket(name) {
+            return Ok(id);
+        }
+        if !is_bucket_name(name) {
+            return Err(Error::InvalidBucketName);
+        }
+        let mut submission = Submission::new();
+        submission.push(&Mutation::CreateBucket { name });
+        match self.submit(submission).await?.results.first() {
+            Some(Outcome::Bucket(id, _)) => Ok(*id),
+            _ => Err(Error::Unknown("the bucket could not be created")),
+        }
+    }
+
+    /// All buckets, by name.
+    pub fn buckets(&self) -> Vec<BucketInfo> {
+        self.shared.registry.all().iter().map(|bucket| bucket.info()).collect()
+    }
+
+    /// Facts of one bucket.
+    pub fn bucket_info(&self, id: BucketId) -> Option<BucketInfo> {
+        self.shared.registry.get(id).map(|bucket| bucket.info())
+    }
+
+    fn check_readable(&self) -> Result<()> {
+        // One voter that has committed an entry of its own term is always within its lease.
+        match self.shared.status.leads.load(Relaxed) {
+            true => Ok(()),
+            false => Err(Error::Unavailable("this node does not lead yet")),
+        }
+    }
+
+    /// A view at the latest visible entry: everything acknowledged before is in it.
+    pub fn view(&self) -> Result<ReadView> {
+        self.check_readable()?;
+        Ok(ReadView::new(self.shared.clone(), View::latest(&self.shared.keyspace)))
+    }
+
+    /// Reads one key at the latest visible entry, without the cost of a view. On [`Lookup::Later`] take a
+    /// view and `fetch`.
+    #[inline]
+    pub fn get(&self, bucket: BucketId, key: &[u8]) -> Result<Lookup> {
+        self.check_readable()?;
+        let keyspace = &self.shared.keyspace;
+        let row_key = RowKey::object(Table::Object, bucket, key);
+        match keyspace.read_latest(row_key, true, false).map_err(base_error)? {
+            Got::Value(raw) => Ok(judge(&self.shared, bucket, raw, keyspace.visible())),
+            Got::Cold | Got::Restart => Ok(Lookup::Later),
+        }
+    }
+
+    /// Submits mutations; resolves when all of them are committed, durable (with `everysec`: written) and
+    /// applied. Dropping the future does not undo what was submitted. Waits when too much is under way;
+    /// refuses with [`Error::Full`] what would grow beyond a limit.
+    pub async fn submit(&self, submission: Submission) -> Result<Outcomes> {
+        if let Some(error) = self.shared.refuse_growth(&submission.grows) {
+            return Err(error);
+        }
+        let mut start = 0;
+        for (end, _) in &submission.ends {
+            if end - start > GROUP_BYTES_MAX {
+                return Err(Error::GroupTooLarge((end - start) as u64, GROUP_BYTES_MAX as u64));
+            }
+            start = *end;
+        }
+        self.shared.submit(submission).await
+    }
+
+    /// Refuses keys longer than 1,024 bytes; every key of a submission must have passed.
+    pub fn check_key(key: &[u8]) -> Result<()> {
+        if key.len() > KEY_BYTES_MAX { Err(Error::KeyTooLong(key.len())) } else { Ok(()) }
+    }
+
+    /// After APPEND or SETRANGE came back as too fragmented: puts the object's parts into one piece. Then
+    /// submit again.
+    pub async fn defragment(&self, bucket: BucketId, key: &[u8]) -> Result<()> {
+        let view = self.view()?;
+        let Some(row) = view.fetch(bucket, key).await? else { return Ok(()) };
+        let body = view.read_body(&row, 0..row.body_len()).await?;
+        let mut submission = Submission::new();
+        submission.push(&Mutation::Rewrite { bucket, key, version: row.version(), value: &body });
+        self.shared.submit(submission).await.map(|_| ())
+    }
+
+    /// Where an object stands with its origin. Reads two rows, on the read pool if they are cold.
+    pub async fn origin_state(&self, bucket: BucketId, key: &[u8]) -> Result<OriginState> {
+        let mounted = self.shared.status.mounts.lock().iter().any(|(_, mount)| {
+            mount.bucket == bucket && !mount.local && key.starts_with(&mount.prefix)
+        });
+        if !mounted {
+            return Ok(OriginState::Local);
+        }
+        self.check_readable()?;
+        let view = View::latest(&self.shared.keyspace);
+        let (key, now_ms) = (key.to_vec(), self.now_ms());
+        let read = move || {
+            let row = view.get(RowKey::object(Table::Origin, bucket, &key), false, true)?.flatten();
+            let Some(origin) = row.as_deref().and_then(OriginRow::decode) else {
+                return Ok(OriginState::Pending { age_ms: 0 });
+            };
+            let Some(version) = origin.pending else { return Ok(OriginState::Flushed) };
+            let row_key = queue_key(version, bucket, &key);
+            let row = view.get(RowKey::encoded(&row_key), false, true)?.flatten();
+            Ok(match row.as_deref().and_then(QueueRow::decode) {
+                None => OriginState::Flushed,
+                Some(QueueRow { parked: Some(reason), .. }) => OriginState::Parked { reason },
+                Some(row) => OriginState::Pending { age_ms: now_ms.saturating_sub(row.stamp_ms) },
+            })
+        };
+        let state = self.shared.pool.run(read).await.map_err(|_| Error::Stopping)?;
+        state.map_err(view_error)
+    }
+
+    /// Waits until what was committed before this call (of these keys; `None`: all) is in the origin, or
+    /// set aside, or the time is over (`None`: waits for ever). Returns how many are still pending, parked
+    /// ones included, and how many of those are parked.
+    pub async fn flush_wait(
+        &self,
+        keys: Option<&[(BucketId, Vec<u8>)]>,
+        timeout: Option<Duration>,
+    ) -> Result<(u64, u64)> {
+        let upto = self.shared.keyspace.visible();
+        let Some(flusher) = self.shared.flusher() else { return Ok((0, 0)) };
+        let keys: Option<Vec<(BucketId, Bytes)>> =
+            keys.map(|keys| keys.iter().map(|(bucket, key)| (*bucket, Bytes::copy_from_slice(key))).collect());
+        let timeout = timeout.unwrap_or(FOR_EVER);
+        match flusher.wait(upto, keys.as_deref(), timeout).await {
+            Some(pending) => Ok((pending.rows, pending.parked)),
+            None => Err(Error::Unavailable("this node does not work the flush queue yet")),
+        }
+    }
+
+    /// A snapshot of counters.
+    pub fn stats(&self) -> Stats {
+        let shared = &self.shared;
+        let set = shared.keyspace.memtables();
+        let (lmdb_used_bytes, lmdb_map_bytes) = shared.keyspace.base.usage();
+        let (cache_bytes, cache_hits, cache_misses) = shared.keyspace.cache.stats();
+        let buckets = self.buckets();
+        let flush = shared.flusher().map(|flusher| flusher.status());
+        let frozen = set.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
+        Stats {
+            started_ms: shared.started_ms,
+            node_run_id: shared.run_id.clone(),
+            objects: buckets.iter().map(|bucket| bucket.objects).sum(),
+            bytes: buckets.iter().map(|bucket| bucket.bytes).sum(),
+            memtable_bytes: (set.active.bytes() + frozen) as u64,
+            cache_bytes,
+            cache_hits,
+            cache_misses,
+            lmdb_used_bytes,
+            lmdb_map_bytes,
+            journal_bytes: shared.journal.bytes_live.load(Relaxed),
+            segment_bytes: shared.checkpointer.live_bytes(),
+            applied_index: shared.status.applied_index.load(Relaxed),
+            checkpoint_index: shared.driver.checkpointed.load(Relaxed),
+            last_checkpoint_ms: shared.driver.checkpointed_ms.load(Relaxed),
+            term: shared.status.term.load(Relaxed),
+            is_leader: shared.status.leads.load(Relaxed),
+            voters: shared.voters,
+            commits_total: shared.status.mutations.load(Relaxed),
+            entries_total: shared.status.entries.load(Relaxed),
+            fsyncs_total: shared.journal.syncs.load(Relaxed),
+            fsync_seconds_sum: shared.journal.sync_nanos.load(Relaxed) as f64 / 1e9,
+            expired_total: shared.expired.load(Relaxed),
+            dirty_objects: shared.status.dirty_objects.load(Relaxed),
+            dirty_bytes: shared.status.dirty_bytes.load(Relaxed),
+            oldest_dirty_age_ms: flush.as_ref().and_then(|flush| flush.oldest_age_ms).unwrap_or(0),
+            parked_objects: flush.map_or(0, |flush| flush.parked_objects),
+            capacity_bytes: shared.limits.capacity_bytes,
+            dirty_limit_bytes: shared.limits.dirty_bytes,
+        }
+    }
+
+    /// Estimated memory and disk use of an object, in bytes (MEMORY USAGE).
+    pub fn object_usage(row: &ObjectRow, key: &[u8]) -> u64 {
+        (row.encoded_len() + key.len() + 32) as u64 + if row.inline_body().is_some() { 0 } else { row.body_len() }
+    }
+}
+
+/// S3's rule for bucket names: 3 to 63 lower-case letters, digits, dots and hyphens, beginning and ending
+/// with a letter or digit.
+pub fn is_bucket_name(name: &[u8]) -> bool {
+    let edge = |c: &u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+    (3..=63).contains(&name.len())
+        && name.first().is_some_and(edge)
+        && name.last().is_some_and(edge)
+        && name.iter().all(|c| edge(c) || *c == b'-' || *c == b'.')
+        && !name.windows(2).any(|pair| pair == b"..")
+}
+
+/// Facts for INFO, status and metrics. Times in milliseconds since the Unix epoch unless named otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct Stats {
+    /// When this process opened the store.
+    pub started_ms: u64,
+    /// Random, a new one per start (40 hex digits).
+    pub node_run_id: String,
+    /// Objects in all buckets.
+    pub objects: u64,
+    /// Sum of their body lengths.
+    pub bytes: u64,
+    /// Memory of the memtables.
+    pub memtable_bytes: u64,
+    /// Memory of the read cache.
+    pub cache_bytes: u64,
+    /// Read cache hits since the start.
+    pub cache_hits: u64,
+    /// Read cache misses since the start.
+    pub cache_misses: u64,
+    /// Bytes used in the LMDB map.
+    pub lmdb_used_bytes: u64,
+    /// Size of the map.
+    pub lmdb_map_bytes: u64,
+    /// Bytes of journal files that may be needed.
+    pub journal_bytes: u64,
+    /// Bytes of segment files in use.
+    pub segment_bytes: u64,
+    /// Index of the last applied entry.
+    pub applied_index: u64,
+    /// Index of the last entry in the checkpoint.
+    pub checkpoint_index: u64,
+    /// When the last checkpoint ended.
+    pub last_checkpoint_ms: u64,
+    /// Raft term.
+    pub term: u64,
+    /// Whether this node leads.
+    pub is_leader: bool,
+    /// Voters of the cluster.
+    pub voters: u32,
+    /// Mutations applied for this node's clients since the start.
+    pub commits_total: u64,
+    /// Entries applied since the start.
+    pub entries_total: u64,
+    /// Journal syncs since the start.
+    pub fsyncs_total: u64,
+    /// Time in them, seconds.
+    pub fsync_seconds_sum: f64,
+    /// Objects removed because their time had passed, since the start.
+    pub expired_total: u64,
+    /// Queue rows waiting for their origin.
+    pub dirty_objects: u64,
+    /// Their bytes.
+    pub dirty_bytes: u64,
+    /// Age of the oldest, milliseconds.
+    pub oldest_dirty_age_ms: u64,
+    /// Queue rows set aside.
+    pub parked_objects: u64,
+    /// Configured capacity.
+    pub capacity_bytes: u64,
+    /// Configured limit of dirty bytes.
+    pub dirty_limit_bytes: u64,
+}
