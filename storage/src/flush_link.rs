@@ -12,8 +12,8 @@ use bytes::Bytes;
 use crate::apply::{content_of, flush_row};
 use crate::error::Error;
 use crate::flush::{
-    FlushLog, FlushObject, FlushSource, Flushed, Flusher, FlusherConfig, Loaded, LogError, MountId,
-    MountSpec, OriginRow, QueueConfig, RowId, SourceError, SourceObject, Started,
+    FlushLog, FlushObject, FlushSource, Flushed, Flusher, FlusherConfig, Loaded, LogError, MountId, MountSpec,
+    OriginRow, QueueConfig, RowId, SourceError, SourceObject, Started,
 };
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
@@ -120,8 +120,7 @@ impl FlushSource for CoreLink {
     fn load(&self, sink: &mut dyn FnMut(Loaded)) -> Result<(), SourceError> {
         // Queue rows first, started rows after: what is queued in between is told as an event as well.
         self.scan(Table::Queue, &mut |key, value| {
-            if let (Some((version, bucket, key)), Some(row)) = (split_queue_key(key), QueueRow::decode(value))
-            {
+            if let (Some((version, bucket, key)), Some(row)) = (split_queue_key(key), QueueRow::decode(value)) {
                 sink(Loaded::Row(flush_row(bucket, key, version, &row)));
             }
         })?;
@@ -266,8 +265,7 @@ pub(crate) async fn start(
     }
     let link = Arc::new(CoreLink::new(shared.clone()));
     let mut seed = [0; 8];
-    getrandom::fill(&mut seed)
-        .map_err(|error| StartError::Threads(std::io::Error::other(error.to_string())))?;
+    getrandom::fill(&mut seed).map_err(|error| StartError::Threads(std::io::Error::other(error.to_string())))?;
     let config = FlusherConfig {
         queue: QueueConfig {
             concurrency: settings.concurrency,

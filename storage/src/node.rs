@@ -21,7 +21,9 @@ use crate::keyspace::base::BaseError;
 use crate::keyspace::lmdb::Lmdb;
 use crate::origin::Origin;
 use crate::origin::s3::{S3Origin, S3OriginConfig};
-use crate::replica::{Driver, DriverParts, Inbox, MemtableLimits, OpenError, Opened, Parts, SyncMode, open};
+use crate::replica::{
+    Driver, DriverParts, Inbox, MemtableLimits, OpenError, Opened, Parts, SyncMode, open,
+};
 use crate::store::{INBOX_PERMITS, Limits, Shared, Store};
 
 /// How long a start waits for its own election.
@@ -224,19 +226,8 @@ impl Node {
         let (settings, sink) = (config.clone(), flusher.clone());
         let opening = tokio::task::spawn_blocking(move || open_directory(&settings, sink));
         let opened = opening.await.map_err(|error| StartError::Threads(std::io::Error::other(error)))??;
-        let Opened {
-            engine,
-            identity,
-            keyspace,
-            registry,
-            segments,
-            checkpointer,
-            clock,
-            status,
-            stats,
-            done,
-            recovery,
-        } = opened;
+        let Opened { engine, identity, keyspace, registry, segments, checkpointer, clock, status, stats, done, recovery } =
+            opened;
         tracing::info!(
             cluster = %identity.cluster,
             journal_records = recovery.records,
@@ -314,8 +305,7 @@ impl Node {
 fn lock_directory(dir: &Path) -> Result<File, StartError> {
     let failed = |error| StartError::Directory(dir.to_owned(), error);
     std::fs::create_dir_all(dir).map_err(failed)?;
-    let lock =
-        File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(failed)?;
+    let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse(dir.to_owned())),
@@ -323,10 +313,7 @@ fn lock_directory(dir: &Path) -> Result<File, StartError> {
     }
 }
 
-fn open_directory(
-    config: &StorageConfig,
-    flusher: Arc<OnceLock<Weak<Flusher>>>,
-) -> Result<Opened, StartError> {
+fn open_directory(config: &StorageConfig, flusher: Arc<OnceLock<Weak<Flusher>>>) -> Result<Opened, StartError> {
     let keyspace = config.data_dir.join(KEYSPACE);
     std::fs::create_dir_all(&keyspace).map_err(|e| StartError::Directory(keyspace.clone(), e))?;
     let lmdb = Lmdb::open(&keyspace, config.map_bytes, resident_bytes()).map_err(OpenError::Base)?;
@@ -397,6 +384,7 @@ impl From<BaseError> for StartError {
         StartError::Open(OpenError::Base(error))
     }
 }
+
 
 #[cfg(test)]
 mod tests;

@@ -10,8 +10,8 @@
 
 mod body;
 mod bucket;
-mod float;
 mod flush;
+mod float;
 mod key;
 mod object;
 mod state;
@@ -194,11 +194,7 @@ impl Applier {
         let mut walk = Walk { places, next: 0, applied: &mut applied, collect };
         while !bytes.is_empty() {
             let Some(mutation) = Mutation::decode(&mut bytes) else {
-                tracing::error!(
-                    index,
-                    position = self.place.position,
-                    "malformed mutation; the rest of its entry was skipped"
-                );
+                tracing::error!(index, position = self.place.position, "malformed mutation; the rest of its entry was skipped");
                 walk.outcome(Outcome::Refused(Refusal::Malformed));
                 break;
             };
@@ -386,8 +382,7 @@ impl Applier {
     fn change_references(&mut self, blob: BlobId, by: i64) -> Result<(), BaseError> {
         let key = blob_key(Table::Refs, blob);
         let row = self.newest(RowKey::encoded(&key), false)?;
-        let count =
-            row.as_deref().and_then(|row| row.first_chunk::<4>()).map_or(1, |c| u32::from_le_bytes(*c));
+        let count = row.as_deref().and_then(|row| row.first_chunk::<4>()).map_or(1, |c| u32::from_le_bytes(*c));
         let count = i64::from(count) + by;
         debug_assert!(count >= 0, "blob {blob:?} has {count} references");
         if count <= 0 {
