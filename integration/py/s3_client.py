@@ -110,7 +110,7 @@ def presigned(endpoint, credentials, bucket):
     with urllib.request.urlopen(url) as answer:
         assert answer.read() == b"by url"
     try:
-        urllib.request.urlopen(url.replace("X-Amz-Signature=", "X-Amz-Signature=0"))
+        urllib.request.urlopen(url[:-1] + ("0" if url[-1] != "0" else "1"))
     except urllib.error.HTTPError as error:
         assert error.code == 403, error
     else:

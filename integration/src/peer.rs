@@ -52,7 +52,7 @@ impl RedisServer {
         wait::until("redis-server answers", START_LIMIT, || {
             let reply = RespWire::connect(addr).and_then(|mut wire| wire.call(&["PING"]));
             match reply {
-                Ok(reply) if reply == b"+PONG\r\n" => Ok(()),
+                Ok(reply) if reply == b"+PONG\r\n" || reply.starts_with(b"-NOAUTH") => Ok(()),
                 Ok(reply) => Err(reply.escape_ascii().to_string()),
                 Err(error) => Err(error.to_string()),
             }

@@ -105,5 +105,5 @@ fn a_password_is_asked_for_and_accepted() {
     assert_eq!(resp.call(&["GET", "k"]).unwrap(), b"$-1\r\n");
     let log = node.log();
     assert!(!log.contains("correct horse"), "a secret in the log");
-    node.finish(&[]);
+    node.finish(&["authentication failed"]);
 }

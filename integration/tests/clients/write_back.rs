@@ -96,7 +96,7 @@ async fn where_an_object_is_can_be_asked_by_header_by_command_and_by_the_command
     assert_eq!(resp.call(&["FB.FLUSHWAIT", "1000", "a b"]).unwrap(), b":0\r\n");
     let head = s3.head_object().bucket("photos").key("a b").send().await.unwrap();
     assert_eq!(head.e_tag(), Some(etag.as_str()), "the ETag given at PUT stays");
-    origin.add_fault(Rule::new(&[Op::Put], Fault::Answer(403, "AccessDenied")));
+    origin.add_fault(Rule::new(&[Op::Put], Fault::Answer(400, "InvalidArgument")));
     s3.put_object().bucket("photos").key("a b").body(ByteStream::from_static(b"y")).send().await.unwrap();
     wait::until("it is parked", LIMIT, || {
         let header = origin_header(&node, "/photos/a%20b");

@@ -134,7 +134,7 @@ fn one_poisoned_object_delays_no_other_and_is_parked_with_its_reason() {
     let origin = OriginSim::start(&["cloud"]).unwrap();
     let node = node(&origin);
     let poison =
-        Rule::new(&[Op::Put], Fault::Answer(403, "AccessDenied")).on(Keys::Containing("poison".into()));
+        Rule::new(&[Op::Put], Fault::Answer(400, "InvalidArgument")).on(Keys::Containing("poison".into()));
     origin.add_fault(poison);
     let mut resp = node.resp();
     resp.call(&["SET", "poison", "v"]).unwrap();
@@ -149,7 +149,7 @@ fn one_poisoned_object_delays_no_other_and_is_parked_with_its_reason() {
     });
     parked.unwrap();
     let listed = String::from_utf8_lossy(&node.forebay(&["flush", "ls"]).stdout).into_owned();
-    assert!(listed.contains("poison") && listed.contains("AccessDenied"), "{listed}");
+    assert!(listed.contains("poison") && listed.contains("InvalidArgument"), "{listed}");
     origin.clear_faults();
     settle(&node);
     assert!(origin.object("cloud", "db/poison").is_some());

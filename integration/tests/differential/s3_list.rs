@@ -70,7 +70,7 @@ async fn url_encoding_gives_keys_that_xml_cannot_hold() {
         "plain",
         "plus%2B",
         "unit%1Fseparator",
-        "with+space",
+        "with%20space",
         "%C3%BC/%22quoted%22",
     ];
     assert_eq!(keys, expected);
