@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Batcher;
 use super::contract::{FlushEvent, LogError, MountId, RowId, SharedLog, SharedSource, SourceError};
 use super::queue::{
-    Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueMount, RowView, Start,
+    Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueLoad, QueueMount, RowView, Start,
 };
 use super::status::{FlushStatus, MountStatus};
 use super::upload::{Courier, Target};
@@ -415,16 +415,16 @@ impl Flusher {
             fifo: mount.spec.fifo,
             min_interval_ms: u64::try_from(mount.spec.min_interval.as_millis()).unwrap_or(u64::MAX),
         });
-        let mut queue = FlushQueue::new(self.config.queue, mounts.collect(), self.config.seed);
         let (clock_ms, wall_ms) = (self.clock.now_ms(), self.source.now_ms());
+        let mut load = QueueLoad::new(self.config.queue, mounts.collect(), self.config.seed, clock_ms);
         self.source.load(&mut |mut loaded| {
             if let super::contract::Loaded::Started(started) = &mut loaded {
                 // From the wall clock of the log to the queue's own.
                 started.deadline_ms = clock_ms.saturating_add(started.deadline_ms.saturating_sub(wall_ms));
             }
-            queue.load(loaded, clock_ms);
+            load.push(loaded);
         })?;
-        Ok(Box::new(queue))
+        Ok(Box::new(load.finish()))
     }
 
     /// Starts what may start, and says how long nothing will happen by time alone.

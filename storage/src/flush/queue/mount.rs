@@ -8,7 +8,6 @@ use smallvec::SmallVec;
 use crate::flush::classify::ladder_step;
 use crate::flush::contract::MountId;
 use crate::object::BucketId;
-use crate::origin::ErrorClass;
 
 /// Distinct keys that must fail one after the other, with no success between, before the mount counts as down.
 const DOWN_AFTER_KEYS: usize = 3;
@@ -120,13 +119,12 @@ impl MountEntry {
         now_ms: u64,
         wait_ms: u64,
         retry_after_ms: Option<u64>,
-        message: &str,
-        class: ErrorClass,
+        reason: &str,
     ) {
         if let Some(pause) = retry_after_ms {
             self.paused_until_ms = self.paused_until_ms.max(now_ms.saturating_add(pause));
         }
-        let reason = format!("{class}: {message}");
+        let reason = reason.to_owned();
         let trial_at_ms = now_ms.saturating_add(wait_ms);
         if let Some(down) = &mut self.down {
             // What was in flight when the mount went down fails too; only trials climb the ladder.

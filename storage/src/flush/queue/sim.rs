@@ -13,14 +13,15 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::*;
+use crate::flush::contract::{FlushKind, Started};
 use crate::flush::tag::{Held, OriginTag, VERSION_META, Verdict, judge};
 use crate::flush::testing::{Change, ModelRows, Name};
 use crate::flush::upload::condition_for;
 use crate::object::ClusterId;
 use crate::origin::memory::MemoryOrigin;
 use crate::origin::{
-    BodyChecksums, Capabilities, Condition, ContentHeaders, DeleteRequest, Fence, Origin, OriginETag,
-    OriginKey, PutRequest,
+    BodyChecksums, Capabilities, Condition, ContentHeaders, DeleteRequest, ErrorClass, Fence, Landing,
+    Origin, OriginETag, OriginKey, PutRequest,
 };
 
 /// Safety rules taken away, to see that the simulation notices.
@@ -34,6 +35,26 @@ pub(crate) struct Sabotage {
     pub(crate) no_barrier: bool,
     /// No HEAD after a fence.
     pub(crate) no_head: bool,
+}
+
+impl FlushQueue {
+    /// Breaks what the plan says, where the queue would decide next about a key.
+    pub(super) fn sabotage(&mut self, slot: u32) {
+        let sabotage = self.sabotage;
+        let Some(entry) = self.keys.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        let newer = |flight: &Flight| entry.rows.first().is_some_and(|row| row.version > flight.version);
+        match entry.phase {
+            Phase::Fenced { doubt, .. } if sabotage.no_fence => entry.phase = Phase::Check { doubt },
+            Phase::Flying if sabotage.many_in_flight && self.flights.get(&slot).is_some_and(newer) => {
+                self.flights.remove(&slot);
+                entry.phase = Phase::Idle;
+            }
+            _ => {}
+        }
+        if sabotage.no_head && matches!(entry.phase, Phase::Check { .. }) {
+            entry.phase = Phase::Idle;
+        }
+    }
 }
 
 const TIMEOUT_MS: u64 = 2_000;
@@ -139,7 +160,7 @@ struct World {
 impl World {
     fn new(plan: Plan) -> World {
         let random = fastrand::Rng::with_seed(plan.seed);
-        let mut world = World {
+        World {
             random,
             faults: true,
             now: 1_000_000,
@@ -149,16 +170,14 @@ impl World {
             origin: MemoryOrigin::new("memory://sim", honours(plan)),
             history: Vec::new(),
             rows: ModelRows::default(),
-            queue: fresh_queue(plan, 1),
+            queue: ready_queue(plan, fresh_queue(plan, 1, 0)),
             epoch: 1,
             clock: SKEW_MS,
             landed: BTreeMap::new(),
             landed_barriers: BTreeSet::new(),
             foreign: BTreeSet::new(),
             plan,
-        };
-        world.queue.sabotage = plan.sabotage;
-        world
+        }
     }
 
     fn run_with_faults(&mut self) -> Result<(), String> {
@@ -600,10 +619,9 @@ impl World {
         }
         self.epoch += 1;
         self.clock = self.random.u64(0..=2 * SKEW_MS);
-        self.queue = fresh_queue(self.plan, self.epoch);
-        let now_ms = self.leader_now();
-        let queue = &mut self.queue;
-        self.rows.load(&mut |loaded| queue.load(loaded, now_ms));
+        let mut load = fresh_queue(self.plan, self.epoch, self.leader_now());
+        self.rows.load(&mut |loaded| load.push(loaded));
+        self.queue = ready_queue(self.plan, load);
     }
 
     fn leader_now(&self) -> u64 {
@@ -622,7 +640,7 @@ impl World {
     }
 }
 
-fn fresh_queue(plan: Plan, epoch: u64) -> FlushQueue {
+fn fresh_queue(plan: Plan, epoch: u64, now_ms: u64) -> QueueLoad {
     let config = QueueConfig {
         concurrency: 4,
         bytes_in_flight_max: 1 << 20,
@@ -636,7 +654,11 @@ fn fresh_queue(plan: Plan, epoch: u64) -> FlushQueue {
         fifo: plan.fifo && bucket == 0,
         min_interval_ms: 300,
     });
-    let mut queue = FlushQueue::new(config, mounts.collect(), plan.seed ^ epoch);
+    QueueLoad::new(config, mounts.collect(), plan.seed ^ epoch, now_ms)
+}
+
+fn ready_queue(plan: Plan, load: QueueLoad) -> FlushQueue {
+    let mut queue = load.finish();
     queue.sabotage = plan.sabotage;
     for bucket in 0..BUCKETS {
         queue.set_mount_ready(MountId(bucket), Ok(()));
