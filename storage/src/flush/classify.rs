@@ -40,8 +40,10 @@ pub enum ParkAfter {
     FailuresAlone(u16),
 }
 
-const FAST: (u64, u64) = (250, 30_000);
-const SLOW: (u64, u64) = (5_000, 120_000);
+/// The ladder of what may pass quickly, in milliseconds.
+pub(super) const FAST: (u64, u64) = (250, 30_000);
+/// The ladder of what needs a hand.
+pub(super) const SLOW: (u64, u64) = (5_000, 120_000);
 const ALONE: ParkAfter = ParkAfter::FailuresAlone(20);
 
 /// The policy of a class.

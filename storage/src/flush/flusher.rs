@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Batcher;
 use super::contract::{FlushEvent, LogError, MountId, RowId, SharedLog, SharedSource, SourceError};
 use super::queue::{
-    Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueLoad, QueueMount, RowView, Start,
+    Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueLoad, QueueMount, RowPlace, RowView, Start,
 };
 use super::status::{FlushStatus, MountStatus};
 use super::upload::{Courier, Target};
@@ -318,6 +318,16 @@ impl Flusher {
     /// At most `max` rows, oldest changes first, or parked ones only.
     pub fn list(&self, parked_only: bool, max: usize) -> Vec<RowView> {
         self.with_queue(|queue| queue.list(parked_only, max)).unwrap_or_default()
+    }
+
+    /// As [`Flusher::list`], from behind `after` on; with the place to go on from, if there may be more.
+    pub fn page(
+        &self,
+        parked_only: bool,
+        after: Option<RowPlace>,
+        max: usize,
+    ) -> (Vec<RowView>, Option<RowPlace>) {
+        self.with_queue(|queue| queue.page(parked_only, after, max)).unwrap_or_default()
     }
 
     /// Takes a row up again: unparks it, and tries it at once.

@@ -21,6 +21,6 @@ mod upload;
 
 pub use contract::*;
 pub use flusher::{Flusher, FlusherConfig, MountSpec};
-pub use queue::{MountHealth, Pending, QueueConfig, RowState, RowView};
+pub use queue::{MountHealth, Pending, QueueConfig, RowPlace, RowState, RowView};
 pub use status::{FlushStatus, MountStatus};
 pub use upload::origin_key;

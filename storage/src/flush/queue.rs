@@ -42,7 +42,8 @@ pub use self::load::QueueLoad;
 use self::mount::MountEntry;
 pub use self::mount::{MountHealth, QueueMount};
 use self::row::{Flight, KeyEntry, ParkReason, Phase, QueueRow, Spot};
-pub use self::view::{Pending, RowState, RowView};
+pub use self::view::{Pending, RowPlace, RowState, RowView};
+use super::classify::{FAST, SLOW};
 use super::contract::{FlushEvent, FlushRow, Flushed, MountId, RowId};
 use crate::object::{BucketId, Version};
 
@@ -59,6 +60,8 @@ pub struct QueueConfig {
     /// Longest time from an attempt's start to its deadline, milliseconds. A started row whose deadline lies further in the
     /// future was written by a clock that was ahead, and is waited for only this long.
     pub attempt_ms_max: u64,
+    /// First wait after a failure, and the longest one, milliseconds: the scale of the ladders in `classify`, and their top.
+    pub retry_ms: (u64, u64),
 }
 
 impl Default for QueueConfig {
@@ -68,7 +71,16 @@ impl Default for QueueConfig {
             bytes_in_flight_max: 256 << 20,
             margin_ms: 10_000,
             attempt_ms_max: 600_000,
+            retry_ms: (FAST.0, SLOW.1),
         }
+    }
+}
+
+impl QueueConfig {
+    /// A ladder of `classify`, on this config's scale.
+    fn ladder(&self, (first, longest): (u64, u64)) -> (u64, u64) {
+        let longest = longest.min(self.retry_ms.1);
+        (first.saturating_mul(self.retry_ms.0).div_ceil(FAST.0).min(longest), longest)
     }
 }
 

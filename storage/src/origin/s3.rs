@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_credential_types::Credentials;
-use aws_runtime::auth::{HttpSignatureType, SigV4OperationSigningConfig};
+use aws_runtime::auth::{HttpSignatureType, PayloadSigningOverride, SigV4OperationSigningConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -418,6 +418,9 @@ impl Intercept for AttemptInterceptor {
             // Whole seconds, and the origin's clock counts from the signature's: never less than one.
             signing.signing_options.expires_in = Some(Duration::from_secs(left.as_secs() + 1));
             signing.signing_options.signature_type = HttpSignatureType::HttpRequestQueryParams;
+            // What S3 assumes of a query-signed request; for a DELETE the SDK would sign the empty body's hash.
+            let unsigned = PayloadSigningOverride::unsigned_payload().to_signable_body();
+            signing.signing_options.payload_override = Some(unsigned);
             config.interceptor_state().store_put(signing);
         }
         Ok(())

@@ -102,9 +102,9 @@ impl MountEntry {
         (when > now_ms).then_some(when)
     }
 
-    pub(super) fn ladder(&self, ladder_ms: (u64, u64)) -> RangeInclusive<u64> {
+    pub(super) fn ladder(&self, ladder_ms: (u64, u64), least_ms: u64) -> RangeInclusive<u64> {
         let trials = self.down.as_ref().map_or(1, |down| down.trials + 1);
-        ladder_step((ladder_ms.0.max(1_000), ladder_ms.1.min(TRIAL_MS_MAX)), trials)
+        ladder_step((ladder_ms.0.max(least_ms), ladder_ms.1.min(TRIAL_MS_MAX)), trials)
     }
 
     pub(super) fn succeeded(&mut self) {

@@ -646,6 +646,7 @@ fn fresh_queue(plan: Plan, epoch: u64, now_ms: u64) -> QueueLoad {
         bytes_in_flight_max: 1 << 20,
         margin_ms: MARGIN_MS,
         attempt_ms_max: TIMEOUT_MS,
+        ..QueueConfig::default()
     };
     let mounts = (0..BUCKETS).map(|bucket| QueueMount {
         id: MountId(bucket),
