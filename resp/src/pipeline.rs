@@ -431,7 +431,12 @@ impl Pipeline {
         let from = self.out.len();
         let (server, session, reply) = (&*self.server, &mut self.session, &mut self.out);
         let waiting = Waiting { server, session, args, reply };
-        if let Err(error) = wait(waiting).await {
+        let waited = tokio::select! {
+            biased;
+            waited = wait(waiting) => waited,
+            () = server.stopping.cancelled() => Err(Error::Stopping.into()),
+        };
+        if let Err(error) = waited {
             reply_error(&mut self.out, &mut self.tally, from, &error);
         }
         if self.is_silent() {
