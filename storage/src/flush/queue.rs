@@ -203,8 +203,13 @@ impl FlushQueue {
         let slot = self.find_or_insert(row.bucket, &row.key);
         let replaced = replaces.and_then(|version| self.remove_row(slot, version));
         let Some(entry) = self.keys[slot as usize].as_mut() else { return };
-        if entry.rows.iter().any(|known| known.version == row.version) {
-            // Told again; but what it replaced may just have gone.
+        if let Some(known) = entry.rows.iter_mut().find(|known| known.version == row.version) {
+            // Told again (it was loaded already); but what it replaced has just gone, and it stands for that too.
+            if let Some(replaced) = replaced.filter(|replaced| replaced.since < known.since) {
+                self.oldest.remove(&(known.since, slot));
+                (known.since, known.since_ms) = (replaced.since, replaced.since_ms);
+                self.oldest.insert((known.since, slot));
+            }
             return self.place(slot);
         }
         let mut fresh = QueueRow::new(&row);

@@ -274,6 +274,11 @@ fn events_told_twice_change_nothing() {
     story.queue.observe(row(2, Some(Version(1))));
     story.queue.observe(row(2, Some(Version(1))));
     assert_eq!((story.queue.len(), story.queue.bytes()), (1, 100));
+    assert_eq!(
+        story.queue.pending(Version(1), None).rows,
+        1,
+        "a wait for the first change waits for the second"
+    );
     let flushed = Flushed {
         bucket: BUCKET,
         key: Bytes::from_static(b"a"),
