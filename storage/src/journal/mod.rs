@@ -45,6 +45,9 @@ use std::time::Instant;
 /// The largest configurable file. A start reads one file at a time into memory.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
 
+/// An unusually large batch of small records does not keep its memory.
+const SCRATCH_BYTES_KEPT: usize = 4 << 20;
+
 /// Settings of a journal.
 #[derive(Clone, Debug)]
 pub struct JournalConfig {
@@ -160,6 +163,9 @@ impl Journal {
         journal.trim_spares();
         journal.maybe_prepare();
         journal.show_live();
+        // Proves the fresh file's header: were it damaged before the first append, its records would
+        // look like a copy that was never finished.
+        journal.append_empty_and_sync()?;
         Ok((journal, opened.recovery))
     }
 
@@ -331,6 +337,7 @@ impl Journal {
             BatchFacts { synced: self.synced, commit_index: self.commit_index, floor: self.floor, flags };
         let written = self.writer.write_batch(&mut self.scratch, records, facts);
         let len = written.map_err(|error| self.poison(JournalError::WriteFailed(error)))?;
+        self.scratch.shrink_to(SCRATCH_BYTES_KEPT);
         self.metrics.note_batch(records.len(), len);
         self.all_named = false;
         if let Some(file) = self.live.back_mut() {

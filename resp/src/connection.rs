@@ -1,0 +1,164 @@
+//! One client: read, run, write.
+//!
+//! Owns the socket and the read buffer. Reads only when everything received is answered and sent, so a
+//! client that sends fast and reads slowly is held up by its own socket, and the node holds at most one
+//! batch of its replies.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::clients::{Activity, Registration};
+use crate::error::CommandError;
+use crate::parse::{Parsed, Parser, ProtocolError, Rules};
+use crate::pipeline::Pipeline;
+use crate::server::Server;
+use crate::session::Session;
+
+/// Replies are sent before more requests are run when they reach this size, in bytes.
+const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+/// How much, and for how long, is still taken from a client after the last reply.
+const DRAIN_BYTES_MAX: usize = 1024 * 1024;
+const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+
+/// One client's connection.
+pub(crate) struct Connection {
+    server: Arc<Server>,
+    stream: TcpStream,
+    parser: Parser,
+    pipeline: Pipeline,
+    registration: Registration,
+}
+
+impl Connection {
+    pub(crate) fn new(server: Arc<Server>, stream: TcpStream, registration: Registration) -> Connection {
+        let session = Session::new(&server, Arc::clone(&registration.facts));
+        Connection {
+            pipeline: Pipeline::new(Arc::clone(&server), session),
+            parser: Parser::new(),
+            server,
+            stream,
+            registration,
+        }
+    }
+
+    /// Serves until the client leaves, is closed, or `shutdown` is asked for: then what was received is
+    /// still answered. An error is the socket's.
+    pub(crate) async fn serve(mut self, shutdown: CancellationToken) -> io::Result<()> {
+        let mut stop = std::pin::pin!(shutdown.cancelled());
+        loop {
+            let room = self.parser.make_room();
+            let received = tokio::select! {
+                biased;
+                received = self.stream.read(room) => received?,
+                () = &mut stop => return Ok(()),
+            };
+            if received == 0 {
+                return Ok(());
+            }
+            self.parser.filled(received);
+            self.server.counters.bytes_in.fetch_add(received as u64, Ordering::Relaxed);
+            self.server.counters.reads.fetch_add(1, Ordering::Relaxed);
+            self.run_received().await?;
+            self.note();
+            self.send().await?;
+            if self.pipeline.session.closing {
+                return self.hang_up().await;
+            }
+        }
+    }
+
+    /// Runs every request that has arrived whole.
+    async fn run_received(&mut self) -> io::Result<()> {
+        self.pipeline.session.refresh(&self.server.store);
+        let settings = &self.server.settings;
+        let mut rules = Rules {
+            authenticated: self.pipeline.session.authenticated,
+            bulk_bytes_max: settings.bulk_bytes_max.load(Ordering::Relaxed),
+            value_bytes_max: self.server.store.body_bytes_max(),
+            request_bytes_max: settings.request_bytes_max.load(Ordering::Relaxed),
+        };
+        while !self.pipeline.session.closing {
+            rules.authenticated = self.pipeline.session.authenticated;
+            match self.parser.next(&rules) {
+                Ok(Parsed::Request(request)) => {
+                    if let Some(blocked) = self.pipeline.request(request.clone(), &self.parser) {
+                        self.pipeline.unblock(blocked, request, &self.parser).await;
+                    }
+                }
+                Ok(Parsed::Incomplete) => break,
+                Ok(Parsed::Dropped(too_large)) => self.pipeline.refuse(too_large),
+                Err(error) => self.pipeline.protocol_error(&protocol_error_line(error)),
+            }
+            if self.pipeline.is_full() {
+                self.pipeline.close(&self.parser).await;
+            }
+            if self.pipeline.replies().len() > UNSENT_BYTES_MAX {
+                self.pipeline.close(&self.parser).await;
+                self.send().await?;
+            }
+        }
+        self.pipeline.close(&self.parser).await;
+        Ok(())
+    }
+
+    async fn send(&mut self) -> io::Result<()> {
+        let replies = self.pipeline.replies();
+        if replies.is_empty() {
+            return Ok(());
+        }
+        self.stream.write_all(replies).await?;
+        self.server.counters.bytes_out.fetch_add(replies.len() as u64, Ordering::Relaxed);
+        self.server.counters.writes.fetch_add(1, Ordering::Relaxed);
+        self.pipeline.replies_sent();
+        Ok(())
+    }
+
+    /// Closes so that the last reply arrives: a socket closed over unread bytes is reset, and takes the
+    /// reply with it.
+    async fn hang_up(&mut self) -> io::Result<()> {
+        self.stream.shutdown().await?;
+        let drain = async {
+            let mut drained = 0;
+            while drained < DRAIN_BYTES_MAX {
+                match self.stream.read(self.parser.make_room()).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(len) => drained += len,
+                }
+            }
+        };
+        // Whoever sends on does not get more of our time.
+        let _ = tokio::time::timeout(DRAIN_LIMIT, drain).await;
+        Ok(())
+    }
+
+    /// Tells the others what this client just did.
+    fn note(&mut self) {
+        self.server.counters.add(self.pipeline.take_tally());
+        let session = &self.pipeline.session;
+        self.registration.facts.note(Activity {
+            command: self.pipeline.last_command(),
+            database: session.database_number(),
+            queued: session.queue.as_ref().map(|queue| queue.len()),
+            protocol: session.protocol,
+            unparsed_bytes: self.parser.unparsed(),
+            read_buffer_bytes: self.parser.capacity(),
+            unsent_bytes: self.pipeline.replies().len(),
+        });
+    }
+}
+
+fn protocol_error_line(error: ProtocolError) -> CommandError {
+    match error {
+        // The byte as it came, whatever it is.
+        ProtocolError::ExpectedBulk(byte) => {
+            CommandError::bytes([b"ERR Protocol error: expected '$', got '", &[byte][..], b"'"].concat())
+        }
+        other => CommandError::text(format!("ERR {other}")),
+    }
+}

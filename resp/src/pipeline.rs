@@ -1,0 +1,668 @@
+//! One client's commands in their order: planned as they are parsed, submitted together, answered in turn.
+//!
+//! Owns the client's session, its open submission, the steps still to be answered, and the replies.
+//! Does not own the socket or the read buffer: arguments of planned commands stay where they were read
+//! until the batch is closed.
+//! What must hold: replies leave in the order of the requests; a read sees every write before it in the
+//! pipeline and none behind it; between two awaits of [`Pipeline::close`] nothing is planned.
+//! A connection that dies midway leaves what it submitted submitted, as with any write whose reply is lost.
+
+mod exec;
+
+use std::mem;
+use std::ops::Range;
+use std::sync::Arc;
+
+use forebay_storage::error::Error;
+use forebay_storage::mutation::{Outcome, Refusal};
+use forebay_storage::object::BucketId;
+use forebay_storage::read::ReadView;
+use forebay_storage::submission::{Outcomes, Submission, ViewSlot};
+use smallvec::SmallVec;
+
+use self::exec::ExecStep;
+use crate::command::args::Args;
+use crate::command::plan::{Plan, Planner, Read, WaitFn, Waiting, Write};
+use crate::command::{self, Command, Flags};
+use crate::error::CommandError;
+use crate::keyspace::bucket_to_open;
+use crate::parse::{Parser, TooLarge};
+use crate::read::{Cold, Reader};
+use crate::reply::Reply;
+use crate::server::{Server, Tally};
+use crate::session::{Queue, Replies, Session};
+
+/// A batch is submitted when its mutations reach this size, in bytes: a log entry's size.
+const BATCH_BYTES_MAX: usize = 1024 * 1024;
+/// Or when it holds this many commands.
+const BATCH_STEPS_MAX: usize = 10_000;
+/// How often a command is tried whose bucket vanished or whose value had to be put together.
+const ATTEMPTS_MAX: usize = 4;
+/// Memory kept for replies between batches, in bytes.
+const REPLY_CAPACITY_KEPT: usize = 64 * 1024;
+
+/// One client's commands on their way.
+pub(crate) struct Pipeline {
+    server: Arc<Server>,
+    pub(crate) session: Session,
+    /// Replies that may leave.
+    out: Reply,
+    submission: Submission,
+    /// Commands whose replies are not in `out` yet. Once there is one, all that follow stand here too.
+    steps: Vec<Step>,
+    /// Replies of steps that are answered but must wait for those before them.
+    ready: Reply,
+    /// Hashes of keys with an APPEND or SETRANGE in the submission. Such a mutation may have to be
+    /// repeated after the batch (`TooFragmented`), so nothing else may touch its key in the same batch.
+    extended_keys: SmallVec<[u64; 4]>,
+    tally: Tally,
+    last_command: &'static str,
+}
+
+/// A planned command.
+struct Step {
+    command: &'static Command,
+    /// Its arguments in the parser.
+    args: Range<usize>,
+    /// Its database in the session, and that one's bucket when it was planned.
+    database: usize,
+    bucket: Option<BucketId>,
+    /// CLIENT REPLY: the reply is not sent.
+    silent: bool,
+    work: Work,
+}
+
+/// What is left to do for a planned command.
+enum Work {
+    /// Copy its reply from `ready`.
+    Ready(Range<usize>),
+    Read {
+        at: ReadAt,
+        read: Read,
+    },
+    Write(Write),
+    ReadThenWrite {
+        view: ViewSlot,
+        read: Read,
+        write: Write,
+    },
+    Exec(Box<ExecStep>),
+}
+
+/// The place of a read.
+enum ReadAt {
+    /// Taken when it was planned.
+    View(ReadView),
+    /// Between the mutations of the submission.
+    Slot(ViewSlot),
+}
+
+/// Why a request could not be planned at once.
+pub(crate) enum Blocked {
+    /// The batch must be closed first.
+    Close(&'static Command),
+    /// The bucket of this database must be opened first.
+    Open(&'static Command, usize),
+    /// It waits for something itself.
+    Wait(WaitFn),
+    /// EXEC.
+    Exec(&'static Command, Box<Queue>),
+}
+
+impl Pipeline {
+    pub(crate) fn new(server: Arc<Server>, session: Session) -> Pipeline {
+        let (out, ready) = (Reply::new(session.protocol), Reply::new(session.protocol));
+        Pipeline {
+            server,
+            session,
+            out,
+            submission: Submission::new(),
+            steps: Vec::new(),
+            ready,
+            extended_keys: SmallVec::new(),
+            tally: Tally::default(),
+            last_command: "NULL",
+        }
+    }
+
+    /// Replies that may be sent.
+    pub(crate) fn replies(&self) -> &[u8] {
+        self.out.bytes()
+    }
+
+    /// They were sent.
+    pub(crate) fn replies_sent(&mut self) {
+        self.out.clear(REPLY_CAPACITY_KEPT);
+    }
+
+    /// Whether the batch should be closed before more is planned.
+    pub(crate) fn is_full(&self) -> bool {
+        self.submission.bytes_len() >= BATCH_BYTES_MAX || self.steps.len() >= BATCH_STEPS_MAX
+    }
+
+    /// Full name of the last command.
+    pub(crate) fn last_command(&self) -> &'static str {
+        self.last_command
+    }
+
+    /// Counts since the last call.
+    pub(crate) fn take_tally(&mut self) -> Tally {
+        mem::take(&mut self.tally)
+    }
+
+    /// Plans a request, and answers it if nothing stands before it. What comes back must be given to
+    /// [`Pipeline::unblock`].
+    #[inline]
+    pub(crate) fn request(&mut self, request: Range<usize>, parser: &Parser) -> Option<Blocked> {
+        let args = parser.args(request.clone());
+        self.tally.commands += 1;
+        if self.session.replies == Replies::SkipNext {
+            self.session.replies = Replies::Skip;
+        }
+        let command = match self.admit(args) {
+            Ok(command) => command,
+            Err(error) => {
+                if let Some(queue) = &mut self.session.queue {
+                    queue.aborted = true;
+                }
+                self.answer(request, |reply| reply.error(&error));
+                return None;
+            }
+        };
+        self.last_command = command.name;
+        if let Some(queue) = &mut self.session.queue
+            && !command.flags.has(Flags::NEVER_QUEUED)
+        {
+            let queued = queue.push(command, args);
+            self.answer(request, |reply| match queued {
+                Ok(()) => reply.simple("QUEUED"),
+                Err(error) => reply.error(&error),
+            });
+            return None;
+        }
+        self.plan(command, request, args)
+    }
+
+    /// Carries on with a request that could not be planned at once.
+    pub(crate) async fn unblock(&mut self, blocked: Blocked, request: Range<usize>, parser: &Parser) {
+        let args = parser.args(request.clone());
+        let mut next = Some(blocked);
+        while let Some(blocked) = next.take() {
+            match blocked {
+                Blocked::Close(command) => {
+                    self.close(parser).await;
+                    next = self.plan(command, request.clone(), args);
+                }
+                Blocked::Open(command, place) => match self.open_bucket(place).await {
+                    Ok(()) => next = self.plan(command, request.clone(), args),
+                    Err(error) => self.answer(request.clone(), |reply| reply.error(&error)),
+                },
+                Blocked::Wait(wait) => self.wait(wait, args).await,
+                Blocked::Exec(command, queue) => {
+                    self.exec(command, queue, request.clone(), parser).await;
+                }
+            }
+        }
+    }
+
+    /// Answers a request that was dropped for its size.
+    pub(crate) fn refuse(&mut self, too_large: TooLarge) {
+        self.tally.commands += 1;
+        let error = match too_large {
+            TooLarge::Value(len) => Error::BodyTooLarge(len, self.server.store.body_bytes_max()).into(),
+            TooLarge::Request(limit) => {
+                CommandError::text(format!("ERR forebay: a request may hold at most {limit} bytes"))
+            }
+        };
+        if let Some(queue) = &mut self.session.queue {
+            queue.aborted = true;
+        }
+        self.answer(0..0, |reply| reply.error(&error));
+    }
+
+    /// Answers bytes that are no request; nothing more can be read from the connection.
+    pub(crate) fn protocol_error(&mut self, error: &CommandError) {
+        self.session.closing = true;
+        self.answer(0..0, |reply| reply.error(error));
+    }
+
+    /// Submits what is planned, waits for the log, and answers everything in order.
+    pub(crate) async fn close(&mut self, parser: &Parser) {
+        if self.steps.is_empty() {
+            return;
+        }
+        let mut steps = mem::take(&mut self.steps);
+        let submission = mem::take(&mut self.submission);
+        self.extended_keys.clear();
+        match self.submit(submission).await {
+            Ok(outcomes) => {
+                for step in steps.drain(..) {
+                    self.finish(step, parser, &outcomes).await;
+                }
+            }
+            Err(error) => self.submit_failed(steps.drain(..), parser, &error).await,
+        }
+        self.steps = steps;
+        self.ready.clear(REPLY_CAPACITY_KEPT);
+    }
+
+    async fn submit(&self, submission: Submission) -> Result<Outcomes, Error> {
+        if submission.is_empty() {
+            return Ok(Outcomes { results: Vec::new(), views: Vec::new() });
+        }
+        self.server.store.submit(submission).await
+    }
+
+    /// The checks that every command passes before it is planned or queued, in Redis's order.
+    #[inline]
+    fn admit(&self, args: Args<'_>) -> Result<&'static Command, CommandError> {
+        let command = command::find(args)?;
+        if !command.takes(args.len()) {
+            return Err(CommandError::wrong_arity(command.name));
+        }
+        if !self.session.authenticated && !command.flags.has(Flags::NO_AUTH) {
+            return Err(CommandError::NO_AUTH);
+        }
+        if self.session.queue.is_some() && command.flags.has(Flags::NO_MULTI) {
+            return Err(CommandError::new("ERR Command not allowed inside a transaction"));
+        }
+        Ok(command)
+    }
+
+    #[inline]
+    fn plan(&mut self, command: &'static Command, request: Range<usize>, args: Args<'_>) -> Option<Blocked> {
+        let idle = self.steps.is_empty();
+        if !idle && (command.flags.has(Flags::ALONE) || self.meets_extended_key(command, args)) {
+            return Some(Blocked::Close(command));
+        }
+        let database = self.session.database();
+        if command.flags.has(Flags::DENYOOM) {
+            let (names, store) = (&self.server.keyspace, &self.server.store);
+            if let Some(place) = bucket_to_open(names, store, &mut self.session, command, args, database) {
+                return Some(Blocked::Open(command, place));
+            }
+        }
+        let reply = if idle { &mut self.out } else { &mut self.ready };
+        let from = reply.len();
+        reply.set_protocol(self.session.protocol);
+        let mut planner = Planner {
+            server: &self.server,
+            session: &mut self.session,
+            submission: &mut self.submission,
+            reply,
+            command,
+            database,
+            in_exec: false,
+        };
+        match (command.plan)(&mut planner, args) {
+            Ok(Plan::Answered) => self.answered(from, command, request),
+            Err(error) => {
+                reply_error(planner.reply, &mut self.tally, from, &error);
+                self.answered(from, command, request);
+            }
+            Ok(Plan::Read(read)) => self.plan_read(read, command, request, args, database),
+            Ok(Plan::Write(write)) => {
+                if command.flags.has(Flags::EXTENDS) {
+                    self.extended_keys.push(key_hash(args.at(1)));
+                }
+                self.push_step(command, request, database, Work::Write(write));
+            }
+            Ok(Plan::ReadThenWrite { view, read, write }) => {
+                self.push_step(command, request, database, Work::ReadThenWrite { view, read, write });
+            }
+            Ok(Plan::Wait(wait)) => {
+                debug_assert!(idle, "{} waits and must run alone", command.name);
+                return Some(Blocked::Wait(wait));
+            }
+            Ok(Plan::Exec(queue)) => return Some(Blocked::Exec(command, queue)),
+        }
+        None
+    }
+
+    /// Reads at once if no write stands before; else at its place in the submission.
+    #[inline]
+    fn plan_read(
+        &mut self,
+        read: Read,
+        command: &'static Command,
+        request: Range<usize>,
+        args: Args<'_>,
+        database: usize,
+    ) {
+        if !self.submission.is_empty() {
+            let at = ReadAt::Slot(self.submission.view());
+            return self.push_step(command, request, database, Work::Read { at, read });
+        }
+        let reply = if self.steps.is_empty() { &mut self.out } else { &mut self.ready };
+        let from = reply.len();
+        let bucket = self.session.database_at(database).bucket;
+        let mut reader = Reader { server: &self.server, bucket, args, reply, tally: &mut self.tally };
+        let done = match reader.read_latest(read) {
+            Ok(done) => done,
+            // Later writes of this pipeline must not be seen, so the view is taken now.
+            Err(Cold) => match self.server.store.view() {
+                Ok(view) => {
+                    let work = Work::Read { at: ReadAt::View(view), read };
+                    return self.push_step(command, request, database, work);
+                }
+                Err(error) => Err(error.into()),
+            },
+        };
+        if let Err(error) = done {
+            let reply = if self.steps.is_empty() { &mut self.out } else { &mut self.ready };
+            reply_error(reply, &mut self.tally, from, &error);
+        }
+        self.answered(from, command, request);
+    }
+
+    fn push_step(&mut self, command: &'static Command, args: Range<usize>, database: usize, work: Work) {
+        let bucket = self.session.database_at(database).bucket;
+        let silent = self.is_silent();
+        self.steps.push(Step { command, args, database, bucket, silent, work });
+    }
+
+    /// Writes the reply of a request that needs no plan.
+    fn answer(&mut self, request: Range<usize>, write: impl FnOnce(&mut Reply)) {
+        let reply = if self.steps.is_empty() { &mut self.out } else { &mut self.ready };
+        let from = reply.len();
+        reply.set_protocol(self.session.protocol);
+        write(reply);
+        self.tally.errors += u64::from(reply.bytes().get(from) == Some(&b'-'));
+        self.answered(from, &command::NONE, request);
+    }
+
+    /// A reply was written, from `from` on: it stays if nothing stands before it, else becomes a step.
+    #[inline]
+    fn answered(&mut self, from: usize, command: &'static Command, args: Range<usize>) {
+        let silent = self.is_silent();
+        if self.steps.is_empty() {
+            if silent {
+                self.out.truncate(from);
+            }
+        } else if silent {
+            self.ready.truncate(from);
+        } else {
+            let database = self.session.database();
+            let work = Work::Ready(from..self.ready.len());
+            self.steps.push(Step { command, args, database, bucket: None, silent: false, work });
+        }
+    }
+
+    /// Whether the present command gets no reply (CLIENT REPLY); asked once a command.
+    #[inline]
+    fn is_silent(&mut self) -> bool {
+        match self.session.replies {
+            Replies::On => false,
+            Replies::Off | Replies::SkipNext => true,
+            Replies::Skip => {
+                self.session.replies = Replies::On;
+                true
+            }
+        }
+    }
+
+    /// Whether the command must not share a batch with the APPENDs and SETRANGEs in it.
+    fn meets_extended_key(&self, command: &Command, args: Args<'_>) -> bool {
+        if self.extended_keys.is_empty() || command.flags.has(Flags::EXTENDS) {
+            return false;
+        }
+        if command.keys.first == 0 {
+            return command.flags.has(Flags::WRITE)
+                || command.flags.has(Flags::READONLY)
+                || command.name == "exec";
+        }
+        command.keys.of(args.len()).any(|key| self.extended_keys.contains(&key_hash(args.at(key))))
+    }
+
+    async fn open_bucket(&mut self, place: usize) -> Result<(), CommandError> {
+        let name = Arc::clone(&self.session.database_at(place).name);
+        let bucket = self.server.store.open_bucket(name.as_bytes()).await?;
+        self.session.database_at_mut(place).bucket = Some(bucket);
+        Ok(())
+    }
+
+    /// Carries out a command that waits for something else than the log; nothing stands before it.
+    async fn wait(&mut self, wait: WaitFn, args: Args<'_>) {
+        let from = self.out.len();
+        let (server, session, reply) = (&*self.server, &mut self.session, &mut self.out);
+        let waiting = Waiting { server, session, args, reply };
+        if let Err(error) = wait(waiting).await {
+            reply_error(&mut self.out, &mut self.tally, from, &error);
+        }
+        if self.is_silent() {
+            self.out.truncate(from);
+        }
+    }
+
+    /// Answers one step.
+    async fn finish(&mut self, step: Step, parser: &Parser, outcomes: &Outcomes) {
+        let from = self.out.len();
+        let args = parser.args(step.args.clone());
+        match self.finish_work(&step, args, outcomes).await {
+            Ok(()) => {}
+            Err(Unfinished::Error(error)) => {
+                reply_error(&mut self.out, &mut self.tally, from, &error);
+            }
+            Err(Unfinished::Refused(refusal)) => {
+                self.out.truncate(from);
+                self.run_alone(&step, args, Some(refusal)).await;
+            }
+        }
+        if step.silent {
+            self.out.truncate(from);
+        }
+    }
+
+    async fn finish_work(
+        &mut self,
+        step: &Step,
+        args: Args<'_>,
+        outcomes: &Outcomes,
+    ) -> Result<(), Unfinished> {
+        match &step.work {
+            Work::Ready(bytes) => {
+                self.out.raw(&self.ready.bytes()[bytes.clone()]);
+                Ok(())
+            }
+            Work::Write(write) => finish_write(write, outcomes, &mut self.out),
+            Work::Read { at, read } => {
+                let view = match at {
+                    ReadAt::View(view) => view,
+                    ReadAt::Slot(slot) => view_at(outcomes, *slot)?,
+                };
+                Ok(self.read(*read, view, step.bucket, args).await?)
+            }
+            Work::ReadThenWrite { view, read, write } => {
+                check_outcomes(write, outcomes)?;
+                let view = view_at(outcomes, *view)?;
+                Ok(self.read(*read, view, step.bucket, args).await?)
+            }
+            Work::Exec(exec) => Ok(self.finish_exec(exec, outcomes).await?),
+        }
+    }
+
+    async fn read(
+        &mut self,
+        read: Read,
+        view: &ReadView,
+        bucket: Option<BucketId>,
+        args: Args<'_>,
+    ) -> Result<(), CommandError> {
+        let (reply, tally) = (&mut self.out, &mut self.tally);
+        Reader { server: &self.server, bucket, args, reply, tally }.read(read, view).await
+    }
+
+    /// The whole submission was refused, or its fate is unknown.
+    async fn submit_failed(&mut self, steps: impl Iterator<Item = Step>, parser: &Parser, error: &Error) {
+        let steps: Vec<Step> = steps.collect();
+        let writes = steps.iter().filter(|step| step.work.writes()).count();
+        // Nothing was written, but perhaps only one of the commands is to blame, and a DEL must work even
+        // when the disk is full.
+        let one_by_one = writes > 1
+            && match error {
+                Error::Full(_) | Error::GroupTooLarge(..) | Error::BodyTooLarge(..) => true,
+                Error::Unavailable(_)
+                | Error::Unknown(_)
+                | Error::KeyTooLong(_)
+                | Error::Stopping
+                | Error::Damaged(_)
+                | Error::Disk(_)
+                | Error::InvalidBucketName => false,
+            };
+        for step in steps {
+            let from = self.out.len();
+            let args = parser.args(step.args.clone());
+            match &step.work {
+                Work::Ready(bytes) => self.out.raw(&self.ready.bytes()[bytes.clone()]),
+                work if work.writes() && !one_by_one => {
+                    reply_error(&mut self.out, &mut self.tally, from, &error.clone().into());
+                }
+                _ => self.run_alone(&step, args, None).await,
+            }
+            if step.silent {
+                self.out.truncate(from);
+            }
+        }
+    }
+
+    /// Plans a step again and submits it by itself, after doing what its refusal asks for.
+    async fn run_alone(&mut self, step: &Step, args: Args<'_>, refusal: Option<Refusal>) {
+        let from = self.out.len();
+        let mut refusal = refusal;
+        for _ in 0..ATTEMPTS_MAX {
+            self.out.truncate(from);
+            if let Some(refusal) = refusal.take()
+                && let Err(error) = self.make_amends(step, args, &refusal).await
+            {
+                return reply_error(&mut self.out, &mut self.tally, from, &error);
+            }
+            match self.attempt(step, args).await {
+                Ok(()) => return,
+                Err(Unfinished::Error(error)) => {
+                    return reply_error(&mut self.out, &mut self.tally, from, &error);
+                }
+                Err(Unfinished::Refused(again)) => refusal = Some(again),
+            }
+        }
+        let error = refusal.as_ref().map_or(CommandError::SYNTAX, CommandError::from);
+        reply_error(&mut self.out, &mut self.tally, from, &error);
+    }
+
+    /// Removes the cause of a refusal that is not the client's.
+    async fn make_amends(
+        &mut self,
+        step: &Step,
+        args: Args<'_>,
+        refusal: &Refusal,
+    ) -> Result<(), CommandError> {
+        match refusal {
+            Refusal::NoSuchBucket if step.command.flags.has(Flags::DENYOOM) => {
+                self.open_bucket(step.database).await
+            }
+            Refusal::NoSuchBucket => {
+                self.session.database_at_mut(step.database).bucket = None;
+                Ok(())
+            }
+            Refusal::TooFragmented => match step.bucket {
+                Some(bucket) => Ok(self.server.store.defragment(bucket, args.at(1)).await?),
+                None => Ok(()),
+            },
+            other => Err(other.into()),
+        }
+    }
+
+    async fn attempt(&mut self, step: &Step, args: Args<'_>) -> Result<(), Unfinished> {
+        if let Work::Exec(exec) = &step.work {
+            return Ok(self.exec_alone(exec).await?);
+        }
+        let mut submission = Submission::new();
+        let mut planner = Planner {
+            server: &self.server,
+            session: &mut self.session,
+            submission: &mut submission,
+            reply: &mut self.out,
+            command: step.command,
+            database: step.database,
+            in_exec: false,
+        };
+        let work = match (step.command.plan)(&mut planner, args)? {
+            Plan::Write(write) => Work::Write(write),
+            Plan::ReadThenWrite { view, read, write } => Work::ReadThenWrite { view, read, write },
+            Plan::Read(read) => Work::Read { at: ReadAt::View(self.server.store.view()?), read },
+            Plan::Answered | Plan::Wait(_) | Plan::Exec(_) => return Ok(()),
+        };
+        let outcomes = self.submit(submission).await?;
+        let bucket = self.session.database_at(step.database).bucket;
+        let again = Step {
+            command: step.command,
+            args: step.args.clone(),
+            database: step.database,
+            bucket,
+            silent: false,
+            work,
+        };
+        Box::pin(self.finish_work(&again, args, &outcomes)).await
+    }
+}
+
+impl Work {
+    fn writes(&self) -> bool {
+        match self {
+            Work::Ready(_) | Work::Read { .. } => false,
+            Work::Write(_) | Work::ReadThenWrite { .. } | Work::Exec(_) => true,
+        }
+    }
+}
+
+/// Why a step has no reply yet.
+enum Unfinished {
+    /// This is its reply.
+    Error(CommandError),
+    /// Its mutations were refused.
+    Refused(Refusal),
+}
+
+impl<E: Into<CommandError>> From<E> for Unfinished {
+    fn from(error: E) -> Unfinished {
+        Unfinished::Error(error.into())
+    }
+}
+
+#[inline]
+fn finish_write(write: &Write, outcomes: &Outcomes, reply: &mut Reply) -> Result<(), Unfinished> {
+    (write.reply)(check_outcomes(write, outcomes)?, reply);
+    Ok(())
+}
+
+/// The outcomes of a command, none of them a refusal.
+#[inline]
+fn check_outcomes<'o>(write: &Write, outcomes: &'o Outcomes) -> Result<&'o [Outcome], Unfinished> {
+    let own = outcomes.results.get(write.outcomes.clone()).ok_or(MISSING_OUTCOME)?;
+    for outcome in own {
+        if let Outcome::Refused(refusal) = outcome {
+            return Err(Unfinished::Refused(refusal.clone()));
+        }
+    }
+    Ok(own)
+}
+
+fn view_at(outcomes: &Outcomes, slot: ViewSlot) -> Result<&ReadView, CommandError> {
+    outcomes.views.get(slot.0).ok_or(MISSING_OUTCOME)
+}
+
+/// The core answered a submission with fewer outcomes than it had mutations.
+const MISSING_OUTCOME: CommandError = CommandError::new("ERR forebay: internal error, an outcome is missing");
+
+/// Replaces what was written of a reply by an error.
+fn reply_error(reply: &mut Reply, tally: &mut Tally, from: usize, error: &CommandError) {
+    reply.truncate(from);
+    reply.error(error);
+    tally.errors += 1;
+}
+
+/// A hash to compare keys of one batch by; a collision only closes a batch early.
+fn key_hash(key: &[u8]) -> u64 {
+    key.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

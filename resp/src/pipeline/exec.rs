@@ -1,0 +1,254 @@
+//! EXEC: the queued commands planned by their ordinary plan functions, in one atomic group.
+//!
+//! With a write among them the group goes into the log with WATCH as its guards, and its reads stand at their places
+//! in it. Without one nothing needs the log: the reads share one view, and WATCH is judged on that view.
+
+use std::mem;
+use std::ops::Range;
+
+use forebay_storage::error::Error;
+use forebay_storage::mutation::{Guard, Outcome};
+use forebay_storage::read::ReadView;
+use forebay_storage::submission::{Outcomes, Submission};
+
+use super::{Pipeline, ReadAt, Step, Unfinished, Work, reply_error};
+use crate::command::plan::{Plan, Planner};
+use crate::command::{Command, Flags};
+use crate::error::CommandError;
+use crate::keyspace::bucket_to_open;
+use crate::parse::Parser;
+use crate::reply::Reply;
+use crate::session::{Queue, Watched};
+
+/// A planned EXEC.
+pub(super) struct ExecStep {
+    queue: Box<Queue>,
+    watched: Vec<Watched>,
+    /// The database it began in.
+    database: usize,
+    /// Outcome of the group.
+    group: usize,
+    planned: Planned,
+}
+
+/// The commands of a queue, planned.
+struct Planned {
+    /// One step for each command.
+    steps: Vec<Step>,
+    /// Replies of those that needed no plan.
+    ready: Reply,
+}
+
+impl Pipeline {
+    pub(super) async fn exec(
+        &mut self,
+        command: &'static Command,
+        queue: Box<Queue>,
+        request: Range<usize>,
+        parser: &Parser,
+    ) {
+        let watched = mem::take(&mut self.session.watched);
+        let database = self.session.database();
+        if !queue.iter().any(|(command, _)| command.flags.has(Flags::WRITE)) {
+            self.close(parser).await;
+            let from = self.out.len();
+            if let Err(error) = self.exec_reads(&queue, &watched).await {
+                reply_error(&mut self.out, &mut self.tally, from, &error);
+            }
+            if self.is_silent() {
+                self.out.truncate(from);
+            }
+            return;
+        }
+        if let Err(error) = self.open_buckets(&queue).await {
+            return self.answer(request, |reply| reply.error(&error));
+        }
+        let mut submission = mem::take(&mut self.submission);
+        let planned = self.plan_group(&queue, &watched, &mut submission);
+        self.submission = submission;
+        match planned {
+            Some((group, planned)) => {
+                let exec = ExecStep { queue, watched, database, group, planned };
+                self.push_step(command, request, database, Work::Exec(Box::new(exec)));
+            }
+            None => self.answer(request, |reply| reply.nil_array()),
+        }
+    }
+
+    /// Plans and submits an EXEC again, by itself.
+    pub(super) async fn exec_alone(&mut self, exec: &ExecStep) -> Result<(), CommandError> {
+        let present = self.session.database();
+        self.session.select_place(exec.database);
+        let mut submission = Submission::new();
+        let planned = self.plan_group(&exec.queue, &exec.watched, &mut submission);
+        self.session.select_place(present);
+        let Some((group, planned)) = planned else {
+            self.out.nil_array();
+            return Ok(());
+        };
+        let outcomes = self.submit(submission).await?;
+        self.finish_group(&exec.queue, group, &planned, &outcomes).await
+    }
+
+    pub(super) async fn finish_exec(
+        &mut self,
+        exec: &ExecStep,
+        outcomes: &Outcomes,
+    ) -> Result<(), CommandError> {
+        self.finish_group(&exec.queue, exec.group, &exec.planned, outcomes).await
+    }
+
+    async fn finish_group(
+        &mut self,
+        queue: &Queue,
+        group: usize,
+        planned: &Planned,
+        outcomes: &Outcomes,
+    ) -> Result<(), CommandError> {
+        match outcomes.results.get(group) {
+            Some(Outcome::Refused(refusal)) => return Err(refusal.into()),
+            Some(Outcome::Unmet | Outcome::Skipped) => {
+                self.out.nil_array();
+                return Ok(());
+            }
+            _ => {}
+        }
+        self.out.array(planned.steps.len());
+        // A HELLO in the queue has spoken by now.
+        self.out.set_protocol(self.session.protocol);
+        for (index, step) in planned.steps.iter().enumerate() {
+            let from = self.out.len();
+            let (_, args) = queue.command(index);
+            let finished = match &step.work {
+                Work::Ready(bytes) => {
+                    self.out.raw(&planned.ready.bytes()[bytes.clone()]);
+                    Ok(())
+                }
+                _ => Box::pin(self.finish_work(step, args, outcomes)).await,
+            };
+            match finished {
+                Ok(()) => {}
+                Err(Unfinished::Error(error)) => reply_error(&mut self.out, &mut self.tally, from, &error),
+                Err(Unfinished::Refused(refusal)) => {
+                    reply_error(&mut self.out, &mut self.tally, from, &CommandError::from(&refusal));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Carries out a queue without writes on one view.
+    async fn exec_reads(&mut self, queue: &Queue, watched: &[Watched]) -> Result<(), CommandError> {
+        let view = self.server.store.view()?;
+        if self.watch_is_broken(&view, watched).await? {
+            self.out.nil_array();
+            return Ok(());
+        }
+        let mut submission = Submission::new();
+        let mut planned = self.plan_queue(queue, &mut submission);
+        for step in &mut planned.steps {
+            if let Work::Read { at, .. } = &mut step.work {
+                *at = ReadAt::View(view.clone());
+            }
+        }
+        let outcomes = Outcomes { results: Vec::new(), views: Vec::new() };
+        self.finish_group(queue, 0, &planned, &outcomes).await
+    }
+
+    async fn watch_is_broken(&self, view: &ReadView, watched: &[Watched]) -> Result<bool, Error> {
+        for watch in watched {
+            let bucket = self.server.store.bucket(self.session.database_at(watch.database).name.as_bytes());
+            let version = match bucket {
+                Some(bucket) => view.fetch(bucket, &watch.key).await?.map(|row| row.version()),
+                None => None,
+            };
+            if version != watch.version {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Creates the buckets that the queue's commands will write to.
+    async fn open_buckets(&mut self, queue: &Queue) -> Result<(), CommandError> {
+        let present = self.session.database();
+        let mut missing = Vec::new();
+        let mut database = present;
+        for (command, args) in queue.iter() {
+            let names = &self.server.keyspace;
+            if command.name == "select"
+                && let Ok(number) = args.int(1).and_then(|number| names.checked(number))
+            {
+                database = self.session.place_of(names.database(&self.server.store, number));
+            }
+            let session = &mut self.session;
+            missing.extend(bucket_to_open(names, &self.server.store, session, command, args, database));
+        }
+        for place in missing {
+            self.open_bucket(place).await?;
+        }
+        Ok(())
+    }
+
+    /// Plans the queue as one group; `None` if a watched key's bucket has changed, so that the guards
+    /// cannot hold.
+    fn plan_group(
+        &mut self,
+        queue: &Queue,
+        watched: &[Watched],
+        submission: &mut Submission,
+    ) -> Option<(usize, Planned)> {
+        let mut guards = Vec::with_capacity(watched.len());
+        for watch in watched {
+            let present = self.server.store.bucket(self.session.database_at(watch.database).name.as_bytes());
+            match (watch.bucket, present) {
+                (Some(then), now) if now != Some(then) => return None,
+                (_, None) => {}
+                (_, Some(bucket)) => {
+                    guards.push(Guard::VersionIs { bucket, key: &watch.key, version: watch.version });
+                }
+            }
+        }
+        let group = submission.outcomes_len();
+        submission.begin_atomic(&guards);
+        let planned = self.plan_queue(queue, submission);
+        submission.end_atomic();
+        Some((group, planned))
+    }
+
+    fn plan_queue(&mut self, queue: &Queue, submission: &mut Submission) -> Planned {
+        let mut ready = Reply::new(self.session.protocol);
+        let mut steps = Vec::with_capacity(queue.len());
+        for (command, args) in queue.iter() {
+            let from = ready.len();
+            let database = self.session.database();
+            let mut planner = Planner {
+                server: &self.server,
+                session: &mut self.session,
+                submission: &mut *submission,
+                reply: &mut ready,
+                command,
+                database,
+                in_exec: true,
+            };
+            let work = match (command.plan)(&mut planner, args) {
+                Ok(Plan::Answered) => Work::Ready(from..ready.len()),
+                Ok(Plan::Read(read)) => Work::Read { at: ReadAt::Slot(submission.view()), read },
+                Ok(Plan::Write(write)) => Work::Write(write),
+                Ok(Plan::ReadThenWrite { view, read, write }) => Work::ReadThenWrite { view, read, write },
+                // Such commands are refused when they are queued.
+                Ok(Plan::Wait(_) | Plan::Exec(_)) => {
+                    ready.error(&CommandError::new("ERR Command not allowed inside a transaction"));
+                    Work::Ready(from..ready.len())
+                }
+                Err(error) => {
+                    reply_error(&mut ready, &mut self.tally, from, &error);
+                    Work::Ready(from..ready.len())
+                }
+            };
+            let bucket = self.session.database_at(database).bucket;
+            steps.push(Step { command, args: 0..0, database, bucket, silent: false, work });
+        }
+        Planned { steps, ready }
+    }
+}
