@@ -528,7 +528,6 @@ fn a_key_takes_few_bytes() {
 
 #[test]
 #[ignore = "prints what a million rows cost"]
-#[expect(clippy::print_stdout, reason = "the figures are what it is for")]
 fn a_million_rows() {
     let story = Story::new();
     let mut load = QueueLoad::new(story.settings, vec![story.mount], 7, 1);

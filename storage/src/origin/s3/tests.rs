@@ -308,7 +308,6 @@ fn debug_hides_secrets() {
 
 #[tokio::test]
 #[ignore = "needs an S3 endpoint in FOREBAY_TEST_S3 with a bucket fbtest (keys: test, test)"]
-#[expect(clippy::print_stdout, reason = "what the origin can is worth knowing")]
 async fn a_real_origin_serves_every_operation() {
     let url = std::env::var("FOREBAY_TEST_S3").expect("FOREBAY_TEST_S3 names an endpoint");
     let config = S3OriginConfig::new(Some(url), "us-east-1", "fbtest", "test", Secret::new("test"));
