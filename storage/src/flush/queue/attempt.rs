@@ -164,7 +164,8 @@ impl FlushQueue {
                 None
             }
             Ended::GoOn => {
-                // An answer to a HEAD is no success of the mount: an origin may read well and refuse every write.
+                // An answer to a HEAD is no success of the mount: an origin may read well and refuse
+                // every write.
                 entry.phase = Phase::Idle;
                 entry.wait_until(now_ms);
                 let exhausted = entry.trouble.as_ref().is_some_and(|trouble| trouble.exhausted);

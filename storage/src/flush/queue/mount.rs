@@ -9,7 +9,8 @@ use crate::flush::classify::ladder_step;
 use crate::flush::contract::MountId;
 use crate::object::BucketId;
 
-/// Distinct keys that must fail one after the other, with no success between, before the mount counts as down.
+/// Distinct keys that must fail one after the other, with no success between, before the mount counts as
+/// down.
 const DOWN_AFTER_KEYS: usize = 3;
 /// Longest wait between two trials of a mount that is down, milliseconds.
 const TRIAL_MS_MAX: u64 = 15_000;

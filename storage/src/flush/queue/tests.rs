@@ -279,6 +279,11 @@ fn events_told_twice_change_nothing() {
     story.queue.observe(row(2, Some(Version(1))));
     story.queue.observe(row(2, Some(Version(1))));
     assert_eq!((story.queue.len(), story.queue.bytes()), (1, 100));
+    assert_eq!(
+        story.queue.pending(Version(1), None).rows,
+        1,
+        "a wait for the first change waits for the second"
+    );
     let flushed = Flushed {
         bucket: BUCKET,
         key: Bytes::from_static(b"a"),
@@ -528,7 +533,6 @@ fn a_key_takes_few_bytes() {
 
 #[test]
 #[ignore = "prints what a million rows cost"]
-#[expect(clippy::print_stdout, reason = "the figures are what it is for")]
 fn a_million_rows() {
     let story = Story::new();
     let mut load = QueueLoad::new(story.settings, vec![story.mount], 7, 1);

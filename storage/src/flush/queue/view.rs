@@ -160,8 +160,8 @@ impl FlushQueue {
         pending
     }
 
-    /// Whether a wait for `up_to` can stop: nothing is left, or only parked rows. Looks no further than the first row that
-    /// is neither.
+    /// Whether a wait for `up_to` can stop: nothing is left, or only parked rows. Looks no further than
+    /// the first row that is neither.
     pub fn settled(&self, up_to: Version) -> bool {
         let mut waiting = self.oldest.range(..=(up_to, u32::MAX));
         waiting.all(|(since, slot)| {
