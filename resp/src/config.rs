@@ -57,7 +57,8 @@ pub struct RespConfig {
     /// Longest argument that is no protocol error, in bytes. What is longer than the core stores is
     /// refused anyway, but the connection lives on.
     pub bulk_bytes_max: u64,
-    /// Longest request, in bytes, all arguments together: what one connection may make the node hold.
+    /// Longest request, in bytes, all arguments together: what one connection may make the node hold. At
+    /// most 2 GiB.
     pub request_bytes_max: u64,
     /// Longest reply of one command, in bytes: what one slow reader may make the node hold.
     pub reply_bytes_max: u64,
@@ -96,6 +97,9 @@ impl fmt::Debug for RespConfig {
     }
 }
 
+/// No request may be longer, whatever the setting: places in the read buffer are 32 bits wide.
+pub(crate) const REQUEST_BYTES_LIMIT: u64 = 1 << 31;
+
 /// The settings as they stand now.
 pub(crate) struct Settings {
     password: RwLock<Option<Secret>>,
@@ -118,7 +122,7 @@ impl Settings {
             idle_timeout_seconds: AtomicU64::new(config.idle_timeout_seconds),
             tcp_keepalive_seconds: AtomicU64::new(config.tcp_keepalive_seconds),
             bulk_bytes_max: AtomicU64::new(config.bulk_bytes_max),
-            request_bytes_max: AtomicU64::new(config.request_bytes_max),
+            request_bytes_max: AtomicU64::new(config.request_bytes_max.min(REQUEST_BYTES_LIMIT)),
             reply_bytes_max: config.reply_bytes_max,
         }
     }

@@ -47,16 +47,16 @@ impl Connection {
         }
     }
 
-    /// Serves until the client leaves, is closed, or `shutdown` is asked for: then what was received is
-    /// still answered. An error is the socket's.
+    /// Serves until the client leaves, is closed, or `shutdown` is asked for: then what was read is still
+    /// answered. An error is the socket's.
     pub(crate) async fn serve(mut self, shutdown: CancellationToken) -> io::Result<()> {
         let mut stop = std::pin::pin!(shutdown.cancelled());
         loop {
             let room = self.parser.make_room();
             let received = tokio::select! {
                 biased;
-                received = self.stream.read(room) => received?,
                 () = &mut stop => return Ok(()),
+                received = self.stream.read(room) => received?,
             };
             if received == 0 {
                 return Ok(());

@@ -38,7 +38,7 @@ pub async fn serve(
     config: RespConfig,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let server = Arc::new(Server::new(store, &config, listener.local_addr()?));
+    let server = Arc::new(Server::new(store, &config, listener.local_addr()?, shutdown.clone()));
     let connections = TaskTracker::new();
     let mut idle_check = tokio::time::interval(IDLE_CHECK);
     loop {

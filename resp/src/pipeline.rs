@@ -16,8 +16,10 @@ use std::sync::Arc;
 use forebay_storage::error::Error;
 use forebay_storage::mutation::{Outcome, Refusal};
 use forebay_storage::object::BucketId;
-use forebay_storage::read::ReadView;
+use forebay_storage::read::{Lookup, ReadView};
 use forebay_storage::submission::{Outcomes, Submission, ViewSlot};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
 use smallvec::SmallVec;
 
 use self::exec::ExecStep;
@@ -27,7 +29,7 @@ use crate::command::{self, Command, Flags};
 use crate::error::CommandError;
 use crate::keyspace::bucket_to_open;
 use crate::parse::{Parser, TooLarge};
-use crate::read::{Cold, Reader};
+use crate::read::{self, COLD_READS_MAX, Cold, Fetched, Reader};
 use crate::reply::Reply;
 use crate::server::{Server, Tally};
 use crate::session::{Queue, Replies, Session};
@@ -79,6 +81,8 @@ enum Work {
     Read {
         at: ReadAt,
         read: Read,
+        /// What a cold read of one key found, waited for together with the others of the batch.
+        fetched: Option<Result<Fetched, Error>>,
     },
     Write(Write),
     ReadThenWrite {
@@ -236,6 +240,7 @@ impl Pipeline {
         self.extended_keys.clear();
         match self.submit(submission).await {
             Ok(outcomes) => {
+                fetch_cold(&mut steps, parser, &outcomes).await;
                 for step in steps.drain(..) {
                     self.finish(step, parser, &outcomes).await;
                 }
@@ -331,7 +336,7 @@ impl Pipeline {
     ) {
         if !self.submission.is_empty() {
             let at = ReadAt::Slot(self.submission.view());
-            return self.push_step(command, request, database, Work::Read { at, read });
+            return self.push_step(command, request, database, Work::Read { at, read, fetched: None });
         }
         let reply = if self.steps.is_empty() { &mut self.out } else { &mut self.ready };
         let from = reply.len();
@@ -342,7 +347,7 @@ impl Pipeline {
             // Later writes of this pipeline must not be seen, so the view is taken now.
             Err(Cold) => match self.server.store.view() {
                 Ok(view) => {
-                    let work = Work::Read { at: ReadAt::View(view), read };
+                    let work = Work::Read { at: ReadAt::View(view), read, fetched: None };
                     return self.push_step(command, request, database, work);
                 }
                 Err(error) => Err(error.into()),
@@ -426,7 +431,12 @@ impl Pipeline {
         let from = self.out.len();
         let (server, session, reply) = (&*self.server, &mut self.session, &mut self.out);
         let waiting = Waiting { server, session, args, reply };
-        if let Err(error) = wait(waiting).await {
+        let waited = tokio::select! {
+            biased;
+            waited = wait(waiting) => waited,
+            () = server.stopping.cancelled() => Err(Error::Stopping.into()),
+        };
+        if let Err(error) = waited {
             reply_error(&mut self.out, &mut self.tally, from, &error);
         }
         if self.is_silent() {
@@ -465,11 +475,15 @@ impl Pipeline {
                 Ok(())
             }
             Work::Write(write) => finish_write(write, outcomes, &mut self.out),
-            Work::Read { at, read } => {
-                let view = match at {
-                    ReadAt::View(view) => view,
-                    ReadAt::Slot(slot) => view_at(outcomes, *slot)?,
-                };
+            Work::Read { read: Read::One { reply, .. }, fetched: Some(fetched), .. } => {
+                let fetched = fetched.as_ref().map_err(Error::clone)?;
+                let (out, tally) = (&mut self.out, &mut self.tally);
+                let server = &self.server;
+                let mut reader = Reader { server, bucket: step.bucket, args, reply: out, tally };
+                Ok(reader.fetched(fetched, *reply)?)
+            }
+            Work::Read { at, read, .. } => {
+                let view = at.view(outcomes)?;
                 Ok(self.read(*read, view, step.bucket, args).await?)
             }
             Work::ReadThenWrite { view, read, write } => {
@@ -588,7 +602,9 @@ impl Pipeline {
         let work = match (step.command.plan)(&mut planner, args)? {
             Plan::Write(write) => Work::Write(write),
             Plan::ReadThenWrite { view, read, write } => Work::ReadThenWrite { view, read, write },
-            Plan::Read(read) => Work::Read { at: ReadAt::View(self.server.store.view()?), read },
+            Plan::Read(read) => {
+                Work::Read { at: ReadAt::View(self.server.store.view()?), read, fetched: None }
+            }
             Plan::Answered | Plan::Wait(_) | Plan::Exec(_) => return Ok(()),
         };
         let outcomes = self.submit(submission).await?;
@@ -612,6 +628,39 @@ impl Work {
             Work::Write(_) | Work::ReadThenWrite { .. } | Work::Exec(_) => true,
         }
     }
+}
+
+impl ReadAt {
+    fn view<'a>(&'a self, outcomes: &'a Outcomes) -> Result<&'a ReadView, CommandError> {
+        match self {
+            ReadAt::View(view) => Ok(view),
+            ReadAt::Slot(slot) => view_at(outcomes, *slot),
+        }
+    }
+}
+
+/// Waits for the cold single-key reads of a batch together: one after the other each would wait for its own
+/// disk read.
+async fn fetch_cold(steps: &mut [Step], parser: &Parser, outcomes: &Outcomes) {
+    let cold = steps.iter_mut().filter_map(|step| {
+        let (args, bucket) = (parser.args(step.args.clone()), step.bucket);
+        let Work::Read { at, read: Read::One { key, body, .. }, fetched } = &mut step.work else {
+            return None;
+        };
+        let (view, key, body) = (at.view(outcomes).ok()?, args.at(*key), *body);
+        let is_here = match view.get(bucket?, key) {
+            Lookup::Found(row) => !body || row.inline_body().is_some(),
+            Lookup::Absent => true,
+            Lookup::Later => false,
+        };
+        if is_here {
+            return None;
+        }
+        Some(async move { *fetched = Some(read::fetch(view, bucket, key, body).await) }.boxed())
+    });
+    let cold: Vec<BoxFuture<'_, ()>> = cold.collect();
+    let mut fetches = stream::iter(cold).buffer_unordered(COLD_READS_MAX);
+    while fetches.next().await.is_some() {}
 }
 
 /// Why a step has no reply yet.

@@ -4,9 +4,13 @@
 
 use std::ops::ControlFlow;
 
+use bytes::Bytes;
+use forebay_storage::error::Error;
 use forebay_storage::object::{BucketId, ObjectRow};
 use forebay_storage::read::{Lookup, ReadView};
 use forebay_storage::store::Store;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
 
 use crate::command::args::Args;
 use crate::command::plan::{Read, Seen, SeenFn, Walk};
@@ -24,6 +28,43 @@ pub(crate) struct Reader<'a> {
     pub(crate) tally: &'a mut Tally,
 }
 
+/// How many cold objects one client waits for at once.
+pub(crate) const COLD_READS_MAX: usize = 32;
+
+/// An object that had to be waited for; `None` if there is none.
+pub(crate) type Fetched = Option<(ObjectRow, Bytes)>;
+
+/// Looks an object up, waiting where it must. Its bytes come along if they are asked for and do not stand
+/// in the row.
+pub(crate) async fn fetch(
+    view: &ReadView,
+    bucket: Option<BucketId>,
+    key: &[u8],
+    needs_body: bool,
+) -> Result<Fetched, Error> {
+    let Some(bucket) = bucket else { return Ok(None) };
+    let Some(row) = view.fetch(bucket, key).await? else { return Ok(None) };
+    let body = match row.inline_body() {
+        None if needs_body => view.read_body(&row, 0..row.body_len()).await?,
+        _ => Bytes::new(),
+    };
+    Ok(Some((row, body)))
+}
+
+/// The objects of the next [`COLD_READS_MAX`] keys from argument `first` on, waited for together.
+async fn fetch_chunk(
+    view: &ReadView,
+    bucket: Option<BucketId>,
+    args: Args<'_>,
+    first: usize,
+    needs_body: bool,
+) -> Vec<Result<Fetched, Error>> {
+    let end = args.len().min(first + COLD_READS_MAX);
+    let fetches: Vec<BoxFuture<'_, _>> =
+        (first..end).map(|key| fetch(view, bucket, args.at(key), needs_body).boxed()).collect();
+    join_all(fetches).await
+}
+
 /// A read that met a key which must be waited for; nothing is written.
 #[derive(Debug)]
 pub(crate) struct Cold;
@@ -32,23 +73,31 @@ impl Reader<'_> {
     /// Reads the newest state without waiting; several keys are read at one index.
     #[inline]
     pub(crate) fn read_latest(&mut self, read: Read) -> Result<Result<(), CommandError>, Cold> {
-        let server = self.server;
         match read {
-            Read::One { key, body, reply } => {
-                let lookup = match self.bucket {
-                    None => Ok(Lookup::Absent),
-                    Some(bucket) => server.store.get(bucket, self.args.at(key)),
-                };
-                match lookup {
-                    Err(error) => Ok(Err(error.into())),
-                    Ok(lookup) => self.one(lookup, body, reply),
-                }
-            }
-            Read::Each { .. } | Read::Count { .. } => match server.store.view() {
+            Read::One { key, body, reply } => match self.lookup_latest(key) {
+                Err(error) => Ok(Err(error.into())),
+                Ok(lookup) => self.one(lookup, body, reply),
+            },
+            Read::Count { first } if first + 1 == self.args.len() => match self.lookup_latest(first) {
+                Err(error) => Ok(Err(error.into())),
+                Ok(lookup) => self.one(lookup, false, |seen, reply| {
+                    reply.count(u64::from(seen.row.is_some()));
+                    Ok(())
+                }),
+            },
+            Read::Each { .. } | Read::Count { .. } => match self.server.store.view() {
                 Err(error) => Ok(Err(error.into())),
                 Ok(view) => self.read_hot(read, &view),
             },
             Read::Walk(_) => Err(Cold),
+        }
+    }
+
+    #[inline]
+    fn lookup_latest(&self, key: usize) -> Result<Lookup, Error> {
+        match self.bucket {
+            None => Ok(Lookup::Absent),
+            Some(bucket) => self.server.store.get(bucket, self.args.at(key)),
         }
     }
 
@@ -69,21 +118,29 @@ impl Reader<'_> {
         if let Ok(done) = self.read_hot(read, view) {
             return done;
         }
+        let (bucket, args) = (self.bucket, self.args);
         match read {
-            Read::One { key, body, reply } => self.one_cold(view, key, body, reply).await,
+            Read::One { key, body, reply } => {
+                let fetched = fetch(view, bucket, args.at(key), body).await?;
+                self.fetched(&fetched, reply)
+            }
             Read::Each { first, reply } => {
                 let from = self.reply.len();
-                self.reply.array(self.args.len() - first);
-                for key in first..self.args.len() {
-                    self.one_cold(view, key, true, reply).await?;
-                    self.check_reply_len(from)?;
+                self.reply.array(args.len() - first);
+                for chunk in (first..args.len()).step_by(COLD_READS_MAX) {
+                    for fetched in fetch_chunk(view, bucket, args, chunk, true).await {
+                        self.fetched(&fetched?, reply)?;
+                        self.check_reply_len(from)?;
+                    }
                 }
                 Ok(())
             }
             Read::Count { first } => {
                 let mut count = 0;
-                for key in first..self.args.len() {
-                    count += u64::from(self.fetch(view, key).await?.is_some());
+                for chunk in (first..args.len()).step_by(COLD_READS_MAX) {
+                    for fetched in fetch_chunk(view, bucket, args, chunk, false).await {
+                        count += u64::from(fetched?.is_some());
+                    }
                 }
                 self.reply.count(count);
                 Ok(())
@@ -164,25 +221,11 @@ impl Reader<'_> {
         }
     }
 
-    async fn one_cold(
-        &mut self,
-        view: &ReadView,
-        key: usize,
-        needs_body: bool,
-        reply: SeenFn,
-    ) -> Result<(), CommandError> {
-        let Some(row) = self.fetch(view, key).await? else { return self.seen(None, b"", reply) };
-        if !needs_body {
-            return self.seen(Some(&row), b"", reply);
-        }
-        let body = view.read_body(&row, 0..row.body_len()).await?;
-        self.seen(Some(&row), &body, reply)
-    }
-
-    async fn fetch(&self, view: &ReadView, key: usize) -> Result<Option<ObjectRow>, CommandError> {
-        match self.bucket {
-            None => Ok(None),
-            Some(bucket) => Ok(view.fetch(bucket, self.args.at(key)).await?),
+    /// Replies for an object that was waited for.
+    pub(crate) fn fetched(&mut self, fetched: &Fetched, reply: SeenFn) -> Result<(), CommandError> {
+        match fetched {
+            Some((row, body)) => self.seen(Some(row), row.inline_body().unwrap_or(body), reply),
+            None => self.seen(None, b"", reply),
         }
     }
 

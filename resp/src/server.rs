@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use forebay_storage::store::Store;
+use tokio_util::sync::CancellationToken;
 
 use crate::clients::Clients;
 use crate::config::{RespConfig, Settings, ShutdownHook};
@@ -21,6 +22,8 @@ pub(crate) struct Server {
     pub(crate) cursors: Cursors,
     pub(crate) counters: Counters,
     pub(crate) on_shutdown: Option<ShutdownHook>,
+    /// Cancelled when the front end stops: nothing that only waits goes on waiting.
+    pub(crate) stopping: CancellationToken,
     pub(crate) directory: String,
     pub(crate) address: SocketAddr,
     pub(crate) started: Instant,
@@ -86,7 +89,12 @@ impl Counters {
 }
 
 impl Server {
-    pub(crate) fn new(store: Store, config: &RespConfig, address: SocketAddr) -> Server {
+    pub(crate) fn new(
+        store: Store,
+        config: &RespConfig,
+        address: SocketAddr,
+        stopping: CancellationToken,
+    ) -> Server {
         Server {
             store,
             settings: Settings::new(config),
@@ -95,6 +103,7 @@ impl Server {
             cursors: Cursors::new(),
             counters: Counters::default(),
             on_shutdown: config.on_shutdown.clone(),
+            stopping,
             directory: config.directory.display().to_string(),
             address,
             started: Instant::now(),

@@ -2,7 +2,10 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use common::{Server, encode};
+use forebay_resp::RespConfig;
 
 #[tokio::test]
 async fn reads_in_a_pipeline_see_exactly_the_writes_before_them() {
@@ -259,9 +262,9 @@ async fn expired_key_is_gone_for_every_kind_of_read() {
     let mut client = server.client().await;
     client.send("SET a v PX 20\nSET b v").await;
     client.replies(2).await;
-    let limit = std::time::Instant::now() + common::LIMIT;
+    let limit = Instant::now() + common::LIMIT;
     while client.call("EXISTS a").await != ":0\r\n" {
-        assert!(std::time::Instant::now() < limit, "the key does not expire");
+        assert!(Instant::now() < limit, "the key does not expire");
     }
     client.send("GET a\nTTL a\nTYPE a\nMGET a b\nKEYS *\nSETNX a w\nDBSIZE").await;
     assert_eq!(
@@ -298,5 +301,40 @@ async fn object_is_told_and_its_flush_waited_for() {
         assert!(stat.contains(part), "{part:?} in {stat:?}");
     }
     assert_eq!(client.replies(4).await, "$-1\r\n:0\r\n:0\r\n-ERR timeout is negative\r\n");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn values_that_have_left_memory_are_read_in_order() {
+    const KEYS: usize = 200;
+    let server = Server::with_storage(RespConfig::default(), |storage| {
+        storage.memtable_age = Duration::from_millis(100);
+        storage.cache_bytes = 64 << 10;
+    })
+    .await;
+    let mut client = server.client().await;
+    let value = |n: usize| format!("{n:04}").repeat(500);
+    for n in 0..KEYS {
+        let (key, value) = (format!("k{n}"), value(n));
+        client.send_bytes(&encode(&[b"SET", key.as_bytes(), value.as_bytes()])).await;
+        assert_eq!(client.reply().await, "+OK\r\n");
+    }
+    let written = server.store().stats().applied_index;
+    let limit = Instant::now() + common::LIMIT;
+    while server.store().stats().checkpoint_index < written {
+        assert!(Instant::now() < limit, "no checkpoint: {:?}", server.store().stats());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for n in 0..KEYS {
+        client.send(&format!("GET k{n}\nSTRLEN k{n}")).await;
+    }
+    for n in 0..KEYS {
+        assert_eq!(client.replies(2).await, format!("$2000\r\n{}\r\n:2000\r\n", value(n)));
+    }
+    let names: Vec<String> = (0..KEYS).rev().map(|n| format!("k{n}")).collect();
+    let expected: String = (0..KEYS).rev().map(|n| format!("$2000\r\n{}\r\n", value(n))).collect();
+    let names = names.join(" ");
+    client.send(&format!("MGET {names}\nEXISTS {names} nothing\nAPPEND k7 !\nGETRANGE k7 1999 -1")).await;
+    assert_eq!(client.replies(4).await, format!("*{KEYS}\r\n{expected}:{KEYS}\r\n:2001\r\n$2\r\n7!\r\n"));
     server.stop().await;
 }

@@ -439,7 +439,7 @@ async fn a_key_that_is_not_utf8_is_reached_by_its_name() {
     server.resp(&[string(&server, key, b"latin", SetExpiry::Clear)]).await;
     let name = object_name::encode_key(key).into_owned();
     let page = server.ask(RawRequest::new("GET", "/bucket").query("list-type", "2")).await;
-    assert_eq!(elements(&page.body, "Key"), [name.clone()]);
+    assert_eq!(elements(&page.body, "Key"), [name.as_str()]);
     assert_eq!(server.ask(object("GET", &name)).await.body, "latin");
     server.put(&name, b"by S3").await;
     let view = server.node.store().view().expect("a view");

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use s3s::Body;
 use s3s::service::S3Service;
@@ -54,15 +54,16 @@ impl Front {
         let (parts, incoming) = request.into_parts();
         let body = Arc::new(RequestBody::new(incoming));
         let expects_continue = parts.headers.get(EXPECT).is_some();
-        let resource = parts.uri.path().to_owned();
+        let uri = parts.uri.clone();
+        let resource = uri.path();
         let mut response = match self.answer(parts, &body, id).await {
             Ok(response) => response,
             Err(refused) => {
                 let (_, host_id) = self.ids.host_id();
-                into_http(refused.into_response(&resource, &id.to_string(), host_id))
+                into_http(refused.into_response(resource, &id.to_string(), host_id))
             }
         };
-        self.identify(&mut response, &resource, id);
+        self.identify(&mut response, resource, id);
         if body.drain(self.config.drain_bytes_max, expects_continue).await == AfterBody::Close {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -123,6 +124,9 @@ impl Front {
             return;
         }
         let Some(bytes) = response.body().bytes() else { return };
+        if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(%id, answer = %String::from_utf8_lossy(&bytes), "a request failed on our side");
+        }
         let Some(head) = bytes.strip_suffix(b"</Error>") else { return };
         let Ok(head) = std::str::from_utf8(head) else { return };
         if head.contains("<RequestId>") {

@@ -475,6 +475,22 @@ async fn slow_senders_lose_their_place() {
 }
 
 #[tokio::test]
+async fn readers_that_stop_lose_their_place() {
+    let config = S3Config { connections_max: 1, stall_timeout: Duration::from_millis(50), ..config() };
+    let server = start(config).await;
+    let mut first = server.connect().await;
+    first.send(&put("large").body(&[1; LIMIT as usize]).sign()).await;
+    assert_eq!(first.answer().await.status, 200);
+    // More answers than two socket buffers hold, and nobody takes them.
+    for _ in 0..400 {
+        first.send(&RawRequest::new("GET", "/bucket/large").sign()).await;
+    }
+    // There is one place: this is served when the first has lost it.
+    assert_eq!(server.ask(&put("second").body(b"x").sign()).await.status, 200);
+    drop(first);
+}
+
+#[tokio::test]
 async fn huge_heads_are_refused() {
     let server = start(config()).await;
     let wire = RawRequest::new("GET", "/bucket/k").unsigned_header("x-pad", &"p".repeat(100_000)).sign();

@@ -34,7 +34,8 @@
 //!
 //! s3s logs refused bucket operations (a 404, too) under the target `s3s::ops` at ERROR, with the request in
 //! them; 5xx under `s3s::service`. The server's filter silences the target `s3s`; this crate logs what an
-//! operator needs.
+//! operator needs (a 500 at ERROR, every answer at DEBUG). The target `s3s` at DEBUG prints whole request
+//! heads, signatures included.
 
 mod auth;
 mod body;

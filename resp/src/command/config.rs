@@ -10,7 +10,7 @@ use forebay_storage::store::SyncMode;
 use super::args::Args;
 use super::key::help as reply_help;
 use super::plan::{Plan, Planner};
-use crate::config::Settings;
+use crate::config::{REQUEST_BYTES_LIMIT, Settings};
 use crate::error::CommandError;
 use crate::glob;
 use crate::number::parse_i64;
@@ -46,7 +46,10 @@ static ENTRIES: &[Entry] = &[
     Entry { name: "appendfsync", kind: Kind::Shown(sync_name) },
     Entry { name: "appendonly", kind: Kind::Fixed("yes") },
     Entry { name: "bind", kind: Kind::Shown(|server| server.address.ip().to_string()) },
-    Entry { name: "client-query-buffer-limit", kind: memory(|settings| &settings.request_bytes_max) },
+    Entry {
+        name: "client-query-buffer-limit",
+        kind: memory(|settings| &settings.request_bytes_max, REQUEST_BYTES_LIMIT),
+    },
     Entry { name: "cluster-enabled", kind: Kind::Fixed("no") },
     Entry { name: "databases", kind: Kind::Shown(|server| server.keyspace.count().to_string()) },
     Entry { name: "dir", kind: Kind::Shown(|server| server.directory.clone()) },
@@ -55,7 +58,7 @@ static ENTRIES: &[Entry] = &[
     Entry { name: "maxmemory-policy", kind: Kind::Fixed("noeviction") },
     Entry { name: "notify-keyspace-events", kind: Kind::Fixed("") },
     Entry { name: "port", kind: Kind::Shown(|server| server.address.port().to_string()) },
-    Entry { name: "proto-max-bulk-len", kind: memory(|settings| &settings.bulk_bytes_max) },
+    Entry { name: "proto-max-bulk-len", kind: memory(|settings| &settings.bulk_bytes_max, i64::MAX as u64) },
     Entry { name: "requirepass", kind: Kind::Password },
     Entry { name: "save", kind: Kind::Fixed("") },
     Entry {
@@ -69,8 +72,8 @@ const fn number(of: fn(&Settings) -> &AtomicU64, min: u64, max: u64) -> Kind {
     Kind::Number { of, unit: Unit::Plain, min, max }
 }
 
-const fn memory(of: fn(&Settings) -> &AtomicU64) -> Kind {
-    Kind::Number { of, unit: Unit::Memory, min: 1024 * 1024, max: i64::MAX as u64 }
+const fn memory(of: fn(&Settings) -> &AtomicU64, max: u64) -> Kind {
+    Kind::Number { of, unit: Unit::Memory, min: 1024 * 1024, max }
 }
 
 fn sync_name(server: &Server) -> String {

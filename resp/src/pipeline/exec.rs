@@ -233,7 +233,9 @@ impl Pipeline {
             };
             let work = match (command.plan)(&mut planner, args) {
                 Ok(Plan::Answered) => Work::Ready(from..ready.len()),
-                Ok(Plan::Read(read)) => Work::Read { at: ReadAt::Slot(submission.view()), read },
+                Ok(Plan::Read(read)) => {
+                    Work::Read { at: ReadAt::Slot(submission.view()), read, fetched: None }
+                }
                 Ok(Plan::Write(write)) => Work::Write(write),
                 Ok(Plan::ReadThenWrite { view, read, write }) => Work::ReadThenWrite { view, read, write },
                 // Such commands are refused when they are queued.

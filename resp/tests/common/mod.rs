@@ -29,10 +29,15 @@ impl Server {
     }
 
     pub(crate) async fn with(config: RespConfig) -> Server {
+        Server::with_storage(config, |_| {}).await
+    }
+
+    pub(crate) async fn with_storage(config: RespConfig, tune: impl FnOnce(&mut StorageConfig)) -> Server {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut storage = StorageConfig::new(directory.path());
         storage.journal_file_bytes = 8 << 20;
         storage.map_bytes = 1 << 30;
+        tune(&mut storage);
         let node = Node::start(storage).await.expect("the node starts");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");

@@ -13,9 +13,11 @@ mod rate;
 mod storage;
 mod view;
 
+use std::fs::DirBuilder;
 use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +45,14 @@ pub(crate) enum NodeError {
     /// The core did not open the data directory.
     #[error("cannot start: {0}")]
     Storage(#[from] StartError),
+    /// The data directory was not made.
+    #[error("cannot make the data directory {}: {cause}", path.display())]
+    Directory {
+        /// Where.
+        path: PathBuf,
+        /// The system's words.
+        cause: io::Error,
+    },
     /// A listener was not bound.
     #[error(
         "{name} cannot listen on {address}: {cause}; is another program using it? ({flag} chooses another)"
@@ -83,6 +93,7 @@ fn io_error(what: &'static str) -> impl FnOnce(io::Error) -> NodeError {
 pub(crate) async fn run(config: Config) -> Result<(), NodeError> {
     limits::raise_descriptor_limit(config.resp.maxclients);
     let mut signals = StopSignals::install().map_err(io_error("cannot watch for signals"))?;
+    make_directory(&config.data_dir)?;
     let node = tokio::select! {
         node = Node::start(storage::storage_config(&config)) => node?,
         // Nothing was acknowledged yet; recovery begins anew at the next start.
@@ -99,6 +110,12 @@ pub(crate) async fn run(config: Config) -> Result<(), NodeError> {
         stopped.queued_objects, stopped.queued_bytes
     ));
     Ok(())
+}
+
+/// Makes the data directory, if there is none, for this user alone: it holds everybody's data.
+fn make_directory(path: &Path) -> Result<(), NodeError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|cause| NodeError::Directory { path: path.to_owned(), cause })
 }
 
 /// Serves until told to stop, and stops serving.

@@ -39,6 +39,8 @@ pub(super) fn storage_config(config: &Config) -> StorageConfig {
             attempt_timeout: config.flush.attempt_timeout,
             fence_margin: config.flush.fence_margin,
             least_bandwidth: config.flush.least_bandwidth.0,
+            retry_min: config.flush.retry_min,
+            retry_max: config.flush.retry_max,
         },
         mounts: config.mounts.iter().map(|mount| mount_config(config, mount)).collect(),
         ..StorageConfig::new(&config.data_dir)

@@ -57,7 +57,9 @@ impl NodeView {
         let parked: Vec<RowId> = rows.into_iter().filter(is_parked).map(row_id).collect();
         if parked.is_empty() {
             let key = encode_key(key);
-            return Err(CoreError::NotFound(format!("nothing is parked under \"{key}\" in bucket \"{bucket}\"")));
+            return Err(CoreError::NotFound(format!(
+                "nothing is parked under \"{key}\" in bucket \"{bucket}\""
+            )));
         }
         Ok(parked)
     }
@@ -228,7 +230,9 @@ fn why(state: QueueState, now_ms: u64) -> Option<String> {
         QueueState::Waits { until_ms, last_error: Some(error) } => {
             format!("tried again in {}: {error}", in_time(until_ms))
         }
-        QueueState::Waits { until_ms, last_error: None } => format!("min_interval, for {}", in_time(until_ms)),
+        QueueState::Waits { until_ms, last_error: None } => {
+            format!("min_interval, for {}", in_time(until_ms))
+        }
         QueueState::BehindOwnKey => "an older change of the same key goes first".into(),
         QueueState::BehindBarrier { barrier, parked } => {
             format!("behind the conditional write {barrier}{}", behind(parked))

@@ -1,22 +1,25 @@
 //! The flush queue: which row may go to the origin next, decided by values alone.
 //!
-//! Owns the order: per key, per bucket (barriers), over all (oldest first, bounded), and every wait (fences, backoff,
-//! `min_interval`, mounts in trouble). Pure: no clock, no I/O, no randomness but its seed. Does not own rows: they are
-//! replicated and told by [`FlushEvent`]s; the queue is rebuilt from them at every start and change of leader.
+//! Owns the order: per key, per bucket (barriers), over all (oldest first, bounded), and every wait
+//! (fences, backoff, `min_interval`, mounts in trouble). Pure: no clock, no I/O, no randomness but its
+//! seed. Does not own rows: they are replicated and told by [`FlushEvent`]s; the queue is rebuilt from
+//! them at every start and change of leader.
 //!
 //! What must hold:
 //! - **One request per key.** While an attempt flies, or may still fly, no other starts for its key.
-//! - **The fence.** After an unknown outcome, and for every started row found at start, the key waits until the attempt's
-//!   deadline and the margin have passed; then a HEAD says what the origin holds; only then it goes on.
+//! - **The fence.** After an unknown outcome, and for every started row found at start, the key waits
+//!   until the attempt's deadline and the margin have passed; then a HEAD says what the origin holds;
+//!   only then it goes on.
 //! - **Order per key.** Rows of one key go oldest first.
-//! - **Barriers.** Let B be the oldest pending barrier of a bucket (parked ones count): a row before B may go; B itself when
-//!   nothing older in its bucket is pending; a row behind B only if it puts a key that was not there before and is no
-//!   barrier itself.
+//! - **Barriers.** Let B be the oldest pending barrier of a bucket (parked ones count): a row before B
+//!   may go; B itself when nothing older in its bucket is pending; a row behind B only if it puts a key
+//!   that was not there before and is no barrier itself.
 //!
-//! What a crash leaves: the replicated rows. Backoff and urgency are forgotten, fences are rebuilt from started rows.
+//! What a crash leaves: the replicated rows. Backoff and urgency are forgotten, fences are rebuilt from
+//! started rows.
 //!
-//! Cost: about 300 bytes a row; every step is a few searches in ordered sets, and one look at each lane (a bucket's
-//! share of a mount; there are as many as mounts with rows).
+//! Cost: about 300 bytes a row; every step is a few searches in ordered sets, and one look at each lane
+//! (a bucket's share of a mount; there are as many as mounts with rows).
 
 mod attempt;
 mod lane;
@@ -42,23 +45,28 @@ pub use self::load::QueueLoad;
 use self::mount::MountEntry;
 pub use self::mount::{MountHealth, QueueMount};
 use self::row::{Flight, KeyEntry, ParkReason, Phase, QueueRow, Spot};
-pub use self::view::{Pending, RowState, RowView};
+pub use self::view::{Pending, RowPlace, RowState, RowView};
+use super::classify::{FAST, SLOW};
 use super::contract::{FlushEvent, FlushRow, Flushed, MountId, RowId};
 use crate::object::{BucketId, Version};
 
 /// Settings of the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct QueueConfig {
-    /// Most attempts in flight at once. More use the uplink better and make a fence after a crash cover more keys.
+    /// Most attempts in flight at once. More use the uplink better and make a fence after a crash cover
+    /// more keys.
     pub concurrency: usize,
     /// Most bytes of bodies in flight at once; one attempt always may start.
     pub bytes_in_flight_max: u64,
-    /// Wait beyond an attempt's deadline before it counts as dead, milliseconds: covers clocks that differ and bytes that
-    /// the network still holds.
+    /// Wait beyond an attempt's deadline before it counts as dead, milliseconds: covers clocks that
+    /// differ and bytes that the network still holds.
     pub margin_ms: u64,
-    /// Longest time from an attempt's start to its deadline, milliseconds. A started row whose deadline lies further in the
-    /// future was written by a clock that was ahead, and is waited for only this long.
+    /// Longest time from an attempt's start to its deadline, milliseconds. A started row whose deadline
+    /// lies further in the future was written by a clock that was ahead, and is waited for only this
+    /// long.
     pub attempt_ms_max: u64,
+    /// First wait after a failure, and the longest one, milliseconds: the scale of the ladders in `classify`, and their top.
+    pub retry_ms: (u64, u64),
 }
 
 impl Default for QueueConfig {
@@ -68,7 +76,16 @@ impl Default for QueueConfig {
             bytes_in_flight_max: 256 << 20,
             margin_ms: 10_000,
             attempt_ms_max: 600_000,
+            retry_ms: (FAST.0, SLOW.1),
         }
+    }
+}
+
+impl QueueConfig {
+    /// A ladder of `classify`, on this config's scale.
+    fn ladder(&self, (first, longest): (u64, u64)) -> (u64, u64) {
+        let longest = longest.min(self.retry_ms.1);
+        (first.saturating_mul(self.retry_ms.0).div_ceil(FAST.0).min(longest), longest)
     }
 }
 
@@ -162,7 +179,8 @@ impl FlushQueue {
         timer.into_iter().chain(trial).min()
     }
 
-    /// Lets rows that stand for changes up to `up_to` (only those of `keys`, if given) go without `min_interval`.
+    /// Lets rows that stand for changes up to `up_to` (only those of `keys`, if given) go without
+    /// `min_interval`.
     pub fn urge(&mut self, up_to: Version, keys: Option<&[(BucketId, Bytes)]>) {
         let mut hurried: Vec<u32> = Vec::new();
         match keys {
@@ -203,8 +221,14 @@ impl FlushQueue {
         let slot = self.find_or_insert(row.bucket, &row.key);
         let replaced = replaces.and_then(|version| self.remove_row(slot, version));
         let Some(entry) = self.keys[slot as usize].as_mut() else { return };
-        if entry.rows.iter().any(|known| known.version == row.version) {
-            // Told again; but what it replaced may just have gone.
+        if let Some(known) = entry.rows.iter_mut().find(|known| known.version == row.version) {
+            // Told again (it was loaded already); but what it replaced has just gone, and it stands for
+            // that too.
+            if let Some(replaced) = replaced.filter(|replaced| replaced.since < known.since) {
+                self.oldest.remove(&(known.since, slot));
+                (known.since, known.since_ms) = (replaced.since, replaced.since_ms);
+                self.oldest.insert((known.since, slot));
+            }
             return self.place(slot);
         }
         let mut fresh = QueueRow::new(&row);
@@ -347,7 +371,8 @@ impl FlushQueue {
         [check, new_put, other, barrier].into_iter().flatten().min()
     }
 
-    /// Puts a key where it belongs now: a ready set, the timers, or nowhere. Frees an entry that has nothing left.
+    /// Puts a key where it belongs now: a ready set, the timers, or nowhere. Frees an entry that has
+    /// nothing left.
     fn place(&mut self, slot: u32) {
         self.unplace(slot);
         let Some(spot) = self.spot(slot) else { return self.release(slot) };

@@ -344,6 +344,23 @@ fn pitfall_2_empty_batch_of_an_idle_writer_is_written_once() {
 }
 
 #[test]
+fn pitfall_2_empty_batch_of_an_idle_writer_needs_no_new_file() {
+    for len in (0..1600).step_by(13) {
+        let disk = SimDisk::new();
+        let (mut journal, _) = open(&disk, 1);
+        disk.set_capacity(Some(0));
+        let mut last = 0;
+        while journal.append(&[entry(last + 1, &vec![1; len])], 0).is_ok() {
+            last += 1;
+        }
+        let named = journal.append_empty_and_sync().unwrap();
+        assert!(journal.append_empty_and_sync().unwrap() >= named);
+        disk.set_capacity(None);
+        fill(&mut journal, last + 1..=last + 1, 900);
+    }
+}
+
+#[test]
 fn pitfall_3_recycling_keeps_what_is_needed_and_restates_the_rest() {
     let disk = SimDisk::new();
     let (mut journal, _) = open(&disk, 1);
@@ -411,7 +428,8 @@ fn pitfall_3_recycled_file_shows_none_of_its_old_records() {
 fn pitfall_4_synced_blocks_are_never_written_again() {
     for align in [512, 4096] {
         let disk = SimDisk::new();
-        let (mut journal, ..) = try_open(&disk, JournalConfig { align, ..config(1) }).unwrap();
+        let (mut journal, ..) =
+            try_open(&disk, JournalConfig { align, file_bytes: 32 << 10, ..config(1) }).unwrap();
         let mut synced = journal.written();
         for index in 1..=5 {
             fill(&mut journal, index..=index, 77);
@@ -624,6 +642,7 @@ fn stray_and_half_made_files_are_no_obstacle() {
 fn bad_settings_are_refused() {
     let bad = [
         JournalConfig { align: 1024, ..config(1) },
+        JournalConfig { align: 4096, ..config(1) },
         JournalConfig { file_bytes: 1000, ..config(1) },
         JournalConfig { retain_bytes: 1 << 20, ..config(1) },
         JournalConfig { file_bytes: FILE_BYTES_MAX * 2, hard_cap_bytes: u64::MAX, ..config(1) },
@@ -635,13 +654,19 @@ fn bad_settings_are_refused() {
 }
 
 #[test]
-fn appended_bytes_of_a_large_entry_are_one_write() {
+fn batch_is_one_write_of_whole_pages_and_copies_no_long_data() {
     let disk = SimDisk::new();
     let (mut journal, _) = open(&disk, 1);
-    let writes = || disk.metrics().of(Operation::Write).calls.load(Ordering::Relaxed);
-    let before = writes();
+    let written = || {
+        let metrics = disk.metrics().of(Operation::Write);
+        (metrics.calls.load(Ordering::Relaxed), metrics.bytes.load(Ordering::Relaxed))
+    };
+    let (calls, bytes) = written();
+    let start = journal.written().offset;
     fill(&mut journal, 1..=1, 8000);
-    assert_eq!(writes() - before, 1);
+    assert_eq!(written().0 - calls, 1);
+    assert!((start + written().1 - bytes).is_multiple_of(format::PAGE));
+    assert!(journal.scratch.len() < 200);
 }
 
 #[test]

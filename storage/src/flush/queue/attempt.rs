@@ -91,6 +91,9 @@ pub struct ParkOrder {
     pub reason: String,
 }
 
+/// The first wait between trials of a mount that is down, in first waits of a row.
+const TRIAL_STEPS: u64 = 4;
+
 impl FlushQueue {
     /// Reports how an attempt ended. Returns a row to park, if it has failed too often.
     pub fn finish(&mut self, attempt: AttemptId, ended: Ended, now_ms: u64) -> Option<ParkOrder> {
@@ -161,7 +164,8 @@ impl FlushQueue {
                 None
             }
             Ended::GoOn => {
-                // An answer to a HEAD is no success of the mount: an origin may read well and refuse every write.
+                // An answer to a HEAD is no success of the mount: an origin may read well and refuse
+                // every write.
                 entry.phase = Phase::Idle;
                 entry.wait_until(now_ms);
                 let exhausted = entry.trouble.as_ref().is_some_and(|trouble| trouble.exhausted);
@@ -220,10 +224,12 @@ impl FlushQueue {
             ParkAfter::FailuresAlone(most) => trouble.failures_alone >= most,
         };
         let exhausted = trouble.exhausted;
-        let step = ladder_step(policy.ladder_ms, trouble.failures);
+        let ladder_ms = self.config.ladder(policy.ladder_ms);
+        let step = ladder_step(ladder_ms, trouble.failures);
         let wait_ms = jitter(&mut self.random, step).max(retry_after_ms.unwrap_or(0));
         if policy.mount_wide {
-            let trial_ms = jitter(&mut self.random, mount.ladder(policy.ladder_ms));
+            let trial_ms =
+                jitter(&mut self.random, mount.ladder(ladder_ms, TRIAL_STEPS * self.config.retry_ms.0));
             mount.failed(slot, self.now_ms, trial_ms, retry_after_ms, &trouble.last_error);
         }
         entry.wait_until(self.now_ms.saturating_add(wait_ms));

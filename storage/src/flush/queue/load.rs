@@ -1,7 +1,7 @@
 //! Building the queue from the rows found at start.
 //!
-//! A million rows must not make the start slow: rows are gathered first, and every ordered set is built at once from its
-//! sorted contents, several times faster than by single insertions.
+//! A million rows must not make the start slow: rows are gathered first, and every ordered set is built
+//! at once from its sorted contents, several times faster than by single insertions.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,8 @@ pub struct QueueLoad {
 }
 
 impl QueueLoad {
-    /// Begins an empty queue at the time `now_ms`. The seed decides the jitter of waits and the places in the hash table.
+    /// Begins an empty queue at the time `now_ms`. The seed decides the jitter of waits and the places
+    /// in the hash table.
     pub fn new(config: QueueConfig, mounts: Vec<QueueMount>, seed: u64, now_ms: u64) -> QueueLoad {
         let mut queue = FlushQueue::new(config, mounts, seed);
         queue.now_ms = now_ms;

@@ -81,13 +81,15 @@ impl QueueRow {
         }
     }
 
-    /// Whether no reader of the origin can miss what was there before: it adds a key and touches nothing else.
+    /// Whether no reader of the origin can miss what was there before: it adds a key and touches nothing
+    /// else.
     pub(super) fn is_new_put(&self) -> bool {
         self.kind == FlushKind::Put && !self.overwrite && !self.barrier
     }
 }
 
-/// One key with rows, or with something in flight, or cooling down. There may be millions: what few keys have is boxed.
+/// One key with rows, or with something in flight, or cooling down. There may be millions: what few keys
+/// have is boxed.
 #[derive(Debug)]
 pub(super) struct KeyEntry {
     pub(super) key: Bytes,

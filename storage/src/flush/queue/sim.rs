@@ -1,9 +1,10 @@
-//! A small world around the queue, by seed: clients, a log that applies, a network that loses, delays and repeats,
-//! leaders that change, and the memory origin.
+//! A small world around the queue, by seed: clients, a log that applies, a network that loses, delays
+//! and repeats, leaders that change, and the memory origin.
 //!
-//! Aim: no schedule makes the origin go back, brings a deleted object back, or breaks a barrier; and when the faults
-//! stop, the origin equals the newest rows. Method: virtual time, one event after the other; every landing is judged
-//! against the history of commits, which knows nothing of the queue. [`Sabotage`] takes one safety rule away.
+//! Aim: no schedule makes the origin go back, brings a deleted object back, or breaks a barrier; and
+//! when the faults stop, the origin equals the newest rows. Method: virtual time, one event after the
+//! other; every landing is judged against the history of commits, which knows nothing of the queue.
+//! [`Sabotage`] takes one safety rule away.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -193,8 +194,8 @@ impl World {
         Ok(())
     }
 
-    /// No more clients and faults: everything must arrive, but for what stands behind a foreign object; and that too once
-    /// the operator has taken the foreign objects away and the rows up again.
+    /// No more clients and faults: everything must arrive, but for what stands behind a foreign object;
+    /// and that too once the operator has taken the foreign objects away and the rows up again.
     fn calm_down(&mut self) -> Result<(), String> {
         self.faults = false;
         self.settle()?;
@@ -510,7 +511,8 @@ impl World {
         if self.foreign.contains(name) {
             match request.kind {
                 FlushKind::Put => return Err(format!("{what}: over a foreign object")),
-                // Nothing was there when it was asked, so the delete had nothing to name: the one gap that is left.
+                // Nothing was there when it was asked, so the delete had nothing to name: the one gap
+                // that is left.
                 FlushKind::Delete => self.foreign.remove(name),
             };
         }
@@ -646,6 +648,7 @@ fn fresh_queue(plan: Plan, epoch: u64, now_ms: u64) -> QueueLoad {
         bytes_in_flight_max: 1 << 20,
         margin_ms: MARGIN_MS,
         attempt_ms_max: TIMEOUT_MS,
+        ..QueueConfig::default()
     };
     let mounts = (0..BUCKETS).map(|bucket| QueueMount {
         id: MountId(bucket),

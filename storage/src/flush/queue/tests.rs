@@ -25,8 +25,13 @@ impl Story {
     }
 
     fn with(config: impl Fn(&mut QueueConfig), mount: impl Fn(&mut QueueMount)) -> Story {
-        let mut settings =
-            QueueConfig { concurrency: 4, bytes_in_flight_max: 1000, margin_ms: 100, attempt_ms_max: 5_000 };
+        let mut settings = QueueConfig {
+            concurrency: 4,
+            bytes_in_flight_max: 1000,
+            margin_ms: 100,
+            attempt_ms_max: 5_000,
+            ..QueueConfig::default()
+        };
         config(&mut settings);
         let mut spec =
             QueueMount { id: MOUNT, bucket: BUCKET, prefix: Bytes::new(), fifo: false, min_interval_ms: 0 };
@@ -274,6 +279,11 @@ fn events_told_twice_change_nothing() {
     story.queue.observe(row(2, Some(Version(1))));
     story.queue.observe(row(2, Some(Version(1))));
     assert_eq!((story.queue.len(), story.queue.bytes()), (1, 100));
+    assert_eq!(
+        story.queue.pending(Version(1), None).rows,
+        1,
+        "a wait for the first change waits for the second"
+    );
     let flushed = Flushed {
         bucket: BUCKET,
         key: Bytes::from_static(b"a"),
@@ -523,7 +533,6 @@ fn a_key_takes_few_bytes() {
 
 #[test]
 #[ignore = "prints what a million rows cost"]
-#[expect(clippy::print_stdout, reason = "the figures are what it is for")]
 fn a_million_rows() {
     let story = Story::new();
     let mut load = QueueLoad::new(story.settings, vec![story.mount], 7, 1);
@@ -627,4 +636,33 @@ fn without_barriers_an_overwrite_overtakes_the_manifest_that_needs_the_old_bytes
 #[test]
 fn without_the_head_a_version_that_landed_is_taken_for_a_conflict() {
     must_complain(Sabotage { no_head: true, ..Sabotage::default() }, "nothing foreign explains");
+}
+
+#[test]
+fn pages_of_a_listing_hold_every_row_once() {
+    let mut story = Story::new();
+    for key in ["a", "b", "c", "d", "e", "f", "g"] {
+        story.put(key);
+    }
+    let whole: Vec<Bytes> = story.queue.list(false, 100).into_iter().map(|row| row.key).collect();
+    assert_eq!(whole.len(), 7);
+    let mut paged = Vec::new();
+    let mut after = None;
+    loop {
+        let (rows, next) = story.queue.page(false, after, 3);
+        assert!(rows.len() == 3 || next.is_none(), "{} rows before the end", rows.len());
+        paged.extend(rows.into_iter().map(|row| row.key));
+        after = next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(paged, whole);
+}
+
+#[test]
+fn the_ladders_follow_the_configured_scale() {
+    let config = QueueConfig { retry_ms: (20, 300), ..QueueConfig::default() };
+    assert_eq!((config.ladder(FAST), config.ladder(SLOW)), ((20, 300), (300, 300)));
+    assert_eq!((QueueConfig::default().ladder(FAST), QueueConfig::default().ladder(SLOW)), (FAST, SLOW));
 }

@@ -1,5 +1,7 @@
 //! What the queue shows: counts, waits, and for each row the reason why it is not in the origin yet.
 
+use std::ops::Bound;
+
 use bytes::Bytes;
 
 use super::mount::MountEntry;
@@ -62,6 +64,15 @@ pub enum RowState {
         /// Why.
         reason: String,
     },
+}
+
+/// Place of a row in a listing. Means nothing after the node stopped working the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowPlace {
+    /// Version by which the rows are ordered.
+    pub version: u64,
+    /// Tells rows of one version apart.
+    pub slot: u32,
 }
 
 /// One row as shown to people.
@@ -149,8 +160,8 @@ impl FlushQueue {
         pending
     }
 
-    /// Whether a wait for `up_to` can stop: nothing is left, or only parked rows. Looks no further than the first row that
-    /// is neither.
+    /// Whether a wait for `up_to` can stop: nothing is left, or only parked rows. Looks no further than
+    /// the first row that is neither.
     pub fn settled(&self, up_to: Version) -> bool {
         let mut waiting = self.oldest.range(..=(up_to, u32::MAX));
         waiting.all(|(since, slot)| {
@@ -168,15 +179,37 @@ impl FlushQueue {
 
     /// At most `max` rows, those with the oldest changes first, or parked ones only.
     pub fn list(&self, parked_only: bool, max: usize) -> Vec<RowView> {
+        self.page(parked_only, None, max).0
+    }
+
+    /// As [`FlushQueue::list`], from behind `after` on; with the place to go on from, if there may be more.
+    pub fn page(
+        &self,
+        parked_only: bool,
+        after: Option<RowPlace>,
+        max: usize,
+    ) -> (Vec<RowView>, Option<RowPlace>) {
         let set = if parked_only { &self.parked } else { &self.oldest };
-        let views = set.iter().filter_map(|(at, slot)| {
-            let position = self.entry(*slot)?.rows.iter().position(|row| match parked_only {
-                true => row.version == *at,
-                false => row.since == *at,
-            })?;
-            self.view(*slot, position)
-        });
-        views.take(max).collect()
+        let from = match after {
+            Some(place) => Bound::Excluded((Version(place.version), place.slot)),
+            None => Bound::Unbounded,
+        };
+        let mut views = Vec::new();
+        let mut last = None;
+        for (at, slot) in set.range((from, Bound::Unbounded)) {
+            if views.len() == max {
+                return (views, last);
+            }
+            last = Some(RowPlace { version: at.0, slot: *slot });
+            let position = self.entry(*slot).and_then(|entry| {
+                entry.rows.iter().position(|row| match parked_only {
+                    true => row.version == *at,
+                    false => row.since == *at,
+                })
+            });
+            views.extend(position.and_then(|position| self.view(*slot, position)));
+        }
+        (views, None)
     }
 
     fn view(&self, slot: u32, at: usize) -> Option<RowView> {

@@ -162,7 +162,7 @@ fn run(seed: u64) {
     let disk = SimDisk::with_seed(seed);
     let config = JournalConfig {
         align: [512, 4096][rng.usize(..2)],
-        file_bytes: [24 << 10, 40 << 10][rng.usize(..2)],
+        file_bytes: [28 << 10, 40 << 10][rng.usize(..2)],
         retain_bytes: [0, 0, 50 << 10][rng.usize(..3)],
         ..config(0)
     };
