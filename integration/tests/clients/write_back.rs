@@ -37,6 +37,7 @@ async fn redis_and_s3_writes_arrive_in_moto_with_their_metadata() {
         "cloud/photos",
     );
     let mut node = Node::start(options).unwrap();
+    node.attach_mounts(&["redis-0", "photos"], LIMIT);
     let s3 = node.s3();
     let mut resp = node.resp();
     for number in 0..200 {
@@ -107,7 +108,7 @@ async fn where_an_object_is_can_be_asked_by_header_by_command_and_by_the_command
     assert!(abandoned.status.success(), "{}", String::from_utf8_lossy(&abandoned.stderr));
     node.flush_wait(LIMIT);
     assert_eq!(&origin.object("cloud", "photos/a b").unwrap().body[..], b"x");
-    node.finish(&["origin", "flush", "abandon"]);
+    node.finish(&["origin", "flush", "gave up"]);
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! sector, size and name may be. Method: the data directory lies on the lossy filesystem; kill -9 under load, cut,
 //! restart, compare. Needs /dev/fuse; where it cannot be opened the test says loudly that it was skipped.
 
+use std::fs::{self, File};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -16,6 +17,16 @@ const CUTS_IN_CI: u64 = 3;
 
 #[test]
 fn power_cuts_under_load_lose_nothing_that_was_acknowledged() {
+    cuts(true);
+}
+
+/// The daemon makes the directory itself: its name is as much at risk as its files.
+#[test]
+fn a_data_directory_that_was_just_made_survives_a_power_cut() {
+    cuts(false);
+}
+
+fn cuts(made_before: bool) {
     if let Err(reason) = lossy_fs::available() {
         eprintln!("!!! SKIPPED: power cuts: {reason}");
         return;
@@ -24,6 +35,10 @@ fn power_cuts_under_load_lose_nothing_that_was_acknowledged() {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut disk = LossyDisk::mount().unwrap();
     let data = disk.path().join("data");
+    if made_before {
+        fs::create_dir(&data).unwrap();
+        File::open(disk.path()).unwrap().sync_all().unwrap();
+    }
     let mut node = Node::start(NodeOptions::default().data_dir(&data)).unwrap();
     node.create_bucket(S3_BUCKET);
     let mut workload = Workload::new(seed);

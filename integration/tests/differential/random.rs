@@ -160,7 +160,7 @@ fn command(random: &mut Rng) -> (Command, Agreement) {
     // Now and then too few or too many words.
     match random.u32(0..60) {
         0 => _ = words.pop(),
-        1 => words.push(value(random)),
+        1 => words.push(integer(random)),
         _ => {}
     }
     if words.is_empty() {

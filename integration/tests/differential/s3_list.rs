@@ -80,6 +80,10 @@ async fn url_encoding_gives_keys_that_xml_cannot_hold() {
 async fn change(s3: &Client, model: &mut Buckets, random: &mut Rng) {
     for _ in 0..120 {
         let key = text(random, 1..7);
+        if key.trim().is_empty() {
+            // The SDK refuses to send a key of blanks.
+            continue;
+        }
         if random.u32(0..4) == 0 {
             s3.delete_object().bucket(BUCKET).key(&key).send().await.unwrap();
             model.delete(BUCKET, &key);

@@ -76,7 +76,7 @@ impl Servers {
     }
 
     pub(crate) fn finish(self) {
-        self.forebay.finish(&[]);
+        self.forebay.finish(&["authentication failed"]);
     }
 }
 
