@@ -1,1 +1,89 @@
-//! Under construction.
+//! The S3 front end: HTTP/1.1 on hyper, the protocol's types and signatures by s3s, everything else here.
+//!
+//! # The path of a request
+//!
+//! ```text
+//! listener   accepts, bounds connections, heads and time
+//! front      before s3s: names, operation table, signature coverage, clock, request ids; the body stays out
+//! s3s        verifies the signature (SigV4, header or presigned), then dispatches:
+//! service      bucket operations by s3s's trait, object operations by its route
+//! operation/ one file each; PutObject takes the body through `body`, which decodes and verifies it whole
+//! error      kinds of the core become S3 codes in one match
+//! ```
+//!
+//! Path style only. The crate knows no RESP and no cluster; it reads and writes through
+//! [`forebay_storage::store::Store`] alone.
+//!
+//! # Why the body goes around s3s
+//!
+//! s3s 0.14 gathers chunks in memory, accepts a chunked body without its end or its announced trailer, and
+//! does not compare trailers. Its decoders are lazy, though, and wrap whatever body they are given. So it is
+//! given an empty one beside the untouched head: it verifies exactly the headers that the client signed,
+//! and the operation takes the real body from the request's extensions afterwards. Nothing of a body is read
+//! before its request is authentic, and nothing becomes visible before the whole body is verified.
+//!
+//! # What must hold
+//!
+//! - No `x-amz-*` header has an effect that the signature does not cover.
+//! - A request for what this version lacks is answered 501 by name and never falls through to another
+//!   operation.
+//! - At most one body of the inline threshold is held per connection.
+//! - Every refusal leaves the connection either usable or closed with `Connection: close`.
+//!
+//! # Logs
+//!
+//! s3s logs refused bucket operations (a 404, too) under the target `s3s::ops` at ERROR, with the request in
+//! them; 5xx under `s3s::service`. The server's filter silences the target `s3s`; this crate logs what an
+//! operator needs (a 500 at ERROR, every answer at DEBUG). The target `s3s` at DEBUG prints whole request
+//! heads, signatures included.
+
+mod auth;
+mod body;
+mod condition;
+mod config;
+#[cfg(test)]
+mod core_tests;
+mod error;
+mod front;
+mod listener;
+mod metadata;
+mod operation;
+mod query;
+mod range;
+mod request;
+mod request_id;
+mod service;
+mod target;
+#[cfg(test)]
+mod testing;
+mod timestamp;
+
+use std::io;
+use std::sync::Arc;
+
+use forebay_storage::store::Store;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{PRESIGNED_SECONDS_MAX, S3Config, SecretAccessKey};
+
+/// Serves S3 on `listener` until `shutdown` is cancelled: then stops accepting, lets running requests end
+/// within `config.shutdown_grace`, and closes what is left.
+///
+/// # Errors
+///
+/// If the operating system gives no random bytes for request ids. A failing connection or accept is logged,
+/// never returned. Dropping the future stops accepting; open connections go on until they end.
+pub async fn serve(
+    listener: TcpListener,
+    store: Store,
+    config: S3Config,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    let config = Arc::new(config);
+    let ids = Arc::new(request_id::RequestIds::new()?);
+    let operations = Arc::new(service::Operations::new(store, Arc::clone(&config), Arc::clone(&ids)));
+    let front = Arc::new(front::Front::new(service::build(operations), Arc::clone(&config), ids));
+    listener::run(listener, front, config, shutdown).await;
+    Ok(())
+}

@@ -5,6 +5,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,8 +13,8 @@ use bytes::Bytes;
 use crate::apply::{content_of, flush_row};
 use crate::error::Error;
 use crate::flush::{
-    FlushLog, FlushObject, FlushSource, Flushed, Flusher, FlusherConfig, Loaded, LogError, MountId, MountSpec,
-    OriginRow, QueueConfig, RowId, SourceError, SourceObject, Started,
+    FlushLog, FlushObject, FlushSource, Flushed, Flusher, FlusherConfig, Loaded, LogError, MountId,
+    MountSpec, OriginRow, QueueConfig, RowId, SourceError, SourceObject, Started,
 };
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
@@ -34,6 +35,9 @@ use crate::submission::Submission;
 const PAGE: usize = 4096;
 /// Objects queued at a time under a new mount.
 const MARK_PAGE: usize = 1000;
+
+/// Longest wait between two tries to attach or reach a mount.
+const MOUNT_RETRY_MAX: Duration = Duration::from_secs(30);
 
 /// See the file's head.
 pub(crate) struct CoreLink {
@@ -120,7 +124,8 @@ impl FlushSource for CoreLink {
     fn load(&self, sink: &mut dyn FnMut(Loaded)) -> Result<(), SourceError> {
         // Queue rows first, started rows after: what is queued in between is told as an event as well.
         self.scan(Table::Queue, &mut |key, value| {
-            if let (Some((version, bucket, key)), Some(row)) = (split_queue_key(key), QueueRow::decode(value)) {
+            if let (Some((version, bucket, key)), Some(row)) = (split_queue_key(key), QueueRow::decode(value))
+            {
                 sink(Loaded::Row(flush_row(bucket, key, version, &row)));
             }
         })?;
@@ -265,15 +270,18 @@ pub(crate) async fn start(
     }
     let link = Arc::new(CoreLink::new(shared.clone()));
     let mut seed = [0; 8];
-    getrandom::fill(&mut seed).map_err(|error| StartError::Threads(std::io::Error::other(error.to_string())))?;
+    getrandom::fill(&mut seed)
+        .map_err(|error| StartError::Threads(std::io::Error::other(error.to_string())))?;
     let config = FlusherConfig {
         queue: QueueConfig {
             concurrency: settings.concurrency,
             margin_ms: settings.fence_margin.as_millis() as u64,
+            retry_ms: (settings.retry_min.as_millis() as u64, settings.retry_max.as_millis() as u64),
             ..QueueConfig::default()
         },
         attempt_timeout: settings.attempt_timeout,
         least_bandwidth: settings.least_bandwidth,
+        mount_retry: (settings.retry_min * 4, settings.retry_max.min(MOUNT_RETRY_MAX)),
         seed: u64::from_le_bytes(seed),
         ..FlusherConfig::new(shared.cluster)
     };

@@ -99,6 +99,11 @@ pub struct FlushSettings {
     pub fence_margin: Duration,
     /// Bytes per second that a body may be expected to move at, at worst.
     pub least_bandwidth: u64,
+    /// First wait after a failure. Shorter: a hiccup passes sooner; longer: fewer requests in vain.
+    pub retry_min: Duration,
+    /// Longest wait between two tries. Longer: less load on an origin in trouble, whose return is noticed
+    /// later.
+    pub retry_max: Duration,
 }
 
 impl Default for FlushSettings {
@@ -108,6 +113,8 @@ impl Default for FlushSettings {
             attempt_timeout: Duration::from_secs(30),
             fence_margin: Duration::from_secs(5),
             least_bandwidth: 256 << 10,
+            retry_min: Duration::from_millis(250),
+            retry_max: Duration::from_secs(120),
         }
     }
 }

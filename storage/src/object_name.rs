@@ -4,18 +4,18 @@
 //!
 //! A key that is valid UTF-8 is its own name. Every byte that is not part of valid UTF-8 becomes one
 //! character of the private use range U+F780..=U+F7FF: byte `0xNN` is U+F7NN (such bytes are always
-//! `0x80` or above). So `caf\xE9` is named `caf\u{F7E9}`. A character of that range which really stands in a
-//! key would be ambiguous; its three bytes are escaped in the same way, one character each.
+//! `0x80` or above). So `caf\xE9` is named `caf\u{F7E9}`. A character of that range which really stands
+//! in a key would be ambiguous; its three bytes are escaped in the same way, one character each.
 //!
-//! What must hold: two different keys never share a name, and every name that [`encode_key`] makes decodes to
-//! its key. A name that no key encodes to (the escapes of a whole UTF-8 character) is refused by
-//! [`decode_key`], so that no object has two names.
+//! What must hold: two different keys never share a name, and every name that [`encode_key`] makes
+//! decodes to its key. A name that no key encodes to (the escapes of a whole UTF-8 character) is refused
+//! by [`decode_key`], so that no object has two names.
 //!
-//! Costs, documented for users: an escaped byte takes three bytes of the origin's 1,024. And since the order of
-//! listings is the order of the *keys*, names with escapes may stand elsewhere than their own bytes say: U+F7FF
-//! sorts before U+10000, the byte `0xFF` after it. Pagination goes by key, so no name is skipped or repeated; only a
-//! client that merges listings of a bucket with such keys by name must sort them itself. The origin
-//! lists by name.
+//! Costs, documented for users: an escaped byte takes three bytes of the origin's 1,024. And since the
+//! order of listings is the order of the *keys*, names with escapes may stand elsewhere than their own
+//! bytes say: U+F7FF sorts before U+10000, the byte `0xFF` after it. Pagination goes by key, so no name
+//! is skipped or repeated; only a client that merges listings of a bucket with such keys by name must
+//! sort them itself. The origin lists by name.
 
 use std::borrow::Cow;
 

@@ -1,7 +1,7 @@
 //! Gathers single proposals into batches: whatever arrives while one batch is on its way forms the next.
 //!
-//! Owns the gathering. Does not own what a batch does. Bounded: at most `most` items a batch, and as many waiting;
-//! beyond that the submitter waits.
+//! Owns the gathering. Does not own what a batch does. Bounded: at most `most` items a batch, and as
+//! many waiting; beyond that the submitter waits.
 
 use std::future::Future;
 

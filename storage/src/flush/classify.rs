@@ -10,9 +10,10 @@
 //! | fenced (our own deadline or term) | fast ladder | never | no |
 //! | other | fast ladder | after 8 | no |
 //!
-//! An origin that is down, full or refuses credentials heals without anybody touching its rows, however long it takes: such
-//! failures never park a row, unless *other* rows of the mount succeed again and again while this one fails. A failure that counts
-//! against the mount, on three rows in a row, stops the mount but for one trial at a time.
+//! An origin that is down, full or refuses credentials heals without anybody touching its rows, however
+//! long it takes: such failures never park a row, unless *other* rows of the mount succeed again and
+//! again while this one fails. A failure that counts against the mount, on three rows in a row, stops
+//! the mount but for one trial at a time.
 
 use std::ops::RangeInclusive;
 
@@ -40,8 +41,10 @@ pub enum ParkAfter {
     FailuresAlone(u16),
 }
 
-const FAST: (u64, u64) = (250, 30_000);
-const SLOW: (u64, u64) = (5_000, 120_000);
+/// The ladder of what may pass quickly, in milliseconds.
+pub(super) const FAST: (u64, u64) = (250, 30_000);
+/// The ladder of what needs a hand.
+pub(super) const SLOW: (u64, u64) = (5_000, 120_000);
 const ALONE: ParkAfter = ParkAfter::FailuresAlone(20);
 
 /// The policy of a class.
@@ -60,7 +63,8 @@ pub fn policy(class: ErrorClass) -> Policy {
     Policy { ladder_ms, park, mount_wide }
 }
 
-/// The range of waits before try `failures + 1`: the caller picks one, so that rows which failed together do not return together.
+/// The range of waits before try `failures + 1`: the caller picks one, so that rows which failed
+/// together do not return together.
 pub fn ladder_step(ladder_ms: (u64, u64), failures: u16) -> RangeInclusive<u64> {
     let (first, longest) = ladder_ms;
     let doublings = u32::from(failures.saturating_sub(1)).min(20);

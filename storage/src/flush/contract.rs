@@ -3,10 +3,12 @@
 //! Owns the contract, not its implementation: rows are written by apply, bodies read from the keyspace.
 //!
 //! The replicated rows behind these values:
-//! - *flush rows*, one per (bucket, key, version): this change still has to reach the origin. Apply replaces the
-//!   newest older row of the key, unless a pending barrier row of the bucket has a version in `[older, newer)`; the
-//!   older row itself counts, so a barrier row is never replaced. Both rows then stay, with their bytes (PITFALLS 22).
-//! - *started rows*, one per (bucket, key): an attempt for this version may be under way until its deadline.
+//! - *flush rows*, one per (bucket, key, version): this change still has to reach the origin. Apply
+//!   replaces the newest older row of the key, unless a pending barrier row of the bucket has a version
+//!   in `[older, newer)`; the older row itself counts, so a barrier row is never replaced. Both rows
+//!   then stay, with their bytes (PITFALLS 22).
+//! - *started rows*, one per (bucket, key): an attempt for this version may be under way until its
+//!   deadline.
 //! - *origin rows*, one per (bucket, key): what the origin holds, as far as we know.
 
 use std::sync::Arc;
@@ -80,8 +82,8 @@ pub struct Started {
 
 /// The origin holds exactly this version, or (no ETag) nothing.
 ///
-/// Apply removes the flush row of this key only if it has the same version, sets or removes the origin row, and drops
-/// the started row.
+/// Apply removes the flush row of this key only if it has the same version, sets or removes the origin
+/// row, and drops the started row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flushed {
     /// Bucket.
@@ -139,12 +141,12 @@ pub enum LogError {
 
 /// Proposals of the flush worker to the log.
 ///
-/// Every method answers after apply, with the matching [`FlushEvent`]s already delivered. Futures may be dropped; the
-/// proposal then goes on by itself.
+/// Every method answers after apply, with the matching [`FlushEvent`]s already delivered. Futures may be
+/// dropped; the proposal then goes on by itself.
 #[async_trait]
 pub trait FlushLog: Send + Sync + 'static {
-    /// Writes started rows (replacing the key's older one). An item is true if its flush row still waits; only then may
-    /// the attempt start.
+    /// Writes started rows (replacing the key's older one). An item is true if its flush row still
+    /// waits; only then may the attempt start.
     async fn flush_started(&self, batch: Vec<Started>) -> Result<Vec<bool>, LogError>;
     /// Records what the origin holds.
     async fn flushed(&self, batch: Vec<Flushed>) -> Result<(), LogError>;
@@ -203,9 +205,9 @@ pub trait FlushSource: Send + Sync + 'static {
     fn now_ms(&self) -> u64;
     /// A handle that is true while this node leads in the *current* term, and false for ever after. Cheap.
     fn fence(&self) -> Fence;
-    /// Hands every flush row and started row to `sink`, at one applied index. Called on a blocking thread, before events
-    /// are used; events of changes after that index must follow through [`super::Flusher::observe`]. Changes
-    /// that the scan has seen may be told again.
+    /// Hands every flush row and started row to `sink`, at one applied index. Called on a blocking
+    /// thread, before events are used; events of changes after that index must follow through
+    /// [`super::Flusher::observe`]. Changes that the scan has seen may be told again.
     fn load(&self, sink: &mut dyn FnMut(Loaded)) -> Result<(), SourceError>;
     /// The origin row of a key.
     fn origin_row(&self, bucket: BucketId, key: &Bytes) -> Result<Option<OriginRow>, SourceError>;

@@ -1,14 +1,15 @@
 //! The flush worker: turns the queue's decisions into attempts, and their ends into what the log knows.
 //!
-//! Owns the queue and its lock, the attempts in flight, and each mount's way from configured to ready (attach, probe).
-//! Does not own rows or bodies (the core's, through [`FlushLog`] and [`FlushSource`]), nor any decision about order
-//! ([`FlushQueue`]).
+//! Owns the queue and its lock, the attempts in flight, and each mount's way from configured to ready
+//! (attach, probe). Does not own rows or bodies (the core's, through [`FlushLog`] and [`FlushSource`]),
+//! nor any decision about order ([`FlushQueue`]).
 //!
-//! What must hold: only one `run` at a time, on the leader; every change of a flush row is told to [`Flusher::observe`] before its
-//! proposal is answered. Bounds: attempts by the queue's settings, events while loading by [`LOADING_EVENTS_MAX`]
-//! (beyond it the load starts over).
+//! What must hold: only one `run` at a time, on the leader; every change of a flush row is told to
+//! [`Flusher::observe`] before its proposal is answered. Bounds: attempts by the queue's settings,
+//! events while loading by [`LOADING_EVENTS_MAX`] (beyond it the load starts over).
 //!
-//! What a crash leaves: rows and started rows. The next `run` loads them, waits for what may still be alive, and goes on.
+//! What a crash leaves: rows and started rows. The next `run` loads them, waits for what may still be
+//! alive, and goes on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Batcher;
 use super::contract::{FlushEvent, LogError, MountId, RowId, SharedLog, SharedSource, SourceError};
 use super::queue::{
-    Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueMount, RowView, Start,
+    Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueLoad, QueueMount, RowPlace, RowView, Start,
 };
 use super::status::{FlushStatus, MountStatus};
 use super::upload::{Courier, Target};
@@ -46,8 +47,8 @@ pub struct FlusherConfig {
     pub cluster: ClusterId,
     /// Settings of the queue.
     pub queue: QueueConfig,
-    /// Time of an attempt before that of its bytes. Longer lets a slow origin answer; shorter makes the wait after a lost
-    /// answer or a crash shorter.
+    /// Time of an attempt before that of its bytes. Longer lets a slow origin answer; shorter makes the
+    /// wait after a lost answer or a crash shorter.
     pub attempt_timeout: Duration,
     /// Bytes per second that a body may be expected to move at, at worst.
     pub least_bandwidth: u64,
@@ -95,7 +96,8 @@ pub struct MountSpec {
     pub min_interval: Duration,
 }
 
-/// The worker. Shared between apply (which tells events), the server (which runs it) and the front ends (which ask and wait).
+/// The worker. Shared between apply (which tells events), the server (which runs it) and the front ends
+/// (which ask and wait).
 pub struct Flusher {
     config: FlusherConfig,
     mounts: Vec<Mount>,
@@ -132,7 +134,8 @@ enum Stage {
     Running(Box<FlushQueue>),
 }
 
-/// The queue's clock: starts at the wall clock and never jumps, so that no jump ends a fence or stops a timer.
+/// The queue's clock: starts at the wall clock and never jumps, so that no jump ends a fence or stops a
+/// timer.
 struct Clock {
     base_ms: u64,
     start: Instant,
@@ -183,7 +186,8 @@ impl Flusher {
         })
     }
 
-    /// Takes up changes of flush rows, in the order of the log. Called by apply; takes a short lock and never waits.
+    /// Takes up changes of flush rows, in the order of the log. Called by apply; takes a short lock and
+    /// never waits.
     pub fn observe(&self, events: impl IntoIterator<Item = FlushEvent>) {
         let mut settles = false;
         {
@@ -207,9 +211,10 @@ impl Flusher {
         }
     }
 
-    /// Works the queue until `stop`: loads the rows, attaches and probes the mounts, makes attempts. Then gives those in
-    /// flight the grace period, and returns the number of rows that stay queued. To be called when this node leads and has applied an
-    /// entry of its own term. Dropping the future abandons the attempts in flight; their started rows say so.
+    /// Works the queue until `stop`: loads the rows, attaches and probes the mounts, makes attempts.
+    /// Then gives those in flight the grace period, and returns the number of rows that stay queued. To
+    /// be called when this node leads and has applied an entry of its own term. Dropping the future
+    /// abandons the attempts in flight; their started rows say so.
     pub async fn run(self: &Arc<Self>, stop: CancellationToken) -> Result<u64, SourceError> {
         self.load().await?;
         let most = self.config.queue.concurrency.max(1);
@@ -245,7 +250,9 @@ impl Flusher {
                 () = stop.cancelled() => break,
                 () = self.wake.notified() => {}
                 () = tokio::time::sleep(sleep) => {}
-                Some(ended) = flights.tasks.join_next_with_id() => self.ended(&mut flights, ended, &mut parking),
+                Some(ended) = flights.tasks.join_next_with_id() => {
+                    self.ended(&mut flights, ended, &mut parking);
+                }
                 Some(_) = parking.join_next() => {}
             }
         }
@@ -269,9 +276,9 @@ impl Flusher {
         })
     }
 
-    /// Waits until every change up to `up_to` (only those of `keys`, if given) has reached the origin, until nothing but
-    /// parked rows is left of them, or until the timeout. Such rows do not wait for `min_interval`. `None` if this
-    /// node does not work the queue. The future may be dropped.
+    /// Waits until every change up to `up_to` (only those of `keys`, if given) has reached the origin,
+    /// until nothing but parked rows is left of them, or until the timeout. Such rows do not wait for
+    /// `min_interval`. `None` if this node does not work the queue. The future may be dropped.
     pub async fn wait(
         &self,
         up_to: Version,
@@ -318,6 +325,16 @@ impl Flusher {
     /// At most `max` rows, oldest changes first, or parked ones only.
     pub fn list(&self, parked_only: bool, max: usize) -> Vec<RowView> {
         self.with_queue(|queue| queue.list(parked_only, max)).unwrap_or_default()
+    }
+
+    /// As [`Flusher::list`], from behind `after` on; with the place to go on from, if there may be more.
+    pub fn page(
+        &self,
+        parked_only: bool,
+        after: Option<RowPlace>,
+        max: usize,
+    ) -> (Vec<RowView>, Option<RowPlace>) {
+        self.with_queue(|queue| queue.page(parked_only, after, max)).unwrap_or_default()
     }
 
     /// Takes a row up again: unparks it, and tries it at once.
@@ -415,16 +432,16 @@ impl Flusher {
             fifo: mount.spec.fifo,
             min_interval_ms: u64::try_from(mount.spec.min_interval.as_millis()).unwrap_or(u64::MAX),
         });
-        let mut queue = FlushQueue::new(self.config.queue, mounts.collect(), self.config.seed);
         let (clock_ms, wall_ms) = (self.clock.now_ms(), self.source.now_ms());
+        let mut load = QueueLoad::new(self.config.queue, mounts.collect(), self.config.seed, clock_ms);
         self.source.load(&mut |mut loaded| {
             if let super::contract::Loaded::Started(started) = &mut loaded {
                 // From the wall clock of the log to the queue's own.
                 started.deadline_ms = clock_ms.saturating_add(started.deadline_ms.saturating_sub(wall_ms));
             }
-            queue.load(loaded, clock_ms);
+            load.push(loaded);
         })?;
-        Ok(Box::new(queue))
+        Ok(Box::new(load.finish()))
     }
 
     /// Starts what may start, and says how long nothing will happen by time alone.
@@ -508,8 +525,8 @@ impl Flusher {
                 if let Some(at) = ErrorClass::ALL.iter().position(|known| known == class) {
                     self.counters.errors[at].fetch_add(1, Ordering::Relaxed);
                 }
-                tracing::debug!(bucket = start.bucket.0, key = %encode_key(&start.key), version = %start.version,
-                    %class, ?landing, %message, "flush attempt failed");
+                tracing::debug!(bucket = start.bucket.0, key = %encode_key(&start.key),
+                    version = %start.version, %class, ?landing, %message, "flush attempt failed");
             }
             Ended::GoOn | Ended::NotStarted | Ended::Conflict | Ended::Unrecorded { .. } => {}
         }
@@ -523,8 +540,8 @@ impl Flusher {
         let _ = self.log.park(row, reason).await;
     }
 
-    /// Brings a mount from configured to ready: its prefix found empty and recorded as ours, its origin probed. Tries until
-    /// it works; until then the mount's rows wait with the reason.
+    /// Brings a mount from configured to ready: its prefix found empty and recorded as ours, its origin
+    /// probed. Tries until it works; until then the mount's rows wait with the reason.
     async fn make_ready(self: Arc<Self>, at: usize) {
         let mount = &self.mounts[at];
         let (mut wait, longest) = self.config.mount_retry;

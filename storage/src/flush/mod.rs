@@ -1,12 +1,15 @@
-//! Write-back: the durable queue that carries committed changes to the origin, under the user's own keys.
+//! Write-back: the durable queue that carries committed changes to the origin, under the user's own
+//! keys.
 //!
-//! Reading order: `contract` what the core gives and takes · `queue` which row may go next, and why not (pure) ·
-//! `classify` what each class of error costs a row · `tag` what a HEAD says · `upload` one attempt, step by step ·
-//! `batch` many small proposals as one · `flusher` the worker around all that · `status` what it shows.
+//! Reading order: `contract` what the core gives and takes · `queue` which row may go next, and why not
+//! (pure) · `classify` what each class of error costs a row · `tag` what a HEAD says · `upload` one
+//! attempt, step by step · `batch` many small proposals as one · `flusher` the worker around all that ·
+//! `status` what it shows.
 //!
-//! The origin never goes back from a newer version to an older one, a deleted object never returns, and at any moment
-//! the origin is an image that a reader of conditional writes (a manifest, a pointer) can open. The rules that give
-//! this stand at the head of `queue`; `queue/sim.rs` takes each of them away and watches it break.
+//! The origin never goes back from a newer version to an older one, a deleted object never returns, and
+//! at any moment the origin is an image that a reader of conditional writes (a manifest, a pointer) can
+//! open. The rules that give this stand at the head of `queue`; `queue/sim.rs` takes each of them away
+//! and watches it break.
 
 mod batch;
 pub mod classify;
@@ -21,6 +24,6 @@ mod upload;
 
 pub use contract::*;
 pub use flusher::{Flusher, FlusherConfig, MountSpec};
-pub use queue::{MountHealth, Pending, QueueConfig, RowState, RowView};
+pub use queue::{MountHealth, Pending, QueueConfig, RowPlace, RowState, RowView};
 pub use status::{FlushStatus, MountStatus};
 pub use upload::origin_key;

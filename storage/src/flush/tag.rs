@@ -1,7 +1,8 @@
 //! The mark that every object of ours carries in the origin, and what a HEAD says by it.
 //!
-//! `x-amz-meta-forebay-version: <cluster id, 32 hex>-<version, 16 hex>`. Whatever carries no such mark, or another cluster's,
-//! is foreign: somebody else's data, never overwritten or deleted by us after an unknown outcome (PITFALLS 23).
+//! `x-amz-meta-forebay-version: <cluster id, 32 hex>-<version, 16 hex>`. Whatever carries no such mark,
+//! or another cluster's, is foreign: somebody else's data, never overwritten or deleted by us after an
+//! unknown outcome (PITFALLS 23).
 
 use std::fmt;
 
@@ -93,8 +94,8 @@ pub enum Verdict {
 
 /// Judges a HEAD for the oldest flush row of a key.
 ///
-/// A delete never counts as landed by absence: it is cheaper to repeat it than to trust a 404 that a missing bucket
-/// gives as well.
+/// A delete never counts as landed by absence: it is cheaper to repeat it than to trust a 404 that a
+/// missing bucket gives as well.
 pub fn judge(
     held: &Held,
     row_version: Version,

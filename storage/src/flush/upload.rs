@@ -1,11 +1,11 @@
 //! One attempt: read the version, write its started row, send it, record what came of it.
 //!
-//! Owns the steps and their order. Does not own when an attempt may be made ([`super::queue`]) or what follows from
-//! its end.
+//! Owns the steps and their order. Does not own when an attempt may be made ([`super::queue`]) or what
+//! follows from its end.
 //!
-//! What must hold: nothing is sent before the started row is applied; nothing is sent after the deadline in it, by
-//! monotonic clock and by wall clock, or after this node's term. A crash at any step leaves the started row, so that the next leader
-//! waits and asks.
+//! What must hold: nothing is sent before the started row is applied; nothing is sent after the deadline
+//! in it, by monotonic clock and by wall clock, or after this node's term. A crash at any step leaves
+//! the started row, so that the next leader waits and asks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,8 +40,8 @@ impl Target {
     }
 }
 
-/// The origin key of an object key without its mount's prefix. The core refuses keys whose origin key would exceed
-/// [`OriginKey::BYTES_MAX`] (PITFALLS 28).
+/// The origin key of an object key without its mount's prefix. The core refuses keys whose origin key
+/// would exceed [`OriginKey::BYTES_MAX`] (PITFALLS 28).
 pub fn origin_key(origin_prefix: &str, rest_of_key: &[u8]) -> OriginKey {
     OriginKey(format!("{origin_prefix}{}", encode_key(rest_of_key)))
 }
@@ -219,7 +219,8 @@ impl Courier {
         }
     }
 
-    /// The fence of a request: term, and deadline by the wall clock too (a suspended machine stops the other).
+    /// The fence of a request: term, and deadline by the wall clock too (a suspended machine stops the
+    /// other).
     fn bounded(&self, fence: Fence, deadline: Deadline) -> Fence {
         let source = self.source.clone();
         fence.and(move || source.now_ms() < deadline.wall_ms)

@@ -38,6 +38,8 @@ struct State {
     power_on: u64,
     capacity: Option<u64>,
     faults: BTreeMap<Operation, Fault>,
+    /// Decides what a failing sync has written.
+    coins: Coins,
 }
 
 type FileId = u64;
@@ -50,11 +52,11 @@ struct Image {
     dirty: BTreeSet<usize>,
 }
 
+#[derive(Clone, Copy)]
 struct Fault {
     /// Calls until it fires; 1 is the next one.
     countdown: u64,
     kind: ErrorKind,
-    coins: Coins,
 }
 
 impl Default for SimDisk {
@@ -66,7 +68,13 @@ impl Default for SimDisk {
 impl SimDisk {
     /// An empty disk without limits or faults.
     pub fn new() -> SimDisk {
-        SimDisk { shared: Arc::new(Shared { state: Mutex::default(), metrics: DiskMetrics::default() }) }
+        SimDisk::with_seed(0)
+    }
+
+    /// The same; what failing syncs have written follows from the seed.
+    pub fn with_seed(seed: u64) -> SimDisk {
+        let state = Mutex::new(State { coins: Coins(seed), ..State::default() });
+        SimDisk { shared: Arc::new(Shared { state, metrics: DiskMetrics::default() }) }
     }
 
     /// Takes the power away and gives it back: what was not synced survives by coin, every open
@@ -95,10 +103,10 @@ impl SimDisk {
     }
 
     /// Lets the `nth` call of `operation` from now (1 is the next) fail once. A failing write may have
-    /// written its first half; a failing sync has written each sector by a coin of `nth`.
+    /// written its first half; a failing sync has written each sector by a coin.
     pub fn fail_nth(&self, operation: Operation, nth: u64, kind: ErrorKind) {
         assert!(nth > 0, "calls are counted from 1");
-        let fault = Fault { countdown: nth, kind, coins: Coins(nth) };
+        let fault = Fault { countdown: nth, kind };
         self.shared.state.lock().faults.insert(operation, fault);
     }
 
@@ -263,17 +271,10 @@ impl DiskFile for SimFile {
 
     fn sync_data(&self) -> Result<(), DiskError> {
         self.call(Operation::Sync, None, 0, |state, fault| {
-            let image = state.image(self.id)?;
-            match fault {
-                None => {
-                    image.sync(&mut || true);
-                    Ok(())
-                }
-                Some(mut fault) => {
-                    image.sync(&mut || fault.coins.toss());
-                    Err(fault.kind.into())
-                }
-            }
+            let State { files, coins, .. } = state;
+            let image = files.get_mut(&self.id).ok_or(ErrorKind::NotFound)?;
+            image.sync(&mut || fault.is_none() || coins.toss());
+            fault.map_or(Ok(()), |fault| Err(fault.kind.into()))
         })
     }
 
@@ -396,6 +397,7 @@ fn dir_of(path: &str) -> &str {
 }
 
 /// SplitMix64: a coin of 64 bits whose tosses are fixed by the seed.
+#[derive(Default)]
 struct Coins(u64);
 
 impl Coins {

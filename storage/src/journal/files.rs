@@ -119,8 +119,8 @@ impl FileWriter {
         for record in records {
             batch.push(record);
         }
-        self.chain =
-            batch.write(self.header.align, |slices| self.file.write_at(slices, header.start.offset))?;
+        let offset = header.start.offset;
+        self.chain = batch.write(offset, |slices| self.file.write_at(slices, offset))?;
         let len = padded_batch_len(body_len, self.header.align);
         self.offset += len;
         Ok(len)

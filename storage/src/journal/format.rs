@@ -1,11 +1,11 @@
 //! The journal's bytes on disk, version 1. All integers are little-endian.
 //!
 //! ```text
-//! file    [header 4096][batch][batch]...[room for a last empty batch]
+//! file    [header 4096][batch][batch]...[room for two empty batches]
 //! header  crc u32 · magic u32 · version u16 · 0 u16 · align u32 · file length u64 · secret u64
 //!         · generation u64 · sequence u64 · previous sequence u64 · previous end u64 · floor u64
 //!         · synced end u64 · zeros to 4096 (not under the crc, so its 512-byte sector is all that counts)
-//! batch   [batch header 104][record][record]...[zeros up to the next multiple of align]
+//! batch   [batch header 104][record][record]...[zeros; the next batch begins on a multiple of align]
 //! batch header
 //!         crc u32 · magic u32 · secret u64 · generation u64 · sequence u64 · own offset u64
 //!         · body length u32 · records u32 · synced sequence u64 · synced offset u64
@@ -37,6 +37,9 @@ pub(super) const BATCH_HEADER: usize = 104;
 pub(super) const RECORD_HEADER: usize = 12;
 /// The bytes of a file header that are written and checked: one sector.
 pub(super) const FILE_HEADER_USED: usize = 512;
+
+/// What the kernel caches a file in; lengths of files are multiples of it.
+pub(super) const PAGE: u64 = 4096;
 
 const FILE_MAGIC: u32 = u32::from_le_bytes(*b"FBJ\x01");
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"FBB\x01");
@@ -262,13 +265,16 @@ impl<'s, 'a> BatchEncoder<'s, 'a> {
         }
     }
 
-    /// Hands the batch, padded to `align`, to `write`; returns the CRC that the next batch continues.
+    /// Hands the batch that begins at `offset` to `write`; returns the CRC that the next batch continues.
+    ///
+    /// Zeros follow up to the page's end, also where the next batch will begin earlier: the kernel would
+    /// first have to read a page of a recycled file that is written in part.
     pub(super) fn write<E>(
         self,
-        align: u32,
+        offset: u64,
         write: impl FnOnce(&[std::io::IoSlice<'_>]) -> Result<(), E>,
     ) -> Result<u32, E> {
-        static ZEROS: [u8; 4096] = [0; 4096];
+        static ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
         let mut slices = smallvec::SmallVec::<[std::io::IoSlice<'_>; 34]>::new();
         let (mut start, mut total) = (0, 0);
         for (end, loose) in &self.loose {
@@ -279,8 +285,9 @@ impl<'s, 'a> BatchEncoder<'s, 'a> {
         }
         slices.push(std::io::IoSlice::new(&self.scratch[start..]));
         total += self.scratch.len() - start;
-        let padding = total.next_multiple_of(align as usize) - total;
-        slices.push(std::io::IoSlice::new(&ZEROS[..padding]));
+        let end = offset + total as u64;
+        let padding = end.next_multiple_of(PAGE) - end;
+        slices.push(std::io::IoSlice::new(&ZEROS[..padding as usize]));
         write(&slices)?;
         Ok(self.chain)
     }

@@ -8,7 +8,7 @@
 //! - What was synced is found again, in order, whatever a crash does; what was never appended is not.
 //!   A start that finds something synced missing is refused with file and offset.
 //! - [`Journal::open`] returns only after all that it handed to the visitor is on disk.
-//! - No synced sector is written again: batches begin on multiples of `align`. So a torn write can damage
+//! - No synced sector that holds records is written again: batches begin on multiples of `align`. So a torn write can damage
 //!   only batches that nobody was told of. That assumes that the device writes `align` bytes without
 //!   touching their neighbours: 512, or 4096 where a device of 4 KiB sectors rewrites eight at a time.
 //! - All files but the newest are synced whole. A sync or write that fails closes the journal for good.
@@ -44,6 +44,9 @@ use std::time::Instant;
 
 /// The largest configurable file. A start reads one file at a time into memory.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// An unusually large batch of small records does not keep its memory.
+const SCRATCH_BYTES_KEPT: usize = 4 << 20;
 
 /// Settings of a journal.
 #[derive(Clone, Debug)]
@@ -86,8 +89,13 @@ impl JournalConfig {
         if !matches!(self.align, 512 | 4096) {
             return refuse("align must be 512 or 4096");
         }
-        if !self.file_bytes.is_multiple_of(4096) || !(16 << 10..=FILE_BYTES_MAX).contains(&self.file_bytes) {
+        if !self.file_bytes.is_multiple_of(format::PAGE)
+            || !(16 << 10..=FILE_BYTES_MAX).contains(&self.file_bytes)
+        {
             return refuse("file_bytes must be a multiple of 4096 between 16 KiB and 1 GiB");
+        }
+        if self.file_bytes < 6 * u64::from(self.align) {
+            return refuse("file_bytes must be at least six times align");
         }
         if self.hard_cap_bytes < self.retain_bytes.saturating_add(3 * self.file_bytes) {
             return refuse("hard_cap_bytes must exceed retain_bytes by at least three files");
@@ -160,6 +168,9 @@ impl Journal {
         journal.trim_spares();
         journal.maybe_prepare();
         journal.show_live();
+        // Proves the fresh file's header: were it damaged before the first append, its records would
+        // look like a copy that was never finished.
+        journal.append_empty_and_sync()?;
         Ok((journal, opened.recovery))
     }
 
@@ -211,9 +222,6 @@ impl Journal {
     pub fn append_empty_and_sync(&mut self) -> Result<Position, JournalError> {
         self.sync()?;
         if !self.all_named {
-            if self.room() < self.batch_len(&[]) {
-                self.rotate()?;
-            }
             self.write_batch(&[], 0)?;
             self.sync()?;
             self.all_named = true;
@@ -302,16 +310,19 @@ impl Journal {
         padded_batch_len(records.iter().map(record_len).sum(), self.writer.header.align)
     }
 
-    /// Bytes that batches may still take in the current file. The last block is kept for the empty batch
-    /// that ends it.
+    /// Bytes that batches may still take in the current file.
     fn room(&self) -> u64 {
-        let header = &self.writer.header;
-        header.file_len.saturating_sub(self.writer.offset + self.batch_len(&[]))
+        self.writer.header.file_len.saturating_sub(self.writer.offset + self.reserve())
+    }
+
+    /// Kept at a file's end for two empty batches: an idle writer's, and the one that ends the file.
+    fn reserve(&self) -> u64 {
+        2 * self.batch_len(&[])
     }
 
     /// The same of a file that has only its head.
     fn fresh_room(&self) -> u64 {
-        let head = FILE_HEADER + self.batch_len(&self.state.records()) + self.batch_len(&[]);
+        let head = FILE_HEADER + self.batch_len(&self.state.records()) + self.reserve();
         self.config.file_bytes.saturating_sub(head)
     }
 
@@ -331,6 +342,7 @@ impl Journal {
             BatchFacts { synced: self.synced, commit_index: self.commit_index, floor: self.floor, flags };
         let written = self.writer.write_batch(&mut self.scratch, records, facts);
         let len = written.map_err(|error| self.poison(JournalError::WriteFailed(error)))?;
+        self.scratch.shrink_to(SCRATCH_BYTES_KEPT);
         self.metrics.note_batch(records.len(), len);
         self.all_named = false;
         if let Some(file) = self.live.back_mut() {

@@ -535,7 +535,7 @@ impl<'b> Fresh<'b> {
         let align = u64::from(config.align);
         let needed = FILE_HEADER + padded_batch_len(restated, config.align) + self.copied_bytes + 2 * align;
         let mut header = self.header;
-        header.file_len = config.file_bytes.max(needed);
+        header.file_len = config.file_bytes.max(needed.next_multiple_of(format::PAGE));
         if let Some(file) = garbage.iter().find(|file| file.len == header.file_len) {
             return Ok((FreeFile { slot: file.slot, file: file.file.clone() }, header));
         }

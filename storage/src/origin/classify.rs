@@ -145,8 +145,9 @@ pub fn class_of(status: u16, code: Option<&str>) -> ErrorClass {
 
 /// What an HTTP answer proves about a request that was sent: only a 3xx or 4xx is a refusal.
 ///
-/// 408 is not: it is also what a proxy says that gave up waiting for the server behind it. No 5xx is either, not even a
-/// throttling one: some origins answer 503 after a write that reached part of their disks.
+/// 408 is not: it is also what a proxy says that gave up waiting for the server behind it. No 5xx is
+/// either, not even a throttling one: some origins answer 503 after a write that reached part of their
+/// disks.
 pub fn landing_of(status: u16) -> Landing {
     match status {
         300..=407 | 409..=499 => Landing::NotApplied,

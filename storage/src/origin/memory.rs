@@ -1,7 +1,8 @@
 //! An origin in memory, with faults on command: for tests and simulations.
 //!
-//! Owns its objects, a record of every mutation that was applied, and the requests that were told to land late. It is
-//! deterministic: no clock, no randomness, no threads; what happens depends on the calls and on the fault hook alone.
+//! Owns its objects, a record of every mutation that was applied, and the requests that were told to
+//! land late. It is deterministic: no clock, no randomness, no threads; what happens depends on the
+//! calls and on the fault hook alone.
 
 use std::collections::BTreeMap;
 

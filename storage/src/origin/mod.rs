@@ -1,11 +1,11 @@
 //! The cloud bucket behind a mount: what the flush worker may ask of it, and what an answer proves.
 //!
-//! Owns the [`Origin`] trait, its requests and errors, and the probe of what an origin can. Does not own retries,
-//! fences or any decision what to do next: that is `flush/`.
+//! Owns the [`Origin`] trait, its requests and errors, and the probe of what an origin can. Does not own
+//! retries, fences or any decision what to do next: that is `flush/`.
 //!
-//! What must hold: an error's [`Landing`] is `NotApplied` only with proof (an HTTP answer that refuses, or no byte
-//! sent). Everything else is `Unknown`: the request may be applied now, or later, until its deadline. No
-//! implementation retries by itself. No secret stands in any message.
+//! What must hold: an error's [`Landing`] is `NotApplied` only with proof (an HTTP answer that refuses,
+//! or no byte sent). Everything else is `Unknown`: the request may be applied now, or later, until its
+//! deadline. No implementation retries by itself. No secret stands in any message.
 
 pub mod classify;
 pub mod memory;
@@ -41,9 +41,11 @@ impl fmt::Display for OriginKey {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct OriginETag(pub String);
 
-/// Permission to go on: true until the sender must stop (leadership lost, deadline passed), false for ever after.
+/// Permission to go on: true until the sender must stop (leadership lost, deadline passed), false for
+/// ever after.
 ///
-/// Asked right before the last chunk of a body leaves (PITFALLS 25), so it must be cheap and must not block.
+/// Asked right before the last chunk of a body leaves (PITFALLS 25), so it must be cheap and must not
+/// block.
 #[derive(Clone)]
 pub struct Fence(Arc<dyn Fn() -> bool + Send + Sync>);
 
@@ -290,7 +292,8 @@ pub trait Origin: Send + Sync {
     /// Lists keys in the order of their UTF-8 bytes.
     async fn list(&self, request: ListRequest) -> Result<ListReply, OriginError>;
 
-    /// Finds out what the origin can, by writing under `<prefix>.forebay-probe-<random hex>` and deleting that again.
+    /// Finds out what the origin can, by writing under `<prefix>.forebay-probe-<random hex>` and
+    /// deleting that again.
     async fn probe(&self, prefix: &str) -> Result<Capabilities, OriginError> {
         probe::probe(self, prefix).await
     }

@@ -19,8 +19,8 @@ const BODY: &[u8] = b"forebay probe";
 const WAIT: Duration = Duration::from_secs(30);
 const LIST_PAGE: u16 = 100;
 
-/// Probes with one object, one request after the other. An error means that nothing was learnt: network, credentials,
-/// a missing bucket. A refusal that a working origin would not give means "cannot".
+/// Probes with one object, one request after the other. An error means that nothing was learnt: network,
+/// credentials, a missing bucket. A refusal that a working origin would not give means "cannot".
 pub(super) async fn probe<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Result<Capabilities, OriginError> {
     let key = OriginKey(format!("{prefix}{PROBE_NAME}{}", random_hex()?));
     let found = judge(origin, &key).await;

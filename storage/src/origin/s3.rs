@@ -2,13 +2,14 @@
 //!
 //! Owns the SDK client, its settings, and the translation of its errors. The SDK is named nowhere else.
 //!
-//! What must hold: the SDK retries nothing; a PUT whose fence fell or whose deadline passed does not send the last chunk of
-//! its body (PITFALLS 25); secrets appear in no `Debug` and no message.
+//! What must hold: the SDK retries nothing; a PUT whose fence fell or whose deadline passed does not
+//! send the last chunk of its body (PITFALLS 25); secrets appear in no `Debug` and no message.
 //!
-//! A request that outlives its sender is held off four times: the fence before the last chunk, signatures in the query
-//! that expire at the deadline (an origin judges them when the head of a request arrives), conditions where the origin has
-//! them, and the wait of the queue. What remains: an origin without conditions, and a sender that is stopped *between*
-//! the fence's answer and the socket, or bytes that wait in the network, for longer than deadline and margin.
+//! A request that outlives its sender is held off four times: the fence before the last chunk,
+//! signatures in the query that expire at the deadline (an origin judges them when the head of a request
+//! arrives), conditions where the origin has them, and the wait of the queue. What remains: an origin
+//! without conditions, and a sender that is stopped *between* the fence's answer and the socket, or
+//! bytes that wait in the network, for longer than deadline and margin.
 
 use std::error::Error;
 use std::fmt;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use aws_credential_types::Credentials;
-use aws_runtime::auth::{HttpSignatureType, SigV4OperationSigningConfig};
+use aws_runtime::auth::{HttpSignatureType, PayloadSigningOverride, SigV4OperationSigningConfig};
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
@@ -98,13 +99,14 @@ pub struct S3OriginConfig {
     pub request_timeout: Duration,
     /// Bytes per second that a body may be expected to move at, at worst.
     pub least_bandwidth: u64,
-    /// Whether PUT and DELETE are signed in the query, with an expiry at their deadline. Off only for an origin that
-    /// refuses presigned requests.
+    /// Whether PUT and DELETE are signed in the query, with an expiry at their deadline. Off only for an
+    /// origin that refuses presigned requests.
     pub query_signed: bool,
 }
 
 impl S3OriginConfig {
-    /// A config with the defaults: 3 s to connect, 30 s a request, at least 256 KiB/s; path style for custom endpoints.
+    /// A config with the defaults: 3 s to connect, 30 s a request, at least 256 KiB/s; path style for
+    /// custom endpoints.
     pub fn new(
         endpoint: Option<String>,
         region: impl Into<String>,
@@ -299,7 +301,8 @@ impl Origin for S3Origin {
         let call = self.client.head_object().bucket(&self.bucket).key(&key.0).send();
         match self.read(0, call).await {
             Ok(reply) => Ok(Some(head_of_head(&reply))),
-            // A 404 to HEAD has no body: a missing bucket looks the same, and shows at the next PUT or DELETE.
+            // A 404 to HEAD has no body: a missing bucket looks the same, and shows at the next PUT or
+            // DELETE.
             Err(error) if error.status() == Some(404) => Ok(None),
             Err(error) => Err(error.into_origin_error()),
         }
@@ -418,6 +421,9 @@ impl Intercept for AttemptInterceptor {
             // Whole seconds, and the origin's clock counts from the signature's: never less than one.
             signing.signing_options.expires_in = Some(Duration::from_secs(left.as_secs() + 1));
             signing.signing_options.signature_type = HttpSignatureType::HttpRequestQueryParams;
+            // What S3 assumes of a query-signed request; for a DELETE the SDK would sign the empty body's hash.
+            let unsigned = PayloadSigningOverride::unsigned_payload().to_signable_body();
+            signing.signing_options.payload_override = Some(unsigned);
             config.interceptor_state().store_put(signing);
         }
         Ok(())
@@ -604,7 +610,8 @@ fn unquoted(etag: &str) -> OriginETag {
     OriginETag(etag.trim_matches('"').to_owned())
 }
 
-/// Metadata values are ASCII on the wire; anything else travels as S3 itself shows it, in RFC 2047's base64 form.
+/// Metadata values are ASCII on the wire; anything else travels as S3 itself shows it, in RFC 2047's
+/// base64 form.
 fn header_text(value: String) -> String {
     match value.bytes().all(|byte| (0x20..0x7F).contains(&byte) || byte == b'\t') {
         true => value,

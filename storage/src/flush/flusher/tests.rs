@@ -197,7 +197,8 @@ impl World {
         self.run = Some(tokio::spawn(async move { flusher.run(stop).await }));
     }
 
-    /// A new process over the same rows and the same origin: nothing of the old worker is left but its requests.
+    /// A new process over the same rows and the same origin: nothing of the old worker is left but its
+    /// requests.
     fn restart(&mut self) {
         if let Some(run) = self.run.take() {
             run.abort();

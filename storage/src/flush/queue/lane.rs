@@ -34,16 +34,25 @@ pub(super) enum ReadySet {
     Barrier,
 }
 
+impl ReadySet {
+    pub(super) const COUNT: usize = 4;
+}
+
 /// The ready keys of one bucket that go to one mount, each by the oldest change its next row stands for.
 pub(super) struct Lane {
     pub(super) bucket: usize,
     pub(super) mount: Option<usize>,
-    ready: [BTreeSet<(Version, u32)>; 4],
+    ready: [BTreeSet<(Version, u32)>; ReadySet::COUNT],
 }
 
 impl Lane {
     pub(super) fn new(bucket: usize, mount: Option<usize>) -> Lane {
         Lane { bucket, mount, ready: Default::default() }
+    }
+
+    /// Replaces all sets, in the order of [`ReadySet`].
+    pub(super) fn fill(&mut self, ready: [BTreeSet<(Version, u32)>; ReadySet::COUNT]) {
+        self.ready = ready;
     }
 
     pub(super) fn insert(&mut self, set: ReadySet, since: Version, slot: u32) {

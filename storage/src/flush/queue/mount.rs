@@ -8,9 +8,9 @@ use smallvec::SmallVec;
 use crate::flush::classify::ladder_step;
 use crate::flush::contract::MountId;
 use crate::object::BucketId;
-use crate::origin::ErrorClass;
 
-/// Distinct keys that must fail one after the other, with no success between, before the mount counts as down.
+/// Distinct keys that must fail one after the other, with no success between, before the mount counts as
+/// down.
 const DOWN_AFTER_KEYS: usize = 3;
 /// Longest wait between two trials of a mount that is down, milliseconds.
 const TRIAL_MS_MAX: u64 = 15_000;
@@ -103,9 +103,9 @@ impl MountEntry {
         (when > now_ms).then_some(when)
     }
 
-    pub(super) fn ladder(&self, ladder_ms: (u64, u64)) -> RangeInclusive<u64> {
+    pub(super) fn ladder(&self, ladder_ms: (u64, u64), least_ms: u64) -> RangeInclusive<u64> {
         let trials = self.down.as_ref().map_or(1, |down| down.trials + 1);
-        ladder_step((ladder_ms.0.max(1_000), ladder_ms.1.min(TRIAL_MS_MAX)), trials)
+        ladder_step((ladder_ms.0.max(least_ms), ladder_ms.1.min(TRIAL_MS_MAX)), trials)
     }
 
     pub(super) fn succeeded(&mut self) {
@@ -120,13 +120,12 @@ impl MountEntry {
         now_ms: u64,
         wait_ms: u64,
         retry_after_ms: Option<u64>,
-        message: &str,
-        class: ErrorClass,
+        reason: &str,
     ) {
         if let Some(pause) = retry_after_ms {
             self.paused_until_ms = self.paused_until_ms.max(now_ms.saturating_add(pause));
         }
-        let reason = format!("{class}: {message}");
+        let reason = reason.to_owned();
         let trial_at_ms = now_ms.saturating_add(wait_ms);
         if let Some(down) = &mut self.down {
             // What was in flight when the mount went down fails too; only trials climb the ladder.

@@ -14,17 +14,8 @@ use crate::object::Version;
 pub(super) enum Phase {
     /// Nothing, for certain.
     Idle,
-    /// An attempt of ours.
-    Flying {
-        /// Number of the attempt.
-        number: u32,
-        /// The version it carries, or asks about.
-        version: Version,
-        /// Bytes counted as in flight.
-        bytes: u64,
-        /// Whether it tries a mount in trouble.
-        trial: bool,
-    },
+    /// An attempt of ours; the queue's flights say which.
+    Flying,
     /// An attempt that may be alive until then.
     Fenced {
         /// Wall-clock time.
@@ -59,10 +50,21 @@ pub(super) struct QueueRow {
     /// Commit time of that change.
     pub(super) since_ms: u64,
     pub(super) bytes: u64,
-    pub(super) parked: Option<Box<str>>,
+    /// Why it was set aside; behind a thin pointer because few rows were.
+    pub(super) parked: Option<Box<ParkReason>>,
     pub(super) kind: FlushKind,
     pub(super) barrier: bool,
     pub(super) overwrite: bool,
+}
+
+/// Why a row was set aside.
+#[derive(Debug, Clone)]
+pub(super) struct ParkReason(pub(super) String);
+
+impl ParkReason {
+    pub(super) fn boxed(reason: String) -> Box<ParkReason> {
+        Box::new(ParkReason(reason))
+    }
 }
 
 impl QueueRow {
@@ -72,39 +74,41 @@ impl QueueRow {
             since: row.version,
             since_ms: row.stamp_ms,
             bytes: row.bytes,
-            parked: row.parked.clone().map(String::into_boxed_str),
+            parked: row.parked.clone().map(ParkReason::boxed),
             kind: row.kind,
             barrier: row.barrier,
             overwrite: row.overwrite,
         }
     }
 
-    /// Whether no reader of the origin can miss what was there before: it adds a key and touches nothing else.
+    /// Whether no reader of the origin can miss what was there before: it adds a key and touches nothing
+    /// else.
     pub(super) fn is_new_put(&self) -> bool {
         self.kind == FlushKind::Put && !self.overwrite && !self.barrier
     }
 }
 
-/// One key with rows, or with something in flight, or cooling down.
+/// One key with rows, or with something in flight, or cooling down. There may be millions: what few keys
+/// have is boxed.
 #[derive(Debug)]
 pub(super) struct KeyEntry {
     pub(super) key: Bytes,
-    pub(super) bucket: usize,
-    pub(super) mount: Option<usize>,
-    pub(super) lane: usize,
     /// Oldest first; more than one only around barriers.
     pub(super) rows: SmallVec<[QueueRow; 1]>,
     pub(super) phase: Phase,
     pub(super) spot: Spot,
-    /// While a HEAD flies: the doubt it is to clear.
-    pub(super) doubt: Option<Version>,
-    /// The first change that came after the version in flight, with its time.
-    pub(super) after_flight: Option<(Version, u64)>,
-    pub(super) attempts: u32,
     pub(super) not_before_ms: u64,
+    pub(super) urgent_up_to: Version,
+    pub(super) trouble: Option<Box<Trouble>>,
+    /// Tells bucket and mount.
+    pub(super) lane: u32,
     /// Whether it waits for `min_interval` alone, which urgency overrides.
     pub(super) cooling: bool,
-    pub(super) urgent_up_to: Version,
+}
+
+/// What a key's failures have come to.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
     pub(super) failures: u16,
     /// Failures since which other rows of the mount succeeded.
     pub(super) failures_alone: u16,
@@ -112,42 +116,46 @@ pub(super) struct KeyEntry {
     pub(super) exhausted: bool,
     /// The mount's count of successes at the last failure.
     pub(super) mount_successes: u32,
-    pub(super) last_error: Option<Box<str>>,
+    pub(super) last_error: String,
+}
+
+/// One attempt in flight.
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) number: u32,
+    /// The version it carries, or asks about.
+    pub(super) version: Version,
+    /// Bytes counted as in flight.
+    pub(super) bytes: u64,
+    /// Whether it tries a mount in trouble.
+    pub(super) trial: bool,
+    /// Of a HEAD: the version in doubt that it is to clear.
+    pub(super) doubt: Option<Version>,
+    /// The first change that came after `version`, with its time.
+    pub(super) after: Option<(Version, u64)>,
 }
 
 impl KeyEntry {
-    pub(super) fn new(bucket: usize, mount: Option<usize>, lane: usize, key: Bytes) -> KeyEntry {
+    pub(super) fn new(lane: u32, key: Bytes) -> KeyEntry {
         KeyEntry {
             key,
-            bucket,
-            mount,
-            lane,
             rows: SmallVec::new(),
             phase: Phase::Idle,
             spot: Spot::Nowhere,
-            doubt: None,
-            after_flight: None,
-            attempts: 0,
             not_before_ms: 0,
-            cooling: false,
             urgent_up_to: Version(0),
-            failures: 0,
-            failures_alone: 0,
-            exhausted: false,
-            mount_successes: 0,
-            last_error: None,
+            trouble: None,
+            lane,
+            cooling: false,
         }
     }
 
-    pub(super) fn flies(&self, version: Version) -> bool {
-        matches!(self.phase, Phase::Flying { version: flying, .. } if flying == version)
+    pub(super) fn failures(&self) -> u16 {
+        self.trouble.as_ref().map_or(0, |trouble| trouble.failures)
     }
 
     pub(super) fn reset_failures(&mut self) {
-        self.failures = 0;
-        self.failures_alone = 0;
-        self.exhausted = false;
-        self.last_error = None;
+        self.trouble = None;
         if !self.cooling {
             self.not_before_ms = 0;
         }
@@ -159,13 +167,15 @@ impl KeyEntry {
         self.cooling = false;
     }
 
-    /// The origin has `version`: a row that took over its changes stands only for what came later.
-    pub(super) fn land(&mut self, version: Version, oldest: &mut BTreeSet<(Version, u32)>, slot: u32) {
-        let Some((since, since_ms)) = self.after_flight else { return };
-        if since <= version {
-            return;
-        }
-        self.after_flight = None;
+    /// The origin has `version`: a row that took over its changes stands only for what came `after` it.
+    pub(super) fn land(
+        &mut self,
+        version: Version,
+        after: Option<(Version, u64)>,
+        oldest: &mut BTreeSet<(Version, u32)>,
+        slot: u32,
+    ) {
+        let Some((since, since_ms)) = after.filter(|(since, _)| *since > version) else { return };
         if let Some(row) = self.rows.iter_mut().find(|row| row.version > version && row.since <= version) {
             oldest.remove(&(row.since, slot));
             (row.since, row.since_ms) = (since, since_ms);

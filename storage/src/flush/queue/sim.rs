@@ -1,9 +1,10 @@
-//! A small world around the queue, by seed: clients, a log that applies, a network that loses, delays and repeats,
-//! leaders that change, and the memory origin.
+//! A small world around the queue, by seed: clients, a log that applies, a network that loses, delays
+//! and repeats, leaders that change, and the memory origin.
 //!
-//! Aim: no schedule makes the origin go back, brings a deleted object back, or breaks a barrier; and when the faults
-//! stop, the origin equals the newest rows. Method: virtual time, one event after the other; every landing is judged
-//! against the history of commits, which knows nothing of the queue. [`Sabotage`] takes one safety rule away.
+//! Aim: no schedule makes the origin go back, brings a deleted object back, or breaks a barrier; and
+//! when the faults stop, the origin equals the newest rows. Method: virtual time, one event after the
+//! other; every landing is judged against the history of commits, which knows nothing of the queue.
+//! [`Sabotage`] takes one safety rule away.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -13,14 +14,15 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::*;
+use crate::flush::contract::{FlushKind, Started};
 use crate::flush::tag::{Held, OriginTag, VERSION_META, Verdict, judge};
 use crate::flush::testing::{Change, ModelRows, Name};
 use crate::flush::upload::condition_for;
 use crate::object::ClusterId;
 use crate::origin::memory::MemoryOrigin;
 use crate::origin::{
-    BodyChecksums, Capabilities, Condition, ContentHeaders, DeleteRequest, Fence, Origin, OriginETag,
-    OriginKey, PutRequest,
+    BodyChecksums, Capabilities, Condition, ContentHeaders, DeleteRequest, ErrorClass, Fence, Landing,
+    Origin, OriginETag, OriginKey, PutRequest,
 };
 
 /// Safety rules taken away, to see that the simulation notices.
@@ -34,6 +36,26 @@ pub(crate) struct Sabotage {
     pub(crate) no_barrier: bool,
     /// No HEAD after a fence.
     pub(crate) no_head: bool,
+}
+
+impl FlushQueue {
+    /// Breaks what the plan says, where the queue would decide next about a key.
+    pub(super) fn sabotage(&mut self, slot: u32) {
+        let sabotage = self.sabotage;
+        let Some(entry) = self.keys.get_mut(slot as usize).and_then(Option::as_mut) else { return };
+        let newer = |flight: &Flight| entry.rows.first().is_some_and(|row| row.version > flight.version);
+        match entry.phase {
+            Phase::Fenced { doubt, .. } if sabotage.no_fence => entry.phase = Phase::Check { doubt },
+            Phase::Flying if sabotage.many_in_flight && self.flights.get(&slot).is_some_and(newer) => {
+                self.flights.remove(&slot);
+                entry.phase = Phase::Idle;
+            }
+            _ => {}
+        }
+        if sabotage.no_head && matches!(entry.phase, Phase::Check { .. }) {
+            entry.phase = Phase::Idle;
+        }
+    }
 }
 
 const TIMEOUT_MS: u64 = 2_000;
@@ -139,7 +161,7 @@ struct World {
 impl World {
     fn new(plan: Plan) -> World {
         let random = fastrand::Rng::with_seed(plan.seed);
-        let mut world = World {
+        World {
             random,
             faults: true,
             now: 1_000_000,
@@ -149,16 +171,14 @@ impl World {
             origin: MemoryOrigin::new("memory://sim", honours(plan)),
             history: Vec::new(),
             rows: ModelRows::default(),
-            queue: fresh_queue(plan, 1),
+            queue: ready_queue(plan, fresh_queue(plan, 1, 0)),
             epoch: 1,
             clock: SKEW_MS,
             landed: BTreeMap::new(),
             landed_barriers: BTreeSet::new(),
             foreign: BTreeSet::new(),
             plan,
-        };
-        world.queue.sabotage = plan.sabotage;
-        world
+        }
     }
 
     fn run_with_faults(&mut self) -> Result<(), String> {
@@ -174,8 +194,8 @@ impl World {
         Ok(())
     }
 
-    /// No more clients and faults: everything must arrive, but for what stands behind a foreign object; and that too once
-    /// the operator has taken the foreign objects away and the rows up again.
+    /// No more clients and faults: everything must arrive, but for what stands behind a foreign object;
+    /// and that too once the operator has taken the foreign objects away and the rows up again.
     fn calm_down(&mut self) -> Result<(), String> {
         self.faults = false;
         self.settle()?;
@@ -491,7 +511,8 @@ impl World {
         if self.foreign.contains(name) {
             match request.kind {
                 FlushKind::Put => return Err(format!("{what}: over a foreign object")),
-                // Nothing was there when it was asked, so the delete had nothing to name: the one gap that is left.
+                // Nothing was there when it was asked, so the delete had nothing to name: the one gap
+                // that is left.
                 FlushKind::Delete => self.foreign.remove(name),
             };
         }
@@ -600,10 +621,9 @@ impl World {
         }
         self.epoch += 1;
         self.clock = self.random.u64(0..=2 * SKEW_MS);
-        self.queue = fresh_queue(self.plan, self.epoch);
-        let now_ms = self.leader_now();
-        let queue = &mut self.queue;
-        self.rows.load(&mut |loaded| queue.load(loaded, now_ms));
+        let mut load = fresh_queue(self.plan, self.epoch, self.leader_now());
+        self.rows.load(&mut |loaded| load.push(loaded));
+        self.queue = ready_queue(self.plan, load);
     }
 
     fn leader_now(&self) -> u64 {
@@ -622,12 +642,13 @@ impl World {
     }
 }
 
-fn fresh_queue(plan: Plan, epoch: u64) -> FlushQueue {
+fn fresh_queue(plan: Plan, epoch: u64, now_ms: u64) -> QueueLoad {
     let config = QueueConfig {
         concurrency: 4,
         bytes_in_flight_max: 1 << 20,
         margin_ms: MARGIN_MS,
         attempt_ms_max: TIMEOUT_MS,
+        ..QueueConfig::default()
     };
     let mounts = (0..BUCKETS).map(|bucket| QueueMount {
         id: MountId(bucket),
@@ -636,7 +657,11 @@ fn fresh_queue(plan: Plan, epoch: u64) -> FlushQueue {
         fifo: plan.fifo && bucket == 0,
         min_interval_ms: 300,
     });
-    let mut queue = FlushQueue::new(config, mounts.collect(), plan.seed ^ epoch);
+    QueueLoad::new(config, mounts.collect(), plan.seed ^ epoch, now_ms)
+}
+
+fn ready_queue(plan: Plan, load: QueueLoad) -> FlushQueue {
+    let mut queue = load.finish();
     queue.sabotage = plan.sabotage;
     for bucket in 0..BUCKETS {
         queue.set_mount_ready(MountId(bucket), Ok(()));

@@ -7,11 +7,90 @@ use super::*;
 /// Seeds that run by default; `FOREBAY_SEEDS` sets another number.
 const SEEDS: u64 = 300;
 
+fn seeds() -> std::ops::Range<u64> {
+    0..std::env::var("FOREBAY_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SEEDS)
+}
+
 #[test]
 fn everything_synced_is_recovered_and_nothing_else() {
-    let seeds = std::env::var("FOREBAY_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SEEDS);
-    for seed in 0..seeds {
-        run(seed);
+    seeds().for_each(run);
+}
+
+#[test]
+fn damage_anywhere_refuses_the_start_or_costs_only_the_end() {
+    let (mut refused, mut shortened) = (0, 0);
+    for seed in seeds() {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let disk = SimDisk::with_seed(seed);
+        let (mut journal, _) = open(&disk, seed);
+        let last = rng.u64(1..30);
+        for index in 1..=last {
+            journal.append(&[entry(index, &bytes(index, 1, rng.usize(..2000)))], index).unwrap();
+            if rng.bool() {
+                journal.sync().unwrap();
+            }
+        }
+        drop(journal);
+        let (mut journal, seen) = open(&disk, seed + 1);
+        let mut before = seen.entries;
+        if rng.bool() {
+            for index in last + 1..=last + 5 {
+                let data = bytes(index, 1, 300);
+                journal.append(&[entry(index, &data)], index).unwrap();
+                before.push((index, 1, data));
+            }
+        }
+        drop(journal);
+        for _ in 0..rng.usize(1..4) {
+            let names = disk.list("journal").unwrap();
+            let path = format!("journal/{}", names[rng.usize(..names.len())]);
+            // Mostly where something is.
+            let used: Vec<usize> = disk
+                .contents(&path)
+                .iter()
+                .enumerate()
+                .filter(|(_, byte)| **byte != 0)
+                .map(|(at, _)| at)
+                .collect();
+            if !used.is_empty() {
+                disk.flip(&path, used[rng.usize(..used.len())] as u64);
+            }
+        }
+        match try_open(&disk, config(seed + 2)) {
+            Ok((_, seen, _)) => {
+                assert!(before.starts_with(&seen.entries), "seed {seed}");
+                assert!(
+                    seen.entries.len() as u64 >= last,
+                    "seed {seed}: the last start had all this on disk"
+                );
+                shortened += u64::from(before != seen.entries);
+            }
+            Err(JournalError::Corrupt { .. }) => refused += 1,
+            Err(error) => panic!("seed {seed}: {error}"),
+        }
+    }
+    assert!(refused > 0 && shortened > 0, "{refused} refused, {shortened} shortened");
+}
+
+#[test]
+fn decoders_take_any_bytes() {
+    for seed in seeds() {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut file: Vec<u8> = (0..rng.usize(..9000)).map(|_| rng.u8(..)).collect();
+        // A record whose checksum is right and whose lengths are not.
+        if file.len() > 100 {
+            let length = rng.u32(..60);
+            file[4..8].copy_from_slice(&length.to_le_bytes());
+            file[8] = rng.u8(..6);
+            let crc = format::crc32c(0, &file[4..12 + length as usize]);
+            file[..4].copy_from_slice(&crc.to_le_bytes());
+        }
+        let mut chain = 0;
+        if let Some((_, len)) = format::decode_record(&file, &mut chain) {
+            assert!(len <= file.len());
+        }
+        assert_eq!(format::FileHeader::decode(&file, file.len() as u64), None);
+        assert_eq!(format::BatchHeader::decode(&file, rng.u64(..)), None);
     }
 }
 
@@ -80,10 +159,10 @@ fn bytes(index: u64, term: u64, len: usize) -> Vec<u8> {
 
 fn run(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let disk = SimDisk::new();
+    let disk = SimDisk::with_seed(seed);
     let config = JournalConfig {
         align: [512, 4096][rng.usize(..2)],
-        file_bytes: [24 << 10, 40 << 10][rng.usize(..2)],
+        file_bytes: [28 << 10, 40 << 10][rng.usize(..2)],
         retain_bytes: [0, 0, 50 << 10][rng.usize(..3)],
         ..config(0)
     };

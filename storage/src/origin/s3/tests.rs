@@ -305,3 +305,59 @@ fn debug_hides_secrets() {
     let text = format!("{config:?}");
     assert!(text.contains("AKID") && !text.contains("very-secret"), "{text}");
 }
+
+#[tokio::test]
+#[ignore = "needs an S3 endpoint in FOREBAY_TEST_S3 with a bucket fbtest (keys: test, test)"]
+async fn a_real_origin_serves_every_operation() {
+    let url = std::env::var("FOREBAY_TEST_S3").expect("FOREBAY_TEST_S3 names an endpoint");
+    let config = S3OriginConfig::new(Some(url), "us-east-1", "fbtest", "test", Secret::new("test"));
+    let origin = S3Origin::new(config);
+    println!("{:?}", origin.probe("probe/").await.unwrap());
+    assert!(origin.is_empty("probe/").await.unwrap());
+    let names =
+        ["plain", "a dir/grün", "a//b", "q?&+%20=\"'", "x\u{1F}y", "caf\u{F7E9}", "end/", "../up", "*"];
+    for name in names {
+        let mut request = small_put();
+        request.key = OriginKey(format!("t/{name}"));
+        request.condition = Condition::None;
+        request.headers.expires = None;
+        let reply = origin.put(request).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let key = OriginKey(format!("t/{name}"));
+        let got = origin.get(&key, 100).await.unwrap().unwrap_or_else(|| panic!("{name} is not there"));
+        assert_eq!((&got.body[..], &got.head.etag), (&b"hello"[..], &reply.etag), "{name}");
+        assert_eq!(got.head.user("forebay-version"), Some("00-01"), "{name}");
+        assert_eq!(got.head.headers.content_type.as_deref(), Some("text/plain"), "{name}");
+        assert_eq!(origin.head(&key).await.unwrap().unwrap().etag, reply.etag, "{name}");
+    }
+    let mut listed = Vec::new();
+    loop {
+        let start_after = listed.last().cloned();
+        let request = ListRequest { prefix: "t/".to_owned(), max: 2, start_after };
+        let page = origin.list(request).await.unwrap();
+        listed.extend(page.objects.into_iter().map(|object| object.key.0));
+        if !page.truncated {
+            break;
+        }
+    }
+    let mut wanted: Vec<String> = names.iter().map(|name| format!("t/{name}")).collect();
+    wanted.sort();
+    assert_eq!(listed, wanted);
+    for name in names {
+        let key = OriginKey(format!("t/{name}"));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let delete = DeleteRequest { key: key.clone(), if_match: None, deadline, fence: Fence::open() };
+        origin.delete(delete.clone()).await.unwrap();
+        origin.delete(delete).await.unwrap_or_else(|error| panic!("deleting nothing succeeds: {error}"));
+        assert_eq!(origin.head(&key).await, Ok(None), "{name}");
+    }
+    assert!(origin.is_empty("t/").await.unwrap());
+    let missing = S3OriginConfig::new(
+        std::env::var("FOREBAY_TEST_S3").ok(),
+        "us-east-1",
+        "no-such-bucket-here",
+        "test",
+        Secret::new("test"),
+    );
+    let error = S3Origin::new(missing).put(small_put()).await.unwrap_err();
+    assert_eq!((error.class, error.outcome), (ErrorClass::MissingBucket, Landing::NotApplied), "{error}");
+}

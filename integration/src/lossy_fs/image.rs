@@ -1,0 +1,451 @@
+//! What a disk holds now, and what it would hold after a power cut. Pure: no clock, no I/O, seeded.
+//!
+//! Every file has a volatile and a durable image. `fsync` makes a file's bytes and size durable, `fsyncdir` a
+//! directory's names: as POSIX promises, and nothing beyond it. A power cut keeps, by seed, any of the
+//! unsynced sectors of 512 bytes, either size, and any earlier state of an unsynced directory.
+//!
+//! Must hold: what was synced is never lost; a sector is kept whole or not at all.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
+
+/// Inode number of the root directory.
+pub const ROOT: u64 = 1;
+
+const PAGE: usize = 4_096;
+const SECTOR: usize = 512;
+const SECTORS: usize = PAGE / SECTOR;
+const DIRECTORY_MODE: u32 = 0o755;
+
+type Page = [u8; PAGE];
+type Names = BTreeMap<OsString, u64>;
+
+/// Why an operation was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// No such file or directory.
+    NotFound,
+    /// The name is taken.
+    Exists,
+    /// A directory is needed.
+    NotADirectory,
+    /// A file is needed.
+    IsADirectory,
+    /// The directory holds names.
+    NotEmpty,
+}
+
+/// A file or directory as `stat` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Inode number.
+    pub inode: u64,
+    /// Whether it is a directory.
+    pub directory: bool,
+    /// Length in bytes; 0 for a directory.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+}
+
+#[derive(Debug, Default)]
+struct FileNode {
+    mode: u32,
+    volatile: BTreeMap<u64, Arc<Page>>,
+    volatile_size: u64,
+    durable: BTreeMap<u64, Arc<Page>>,
+    durable_size: u64,
+    /// Per page a bit for each sector written since the last sync.
+    dirty: BTreeMap<u64, u8>,
+}
+
+#[derive(Debug, Default)]
+struct DirectoryNode {
+    mode: u32,
+    names: Names,
+    /// The synced state and every one since, the present one left out; empty if nothing changed.
+    unsynced: Vec<Names>,
+}
+
+#[derive(Debug)]
+enum Node {
+    File(FileNode),
+    Directory(DirectoryNode),
+}
+
+/// The whole disk.
+#[derive(Debug)]
+pub struct Image {
+    nodes: HashMap<u64, Node>,
+    next_inode: u64,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        let root = DirectoryNode { mode: DIRECTORY_MODE, ..DirectoryNode::default() };
+        Self { nodes: HashMap::from([(ROOT, Node::Directory(root))]), next_inode: ROOT + 1 }
+    }
+}
+
+impl Image {
+    /// Finds a name.
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Status, Refused> {
+        let inode = self.directory(parent)?.names.get(name).copied().ok_or(Refused::NotFound)?;
+        self.status(inode)
+    }
+
+    /// `stat`.
+    pub fn status(&self, inode: u64) -> Result<Status, Refused> {
+        Ok(match self.nodes.get(&inode).ok_or(Refused::NotFound)? {
+            Node::File(file) => Status { inode, directory: false, size: file.volatile_size, mode: file.mode },
+            Node::Directory(directory) => Status { inode, directory: true, size: 0, mode: directory.mode },
+        })
+    }
+
+    /// Makes an empty file or directory.
+    pub fn create(
+        &mut self,
+        parent: u64,
+        name: &OsStr,
+        mode: u32,
+        directory: bool,
+    ) -> Result<Status, Refused> {
+        if self.directory(parent)?.names.contains_key(name) {
+            return Err(Refused::Exists);
+        }
+        let inode = self.next_inode;
+        self.next_inode += 1;
+        let node = if directory {
+            Node::Directory(DirectoryNode { mode, ..DirectoryNode::default() })
+        } else {
+            Node::File(FileNode { mode, ..FileNode::default() })
+        };
+        self.nodes.insert(inode, node);
+        self.change(parent, |names| _ = names.insert(name.to_owned(), inode))?;
+        self.status(inode)
+    }
+
+    /// Removes a name. The bytes stay as long as a durable directory may still name them.
+    pub fn remove(&mut self, parent: u64, name: &OsStr, directory: bool) -> Result<(), Refused> {
+        let found = self.lookup(parent, name)?;
+        match (found.directory, directory) {
+            (true, false) => return Err(Refused::IsADirectory),
+            (false, true) => return Err(Refused::NotADirectory),
+            (true, true) if !self.directory(found.inode)?.names.is_empty() => return Err(Refused::NotEmpty),
+            _ => {}
+        }
+        self.change(parent, |names| _ = names.remove(name))
+    }
+
+    /// Moves a name, replacing what the new name held.
+    pub fn rename(&mut self, from: u64, name: &OsStr, to: u64, new_name: &OsStr) -> Result<(), Refused> {
+        let inode = self.lookup(from, name)?.inode;
+        self.directory(to)?;
+        if from == to {
+            return self.change(from, |names| {
+                names.remove(name);
+                names.insert(new_name.to_owned(), inode);
+            });
+        }
+        self.change(to, |names| _ = names.insert(new_name.to_owned(), inode))?;
+        self.change(from, |names| _ = names.remove(name))
+    }
+
+    /// Names and inodes of a directory.
+    pub fn names(&self, inode: u64) -> Result<Vec<(OsString, Status)>, Refused> {
+        let names = &self.directory(inode)?.names;
+        names.iter().map(|(name, inode)| Ok((name.clone(), self.status(*inode)?))).collect()
+    }
+
+    /// At most `length` bytes from `offset`; fewer at the end of the file.
+    pub fn read(&self, inode: u64, offset: u64, length: usize) -> Result<Vec<u8>, Refused> {
+        let file = self.file(inode)?;
+        let left = file.volatile_size.saturating_sub(offset);
+        let length = usize::try_from(left).map_or(length, |left| left.min(length));
+        let mut bytes = vec![0; length];
+        for (page, from, part) in pieces(offset, length) {
+            if let Some(stored) = file.volatile.get(&page) {
+                bytes[part.clone()].copy_from_slice(&stored[from..from + part.len()]);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Writes into the volatile image.
+    pub fn write(&mut self, inode: u64, offset: u64, bytes: &[u8]) -> Result<(), Refused> {
+        let file = self.file_mut(inode)?;
+        for (page, from, part) in pieces(offset, bytes.len()) {
+            let stored = file.volatile.entry(page).or_insert_with(|| Arc::new([0; PAGE]));
+            let until = from + part.len();
+            Arc::make_mut(stored)[from..until].copy_from_slice(&bytes[part]);
+            let dirty = file.dirty.entry(page).or_default();
+            (from / SECTOR..until.div_ceil(SECTOR)).for_each(|sector| *dirty |= 1 << sector);
+        }
+        file.volatile_size = file.volatile_size.max(offset + bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Sets the length; what lies beyond it is gone, what is new reads as zeros.
+    pub fn set_size(&mut self, inode: u64, size: u64) -> Result<(), Refused> {
+        let file = self.file_mut(inode)?;
+        if size < file.volatile_size {
+            let (page, from) = (size / PAGE as u64, usize_of(size % PAGE as u64));
+            drop(file.volatile.split_off(&(page + u64::from(from > 0))));
+            drop(file.dirty.split_off(&(page + u64::from(from > 0))));
+            if let Some(stored) = file.volatile.get_mut(&page).filter(|_| from > 0) {
+                Arc::make_mut(stored)[from..].fill(0);
+                let dirty = file.dirty.entry(page).or_default();
+                (from / SECTOR..SECTORS).for_each(|sector| *dirty |= 1 << sector);
+            }
+        }
+        file.volatile_size = size;
+        Ok(())
+    }
+
+    /// Grows the file to hold `offset + length` bytes.
+    pub fn allocate(&mut self, inode: u64, offset: u64, length: u64) -> Result<(), Refused> {
+        let file = self.file_mut(inode)?;
+        file.volatile_size = file.volatile_size.max(offset + length);
+        Ok(())
+    }
+
+    /// Sets the permission bits.
+    pub fn set_mode(&mut self, inode: u64, mode: u32) -> Result<(), Refused> {
+        match self.nodes.get_mut(&inode).ok_or(Refused::NotFound)? {
+            Node::File(file) => file.mode = mode,
+            Node::Directory(directory) => directory.mode = mode,
+        }
+        Ok(())
+    }
+
+    /// Makes bytes and size of a file durable; its name is the directory's matter.
+    pub fn sync(&mut self, inode: u64) -> Result<(), Refused> {
+        let file = self.file_mut(inode)?;
+        for page in std::mem::take(&mut file.dirty).into_keys() {
+            if let Some(stored) = file.volatile.get(&page) {
+                file.durable.insert(page, Arc::clone(stored));
+            }
+        }
+        file.durable_size = file.volatile_size;
+        let end = file.durable_size.div_ceil(PAGE as u64);
+        drop(file.durable.split_off(&end));
+        Ok(())
+    }
+
+    /// Makes the names of a directory durable.
+    pub fn sync_directory(&mut self, inode: u64) -> Result<(), Refused> {
+        self.directory_mut(inode)?.unsynced.clear();
+        Ok(())
+    }
+
+    /// The power goes and comes back. Nothing has the disk mounted meanwhile.
+    pub fn power_cut(&mut self, random: &mut fastrand::Rng) {
+        // In the order of inode numbers, so that a seed always means the same.
+        let mut inodes: Vec<u64> = self.nodes.keys().copied().collect();
+        inodes.sort_unstable();
+        for inode in inodes {
+            match self.nodes.get_mut(&inode) {
+                Some(Node::File(file)) => file.power_cut(random),
+                Some(Node::Directory(directory)) => directory.power_cut(random),
+                None => {}
+            }
+        }
+        self.drop_unreachable();
+    }
+
+    fn drop_unreachable(&mut self) {
+        let mut reached = HashSet::new();
+        let mut open = vec![ROOT];
+        while let Some(inode) = open.pop() {
+            if reached.insert(inode)
+                && let Some(Node::Directory(directory)) = self.nodes.get(&inode)
+            {
+                open.extend(directory.names.values());
+            }
+        }
+        self.nodes.retain(|inode, _| reached.contains(inode));
+    }
+
+    fn change(&mut self, inode: u64, edit: impl FnOnce(&mut Names)) -> Result<(), Refused> {
+        let directory = self.directory_mut(inode)?;
+        directory.unsynced.push(directory.names.clone());
+        edit(&mut directory.names);
+        Ok(())
+    }
+
+    fn directory(&self, inode: u64) -> Result<&DirectoryNode, Refused> {
+        match self.nodes.get(&inode).ok_or(Refused::NotFound)? {
+            Node::Directory(directory) => Ok(directory),
+            Node::File(_) => Err(Refused::NotADirectory),
+        }
+    }
+
+    fn directory_mut(&mut self, inode: u64) -> Result<&mut DirectoryNode, Refused> {
+        match self.nodes.get_mut(&inode).ok_or(Refused::NotFound)? {
+            Node::Directory(directory) => Ok(directory),
+            Node::File(_) => Err(Refused::NotADirectory),
+        }
+    }
+
+    fn file(&self, inode: u64) -> Result<&FileNode, Refused> {
+        match self.nodes.get(&inode).ok_or(Refused::NotFound)? {
+            Node::File(file) => Ok(file),
+            Node::Directory(_) => Err(Refused::IsADirectory),
+        }
+    }
+
+    fn file_mut(&mut self, inode: u64) -> Result<&mut FileNode, Refused> {
+        match self.nodes.get_mut(&inode).ok_or(Refused::NotFound)? {
+            Node::File(file) => Ok(file),
+            Node::Directory(_) => Err(Refused::IsADirectory),
+        }
+    }
+}
+
+impl FileNode {
+    fn power_cut(&mut self, random: &mut fastrand::Rng) {
+        for (page, sectors) in std::mem::take(&mut self.dirty) {
+            let Some(written) = self.volatile.get(&page) else { continue };
+            for sector in (0..SECTORS).filter(|sector| sectors & (1 << sector) != 0) {
+                if random.bool() {
+                    let kept = self.durable.entry(page).or_insert_with(|| Arc::new([0; PAGE]));
+                    let range = sector * SECTOR..(sector + 1) * SECTOR;
+                    Arc::make_mut(kept)[range.clone()].copy_from_slice(&written[range]);
+                }
+            }
+        }
+        if self.volatile_size != self.durable_size && random.bool() {
+            self.durable_size = self.volatile_size;
+        }
+        let end = self.durable_size.div_ceil(PAGE as u64);
+        drop(self.durable.split_off(&end));
+        self.volatile = self.durable.clone();
+        self.volatile_size = self.durable_size;
+    }
+}
+
+impl DirectoryNode {
+    fn power_cut(&mut self, random: &mut fastrand::Rng) {
+        let states = self.unsynced.len() + 1;
+        let kept = random.usize(0..states);
+        if let Some(names) = self.unsynced.drain(..).nth(kept) {
+            self.names = names;
+        }
+    }
+}
+
+/// Cuts a range of a file into (page, first byte in the page, range in the buffer).
+fn pieces(offset: u64, length: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        if done == length {
+            return None;
+        }
+        let at = offset + done as u64;
+        let from = usize_of(at % PAGE as u64);
+        let step = (PAGE - from).min(length - done);
+        let part = done..done + step;
+        done += step;
+        Some((at / PAGE as u64, from, part))
+    })
+}
+
+fn usize_of(within_page: u64) -> usize {
+    usize::try_from(within_page).unwrap_or(PAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_file() -> (Image, u64) {
+        let mut image = Image::default();
+        let inode = image.create(ROOT, OsStr::new("f"), 0o600, false).unwrap().inode;
+        image.sync_directory(ROOT).unwrap();
+        (image, inode)
+    }
+
+    fn all(image: &Image, inode: u64) -> Vec<u8> {
+        image.read(inode, 0, 1 << 20).unwrap()
+    }
+
+    /// What a property looks like after a cut, over many seeds.
+    fn outcomes<T: Ord>(
+        make: impl Fn() -> Image,
+        look: impl Fn(&Image) -> T,
+    ) -> std::collections::BTreeSet<T> {
+        (0..64)
+            .map(|seed| {
+                let mut image = make();
+                image.power_cut(&mut fastrand::Rng::with_seed(seed));
+                look(&image)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn synced_bytes_survive_every_cut() {
+        let make = || {
+            let (mut image, inode) = with_file();
+            image.write(inode, 3_000, &[7; 5_000]).unwrap();
+            image.sync(inode).unwrap();
+            image
+        };
+        let expected = [vec![0; 3_000], vec![7; 5_000]].concat();
+        assert!(outcomes(make, |image| all(image, 2) == expected).iter().all(|kept| *kept));
+    }
+
+    #[test]
+    fn unsynced_sectors_are_kept_whole_or_not_at_all_and_in_any_choice() {
+        let make = || {
+            let (mut image, inode) = with_file();
+            image.write(inode, 0, &[1; 1_536]).unwrap();
+            image.sync(inode).unwrap();
+            image.write(inode, 0, &[2; 1_536]).unwrap();
+            image
+        };
+        let seen = outcomes(make, |image| {
+            let bytes = all(image, 2);
+            bytes.chunks(512).for_each(|sector| assert!(sector.iter().all(|byte| *byte == sector[0])));
+            [bytes[0], bytes[512], bytes[1_024]]
+        });
+        assert_eq!(seen.len(), 8, "{seen:?}");
+    }
+
+    #[test]
+    fn a_new_file_needs_its_directory_synced() {
+        let make = || {
+            let mut image = Image::default();
+            let inode = image.create(ROOT, OsStr::new("f"), 0o600, false).unwrap().inode;
+            image.write(inode, 0, b"x").unwrap();
+            image.sync(inode).unwrap();
+            image
+        };
+        assert_eq!(outcomes(make, |image| image.lookup(ROOT, OsStr::new("f")).is_ok()).len(), 2);
+    }
+
+    #[test]
+    fn a_rename_is_seen_before_or_after_and_never_half() {
+        let make = || {
+            let (mut image, _) = with_file();
+            image.rename(ROOT, OsStr::new("f"), ROOT, OsStr::new("g")).unwrap();
+            image
+        };
+        let seen = outcomes(make, |image| {
+            let names: Vec<_> = image.names(ROOT).unwrap().into_iter().map(|(name, _)| name).collect();
+            assert_eq!(names.len(), 1);
+            names
+        });
+        assert_eq!(seen.len(), 2);
+    }
+
+    #[test]
+    fn a_shorter_file_reads_as_zeros_when_it_grows_again() {
+        let (mut image, inode) = with_file();
+        image.write(inode, 0, &[9; 6_000]).unwrap();
+        image.set_size(inode, 100).unwrap();
+        image.set_size(inode, 5_000).unwrap();
+        assert_eq!(all(&image, inode), [vec![9; 100], vec![0; 4_900]].concat());
+    }
+}

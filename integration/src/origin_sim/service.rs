@@ -1,0 +1,508 @@
+//! The S3 operations of the simulated origin, on s3s.
+//!
+//! Bodies are verified before the state lock is taken; conditions are judged and applied under it, so
+//! conditional writes are atomic.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use md5::{Digest, Md5};
+use parking_lot::Mutex;
+use s3s::checksum::ChecksumHasher;
+use s3s::crypto::Checksum as _;
+use s3s::dto::*;
+use s3s::{Body, S3, S3Request, S3Response, S3Result, TrailingHeaders, s3_error};
+use time::OffsetDateTime;
+
+use super::Shared;
+use super::buckets::{Buckets, Listing, StoredObject, md5_hex};
+use super::record::{Change, Source};
+
+const LIST_PAGE_MAX: usize = 1_000;
+
+/// Request extension: conditional headers count as absent.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct IgnoreConditions;
+
+/// Request extension: applied after its sender gave up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LateRequest;
+
+struct Upload {
+    bucket: String,
+    key: String,
+    metadata: HashMap<String, String>,
+    headers: BTreeMap<&'static str, String>,
+    parts: BTreeMap<i32, Bytes>,
+}
+
+pub(super) struct SimS3 {
+    shared: Arc<Shared>,
+    uploads: Mutex<HashMap<String, Upload>>,
+}
+
+impl SimS3 {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, uploads: Mutex::default() }
+    }
+
+    fn store(&self, target: &Write<'_>, object: StoredObject) -> S3Result<String> {
+        let etag = object.etag.clone();
+        let change = Change::put(self.shared.elapsed(), target.bucket, target.key, &object, target.source);
+        let mut state = self.shared.state.lock();
+        target.judge(&state.buckets)?;
+        state.buckets.put(target.bucket, target.key, object);
+        state.record.push(change);
+        Ok(etag)
+    }
+
+    fn remove(&self, target: &Write<'_>) -> S3Result<()> {
+        let change = Change::delete(self.shared.elapsed(), target.bucket, target.key, target.source);
+        let mut state = self.shared.state.lock();
+        target.judge(&state.buckets)?;
+        state.buckets.delete(target.bucket, target.key);
+        state.record.push(change);
+        Ok(())
+    }
+
+    fn find(&self, bucket: &str, key: &str) -> S3Result<StoredObject> {
+        let state = self.shared.state.lock();
+        if !state.buckets.has(bucket) {
+            return Err(s3_error!(NoSuchBucket));
+        }
+        state.buckets.get(bucket, key).cloned().ok_or_else(|| s3_error!(NoSuchKey))
+    }
+}
+
+/// A change about to be applied, with its conditions.
+struct Write<'a> {
+    bucket: &'a str,
+    key: &'a str,
+    if_match: Option<&'a ETagCondition>,
+    if_none_match: Option<&'a ETagCondition>,
+    source: Source,
+}
+
+impl<'a> Write<'a> {
+    fn of<T>(request: &S3Request<T>, bucket: &'a str, key: &'a str) -> Self {
+        let late = request.extensions.get::<LateRequest>().is_some();
+        let source = if late { Source::Late } else { Source::Request };
+        Self { bucket, key, if_match: None, if_none_match: None, source }
+    }
+
+    fn when<T>(
+        mut self,
+        request: &S3Request<T>,
+        if_match: Option<&'a ETagCondition>,
+        if_none_match: Option<&'a ETagCondition>,
+    ) -> Self {
+        if request.extensions.get::<IgnoreConditions>().is_none() {
+            (self.if_match, self.if_none_match) = (if_match, if_none_match);
+        }
+        self
+    }
+
+    fn judge(&self, buckets: &Buckets) -> S3Result<()> {
+        if !buckets.has(self.bucket) {
+            return Err(s3_error!(NoSuchBucket));
+        }
+        let stored = buckets.get(self.bucket, self.key);
+        if let Some(condition) = self.if_match {
+            match stored {
+                None => return Err(s3_error!(NoSuchKey)),
+                Some(object) if !matches(condition, object) => return Err(s3_error!(PreconditionFailed)),
+                Some(_) => {}
+            }
+        }
+        match (self.if_none_match, stored) {
+            (Some(condition), Some(object)) if matches(condition, object) => {
+                Err(s3_error!(PreconditionFailed))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn matches(condition: &ETagCondition, object: &StoredObject) -> bool {
+    match condition {
+        ETagCondition::Any => true,
+        ETagCondition::ETag(etag) => etag.value() == object.etag,
+    }
+}
+
+#[async_trait::async_trait]
+impl S3 for SimS3 {
+    async fn create_bucket(
+        &self,
+        req: S3Request<CreateBucketInput>,
+    ) -> S3Result<S3Response<CreateBucketOutput>> {
+        if !self.shared.state.lock().buckets.create(&req.input.bucket) {
+            return Err(s3_error!(BucketAlreadyOwnedByYou));
+        }
+        Ok(S3Response::new(CreateBucketOutput::default()))
+    }
+
+    async fn head_bucket(&self, req: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
+        if !self.shared.state.lock().buckets.has(&req.input.bucket) {
+            return Err(s3_error!(NoSuchBucket));
+        }
+        Ok(S3Response::new(HeadBucketOutput::default()))
+    }
+
+    async fn list_buckets(&self, _: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
+        let state = self.shared.state.lock();
+        let buckets = state
+            .buckets
+            .names()
+            .map(|name| Bucket { name: Some(name.to_owned()), ..Bucket::default() })
+            .collect();
+        Ok(S3Response::new(ListBucketsOutput { buckets: Some(buckets), ..ListBucketsOutput::default() }))
+    }
+
+    async fn put_object(&self, mut req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        let body = read(req.input.body.take()).await?;
+        if req.input.content_length.is_some_and(|length| usize::try_from(length) != Ok(body.len())) {
+            return Err(s3_error!(IncompleteBody));
+        }
+        check_md5(req.input.content_md5.as_deref(), &body)?;
+        check_sums(&announced(&req.input), req.trailing_headers.as_ref(), &body)?;
+        let mut object = StoredObject::plain(body);
+        object.metadata = req.input.metadata.clone().unwrap_or_default();
+        object.headers = content_headers(&req.input)?;
+        let target = Write::of(&req, &req.input.bucket, &req.input.key).when(
+            &req,
+            req.input.if_match.as_ref(),
+            req.input.if_none_match.as_ref(),
+        );
+        let etag = self.store(&target, object)?;
+        Ok(S3Response::new(PutObjectOutput { e_tag: Some(ETag::Strong(etag)), ..PutObjectOutput::default() }))
+    }
+
+    async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+        let object = self.find(&req.input.bucket, &req.input.key)?;
+        if req.input.if_match.as_ref().is_some_and(|condition| !matches(condition, &object)) {
+            return Err(s3_error!(PreconditionFailed));
+        }
+        if req.input.if_none_match.as_ref().is_some_and(|condition| matches(condition, &object)) {
+            return Err(s3_error!(NotModified));
+        }
+        let full = object.body.len() as u64;
+        let (body, content_range) = match req.input.range {
+            None => (object.body.clone(), None),
+            Some(range) => {
+                let range = range.check(full).map_err(|_| s3_error!(InvalidRange))?;
+                let text = format!("bytes {}-{}/{full}", range.start, range.end.saturating_sub(1));
+                let bounds = usize_of(range.start)?..usize_of(range.end)?;
+                (object.body.slice(bounds), Some(text))
+            }
+        };
+        let header = |name: &str| object.headers.get(name).cloned();
+        Ok(S3Response::new(GetObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            content_length: Some(length_of(body.len())?),
+            body: Some(StreamingBlob::from(Body::from(body))),
+            content_range,
+            cache_control: header("cache-control"),
+            content_disposition: header("content-disposition"),
+            content_encoding: header("content-encoding"),
+            content_language: header("content-language"),
+            content_type: header("content-type"),
+            e_tag: Some(ETag::Strong(object.etag.clone())),
+            last_modified: Some(object.modified.into()),
+            metadata: Some(object.metadata.clone()),
+            ..GetObjectOutput::default()
+        }))
+    }
+
+    async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
+        let object = self.find(&req.input.bucket, &req.input.key)?;
+        let header = |name: &str| object.headers.get(name).cloned();
+        Ok(S3Response::new(HeadObjectOutput {
+            accept_ranges: Some("bytes".to_owned()),
+            content_length: Some(length_of(object.body.len())?),
+            cache_control: header("cache-control"),
+            content_disposition: header("content-disposition"),
+            content_encoding: header("content-encoding"),
+            content_language: header("content-language"),
+            content_type: header("content-type"),
+            e_tag: Some(ETag::Strong(object.etag.clone())),
+            last_modified: Some(object.modified.into()),
+            metadata: Some(object.metadata.clone()),
+            ..HeadObjectOutput::default()
+        }))
+    }
+
+    async fn delete_object(
+        &self,
+        req: S3Request<DeleteObjectInput>,
+    ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        let target =
+            Write::of(&req, &req.input.bucket, &req.input.key).when(&req, req.input.if_match.as_ref(), None);
+        self.remove(&target)?;
+        Ok(S3Response::new(DeleteObjectOutput::default()))
+    }
+
+    async fn delete_objects(
+        &self,
+        req: S3Request<DeleteObjectsInput>,
+    ) -> S3Result<S3Response<DeleteObjectsOutput>> {
+        let mut deleted = Vec::new();
+        for object in &req.input.delete.objects {
+            self.remove(&Write::of(&req, &req.input.bucket, &object.key))?;
+            deleted.push(DeletedObject { key: Some(object.key.clone()), ..DeletedObject::default() });
+        }
+        Ok(S3Response::new(DeleteObjectsOutput { deleted: Some(deleted), ..DeleteObjectsOutput::default() }))
+    }
+
+    async fn list_objects_v2(
+        &self,
+        req: S3Request<ListObjectsV2Input>,
+    ) -> S3Result<S3Response<ListObjectsV2Output>> {
+        let input = req.input;
+        let max_keys =
+            usize::try_from(input.max_keys.unwrap_or(1_000)).map_err(|_| s3_error!(InvalidArgument))?;
+        let after = match &input.continuation_token {
+            Some(token) => {
+                let bytes = BASE64.decode(token).map_err(|_| s3_error!(InvalidArgument))?;
+                String::from_utf8(bytes).map_err(|_| s3_error!(InvalidArgument))?
+            }
+            None => input.start_after.clone().unwrap_or_default(),
+        };
+        let listing = Listing {
+            prefix: input.prefix.as_deref().unwrap_or(""),
+            delimiter: input.delimiter.as_deref().unwrap_or(""),
+            after: &after,
+            max_keys: max_keys.min(LIST_PAGE_MAX),
+        };
+        let page = {
+            let state = self.shared.state.lock();
+            if !state.buckets.has(&input.bucket) {
+                return Err(s3_error!(NoSuchBucket));
+            }
+            state.buckets.list(&input.bucket, &listing)
+        };
+        let mut contents = Vec::with_capacity(page.contents.len());
+        for (key, object) in page.contents {
+            contents.push(Object {
+                key: Some(key),
+                size: Some(length_of(object.body.len())?),
+                e_tag: Some(ETag::Strong(object.etag)),
+                last_modified: Some(object.modified.into()),
+                ..Object::default()
+            });
+        }
+        let prefixes: Vec<_> =
+            page.prefixes.into_iter().map(|prefix| CommonPrefix { prefix: Some(prefix) }).collect();
+        Ok(S3Response::new(ListObjectsV2Output {
+            name: Some(input.bucket),
+            prefix: input.prefix,
+            delimiter: input.delimiter,
+            start_after: input.start_after,
+            continuation_token: input.continuation_token,
+            key_count: i32::try_from(contents.len() + prefixes.len()).ok(),
+            max_keys: i32::try_from(max_keys).ok(),
+            is_truncated: Some(page.next_after.is_some()),
+            next_continuation_token: page.next_after.map(|last| BASE64.encode(last)),
+            contents: Some(contents),
+            common_prefixes: Some(prefixes),
+            ..ListObjectsV2Output::default()
+        }))
+    }
+
+    async fn create_multipart_upload(
+        &self,
+        req: S3Request<CreateMultipartUploadInput>,
+    ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
+        let input = req.input;
+        if !self.shared.state.lock().buckets.has(&input.bucket) {
+            return Err(s3_error!(NoSuchBucket));
+        }
+        let id = format!("{:032x}", fastrand::u128(..));
+        let headers = input.content_type.iter().map(|value| ("content-type", value.clone())).collect();
+        let upload = Upload {
+            bucket: input.bucket.clone(),
+            key: input.key.clone(),
+            metadata: input.metadata.unwrap_or_default(),
+            headers,
+            parts: BTreeMap::new(),
+        };
+        self.uploads.lock().insert(id.clone(), upload);
+        Ok(S3Response::new(CreateMultipartUploadOutput {
+            bucket: Some(input.bucket),
+            key: Some(input.key),
+            upload_id: Some(id),
+            ..CreateMultipartUploadOutput::default()
+        }))
+    }
+
+    async fn upload_part(
+        &self,
+        mut req: S3Request<UploadPartInput>,
+    ) -> S3Result<S3Response<UploadPartOutput>> {
+        let body = read(req.input.body.take()).await?;
+        check_md5(req.input.content_md5.as_deref(), &body)?;
+        let etag = md5_hex(&body);
+        let mut uploads = self.uploads.lock();
+        let upload = uploads.get_mut(&req.input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        upload.parts.insert(req.input.part_number, body);
+        Ok(S3Response::new(UploadPartOutput {
+            e_tag: Some(ETag::Strong(etag)),
+            ..UploadPartOutput::default()
+        }))
+    }
+
+    async fn complete_multipart_upload(
+        &self,
+        req: S3Request<CompleteMultipartUploadInput>,
+    ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
+        let input = &req.input;
+        let upload = self.uploads.lock().remove(&input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        let wanted = input.multipart_upload.as_ref().and_then(|list| list.parts.as_ref());
+        let mut body = BytesMut::new();
+        let mut digests = Md5::new();
+        let mut count = 0;
+        for part in wanted.into_iter().flatten() {
+            let number = part.part_number.ok_or_else(|| s3_error!(InvalidPart))?;
+            let bytes = upload.parts.get(&number).ok_or_else(|| s3_error!(InvalidPart))?;
+            if part.e_tag.as_ref().is_some_and(|etag| etag.value() != md5_hex(bytes)) {
+                return Err(s3_error!(InvalidPart));
+            }
+            body.extend_from_slice(bytes);
+            digests.update(Md5::digest(bytes));
+            count += 1;
+        }
+        let mut object = StoredObject::plain(body.freeze());
+        object.etag = format!("{}-{count}", hex::encode(digests.finalize()));
+        object.metadata = upload.metadata;
+        object.headers = upload.headers;
+        let target = Write::of(&req, &upload.bucket, &upload.key).when(
+            &req,
+            input.if_match.as_ref(),
+            input.if_none_match.as_ref(),
+        );
+        let etag = self.store(&target, object)?;
+        Ok(S3Response::new(CompleteMultipartUploadOutput {
+            bucket: Some(upload.bucket.clone()),
+            key: Some(upload.key.clone()),
+            e_tag: Some(ETag::Strong(etag)),
+            ..CompleteMultipartUploadOutput::default()
+        }))
+    }
+
+    async fn abort_multipart_upload(
+        &self,
+        req: S3Request<AbortMultipartUploadInput>,
+    ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
+        self.uploads.lock().remove(&req.input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        Ok(S3Response::new(AbortMultipartUploadOutput::default()))
+    }
+}
+
+async fn read(body: Option<StreamingBlob>) -> S3Result<Bytes> {
+    let Some(mut stream) = body else { return Ok(Bytes::new()) };
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = stream.next().await {
+        bytes.extend_from_slice(&chunk.map_err(|_| s3_error!(IncompleteBody))?);
+    }
+    Ok(bytes.freeze())
+}
+
+fn check_md5(announced: Option<&str>, body: &[u8]) -> S3Result<()> {
+    let Some(announced) = announced else { return Ok(()) };
+    let digest = BASE64.decode(announced).map_err(|_| s3_error!(InvalidDigest))?;
+    if digest == Md5::digest(body).as_slice() { Ok(()) } else { Err(s3_error!(BadDigest)) }
+}
+
+/// Announced checksums by header name.
+type Sums = Vec<(&'static str, String)>;
+
+fn announced(input: &PutObjectInput) -> Sums {
+    [
+        ("x-amz-checksum-crc32", &input.checksum_crc32),
+        ("x-amz-checksum-crc32c", &input.checksum_crc32c),
+        ("x-amz-checksum-crc64nvme", &input.checksum_crc64nvme),
+        ("x-amz-checksum-sha1", &input.checksum_sha1),
+        ("x-amz-checksum-sha256", &input.checksum_sha256),
+    ]
+    .into_iter()
+    .filter_map(|(name, sum)| Some((name, sum.clone()?)))
+    .collect()
+}
+
+fn check_sums(headers: &Sums, trailers: Option<&TrailingHeaders>, body: &[u8]) -> S3Result<()> {
+    let mut expected = headers.clone();
+    for (name, _) in sums_of(body) {
+        let trailer = trailers.and_then(|handle| {
+            handle.read(|map| map.get(name).and_then(|value| value.to_str().ok().map(str::to_owned)))
+        });
+        expected.extend(trailer.flatten().map(|value| (name, value)));
+    }
+    if expected.is_empty() {
+        return Ok(());
+    }
+    let actual = sums_of(body);
+    for pair in &expected {
+        if !actual.contains(pair) {
+            return Err(s3_error!(BadDigest));
+        }
+    }
+    Ok(())
+}
+
+fn sums_of(body: &[u8]) -> Sums {
+    let mut hasher = ChecksumHasher {
+        crc32: Some(s3s::crypto::Crc32::new()),
+        crc32c: Some(s3s::crypto::Crc32c::new()),
+        sha1: Some(s3s::crypto::Sha1::new()),
+        sha256: Some(s3s::crypto::Sha256::new()),
+        crc64nvme: Some(s3s::crypto::Crc64Nvme::new()),
+    };
+    hasher.update(body);
+    let sums = hasher.finalize();
+    [
+        ("x-amz-checksum-crc32", sums.checksum_crc32),
+        ("x-amz-checksum-crc32c", sums.checksum_crc32c),
+        ("x-amz-checksum-crc64nvme", sums.checksum_crc64nvme),
+        ("x-amz-checksum-sha1", sums.checksum_sha1),
+        ("x-amz-checksum-sha256", sums.checksum_sha256),
+    ]
+    .into_iter()
+    .filter_map(|(name, sum)| Some((name, sum?)))
+    .collect()
+}
+
+fn content_headers(input: &PutObjectInput) -> S3Result<BTreeMap<&'static str, String>> {
+    let mut headers = BTreeMap::new();
+    for (name, value) in [
+        ("content-type", &input.content_type),
+        ("cache-control", &input.cache_control),
+        ("content-disposition", &input.content_disposition),
+        ("content-encoding", &input.content_encoding),
+        ("content-language", &input.content_language),
+    ] {
+        if let Some(value) = value {
+            headers.insert(name, value.clone());
+        }
+    }
+    if let Some(expires) = &input.expires {
+        let at = OffsetDateTime::from(expires.clone());
+        headers.insert("expires", at.unix_timestamp().to_string());
+    }
+    let bytes: usize = input.metadata.iter().flatten().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > 2_048 {
+        return Err(s3_error!(MetadataTooLarge));
+    }
+    Ok(headers)
+}
+
+fn usize_of(value: u64) -> S3Result<usize> {
+    usize::try_from(value).map_err(|_| s3_error!(InvalidRange))
+}
+
+fn length_of(value: usize) -> S3Result<i64> {
+    i64::try_from(value).map_err(|_| s3_error!(InternalError))
+}

@@ -1,0 +1,11 @@
+//! Other people's clients against one real node, hostile ones too, and what an operator types.
+
+mod hostile_resp;
+mod hostile_s3;
+mod one_core;
+mod operator;
+mod readme;
+mod redis_clients;
+mod s3_clients;
+mod scripts;
+mod write_back;

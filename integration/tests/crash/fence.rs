@@ -1,0 +1,165 @@
+//! Requests that outlive their sender, and the order that readers of the bucket rely on.
+
+use std::time::Duration;
+
+use aws_sdk_s3::primitives::ByteStream;
+use forebay_integration::node::{Node, NodeOptions};
+use forebay_integration::origin_sim::OriginSim;
+use forebay_integration::origin_sim::fault::{Calls, Fault, Keys, Op, Rule};
+use forebay_integration::wait;
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+fn mounted(origin: &OriginSim) -> Node {
+    let options =
+        NodeOptions::default().mount("/redis-0", origin, "cloud/db").mount("/lake", origin, "cloud/lake");
+    let node = Node::start(options).unwrap();
+    node.attach_mounts(&["redis-0", "lake"], LIMIT);
+    node
+}
+
+#[test]
+fn a_late_put_never_lands_on_a_newer_version() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let node = mounted(&origin);
+    let late = Fault::ApplyLate(Duration::from_millis(1_500));
+    let rule =
+        origin.add_fault(Rule::new(&[Op::Put], late).on(Keys::Exactly("db/k".into())).calls(Calls::Nth(1)));
+    let mut resp = node.resp();
+    resp.call(&["SET", "k", "old"]).unwrap();
+    wait::until_true("the first upload is under way", LIMIT, || origin.strikes(rule) == 1).unwrap();
+    resp.call(&["SET", "k", "new"]).unwrap();
+    node.flush_wait(LIMIT);
+    assert_eq!(&origin.object("cloud", "db/k").unwrap().body[..], b"new");
+    origin.record().assert_clean();
+    node.finish(&["origin", "flush"]);
+}
+
+#[test]
+fn a_late_put_never_resurrects_a_deleted_key() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let node = mounted(&origin);
+    let late = Fault::ApplyLate(Duration::from_millis(1_500));
+    let rule =
+        origin.add_fault(Rule::new(&[Op::Put], late).on(Keys::Exactly("db/k".into())).calls(Calls::Nth(1)));
+    let mut resp = node.resp();
+    resp.call(&["SET", "k", "old"]).unwrap();
+    wait::until_true("the first upload is under way", LIMIT, || origin.strikes(rule) == 1).unwrap();
+    resp.call(&["DEL", "k"]).unwrap();
+    node.flush_wait(LIMIT);
+    let applied = || origin.record().of_key("cloud", "db/k").count() >= 2;
+    wait::until_true("the late request has landed", LIMIT, applied).unwrap();
+    assert!(origin.object("cloud", "db/k").is_none());
+    origin.record().assert_clean();
+    node.finish(&["origin", "flush"]);
+}
+
+#[test]
+fn a_restart_waits_for_what_was_in_flight_at_kill_9() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let mut node = mounted(&origin);
+    let late = Fault::ApplyLate(Duration::from_millis(1_500));
+    let rule =
+        origin.add_fault(Rule::new(&[Op::Put], late).on(Keys::Exactly("db/k".into())).calls(Calls::Nth(1)));
+    node.resp().call(&["SET", "k", "old"]).unwrap();
+    wait::until_true("the upload is under way", LIMIT, || origin.strikes(rule) == 1).unwrap();
+    node.kill();
+    node.restart().unwrap();
+    node.resp().call(&["SET", "k", "new"]).unwrap();
+    node.flush_wait(LIMIT);
+    assert_eq!(&origin.object("cloud", "db/k").unwrap().body[..], b"new");
+    origin.record().assert_clean();
+    node.finish(&["origin", "flush"]);
+}
+
+#[test]
+fn an_unknown_outcome_is_looked_up_before_anything_else_is_sent() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let node = mounted(&origin);
+    origin.add_fault(
+        Rule::new(&[Op::Put], Fault::HangAfter).on(Keys::Exactly("db/k".into())).calls(Calls::Nth(1)),
+    );
+    node.resp().call(&["SET", "k", "once"]).unwrap();
+    node.flush_wait(LIMIT);
+    assert_eq!(origin.record().of_key("cloud", "db/k").count(), 1, "it was there already: no second upload");
+    origin.record().assert_clean();
+    node.finish(&["origin", "flush"]);
+}
+
+#[tokio::test]
+async fn a_manifest_arrives_after_its_data_and_a_delete_after_the_next_manifest() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let node = mounted(&origin);
+    let s3 = node.s3();
+    // The data is slow, the manifests are not: without the barrier they would overtake it.
+    origin.add_fault(
+        Rule::new(&[Op::Put], Fault::Slow(Duration::from_millis(300))).on(Keys::Containing("data".into())),
+    );
+    let put = |key: &str, body: &str| {
+        s3.put_object().bucket("lake").key(key).body(ByteStream::from(body.as_bytes().to_vec()))
+    };
+    put("data-1", "d1").send().await.unwrap();
+    let first = put("manifest", "uses data-1").if_none_match("*").send().await.unwrap();
+    put("data-2", "d2").send().await.unwrap();
+    put("manifest", "uses data-2").if_match(first.e_tag().unwrap()).send().await.unwrap();
+    s3.delete_object().bucket("lake").key("data-1").send().await.unwrap();
+    node.flush_wait(LIMIT);
+    let record = origin.record();
+    let position = |key: &str| record.last_position("cloud", &format!("lake/{key}"));
+    let (data, manifest, delete) = (position("data-2"), position("manifest"), position("data-1"));
+    assert!(data < manifest, "the manifest names data that has not arrived: {:?}", record.changes());
+    // data-1 may never have been uploaded at all; if it was, its delete is last.
+    if delete.is_some() {
+        assert!(manifest < delete, "the delete overtook the manifest: {:?}", record.changes());
+    }
+    assert_eq!(&origin.object("cloud", "lake/manifest").unwrap().body[..], b"uses data-2");
+    assert!(origin.object("cloud", "lake/data-1").is_none());
+    // At no moment did a manifest in the origin name data that was not there.
+    let mut there = std::collections::BTreeSet::new();
+    for change in record.changes().iter().filter(|change| change.key.starts_with("lake/")) {
+        use forebay_integration::origin_sim::record::ChangeKind;
+        match (&change.kind, change.key.as_str()) {
+            (ChangeKind::Put { .. }, "lake/manifest") => {
+                assert!(
+                    there.contains("lake/data-1") || there.contains("lake/data-2"),
+                    "{:?}",
+                    record.changes()
+                );
+            }
+            (ChangeKind::Put { .. }, key) => _ = there.insert(key.to_owned()),
+            (ChangeKind::Delete, key) => _ = there.remove(key),
+        }
+    }
+    record.assert_clean();
+    node.finish(&[]);
+}
+
+#[tokio::test]
+async fn a_barrier_holds_later_overwrites_back_while_its_own_upload_fails() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let node = mounted(&origin);
+    let s3 = node.s3();
+    let put = |key: &str, body: &str| {
+        s3.put_object().bucket("lake").key(key).body(ByteStream::from(body.as_bytes().to_vec()))
+    };
+    put("data", "v1").send().await.unwrap();
+    node.flush_wait(LIMIT);
+    let fails = Rule::new(&[Op::Put], Fault::Answer(503, "SlowDown")).on(Keys::Containing("manifest".into()));
+    let rule = origin.add_fault(fails);
+    put("manifest", "uses data v1").if_none_match("*").send().await.unwrap();
+    put("data", "v2").send().await.unwrap();
+    put("fresh", "new key").send().await.unwrap();
+    wait::until_true("the barrier was tried a few times", LIMIT, || origin.strikes(rule) >= 4).unwrap();
+    assert_eq!(
+        &origin.object("cloud", "lake/data").unwrap().body[..],
+        b"v1",
+        "an overwrite passed the barrier"
+    );
+    origin.clear_faults();
+    node.flush_wait(LIMIT);
+    let record = origin.record();
+    let position = |key: &str| record.last_position("cloud", &format!("lake/{key}"));
+    assert!(position("manifest") < position("data"), "{:?}", record.changes());
+    record.assert_clean();
+    node.finish(&["origin", "flush"]);
+}

@@ -1,0 +1,8 @@
+//! kill -9, power cuts, failing origins, stops: nothing acknowledged is lost, nothing deleted returns.
+
+mod faults;
+mod fence;
+mod kill;
+mod power_cut;
+mod stop;
+mod workload;

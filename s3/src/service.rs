@@ -1,0 +1,217 @@
+//! Where s3s meets the operations.
+//!
+//! s3s verifies the signature and then dispatches in one of two ways. Bucket operations come through its
+//! trait [`S3`]: it parses their parameters and writes their XML. Object operations, and everything that is
+//! not implemented, come through its route: their headers are read and written here, because s3s's own types
+//! would change or refuse what S3 takes (bad ranges, unquoted ETags, dates it cannot parse) and cost more
+//! than the operation.
+
+use std::sync::Arc;
+
+use forebay_storage::object::{BucketId, ObjectRow};
+use forebay_storage::read::{Lookup, ReadView};
+use forebay_storage::store::{Store, SyncMode};
+use http::{Extensions, HeaderMap, HeaderValue, Method, Uri};
+use s3s::auth::{S3Auth, SecretKey};
+use s3s::config::{S3Config as S3sConfig, StaticConfigProvider};
+use s3s::dto;
+use s3s::route::S3Route;
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
+
+use crate::auth::SigningKeys;
+use crate::config::S3Config;
+use crate::error::Refused;
+use crate::operation::{self, Operation};
+use crate::request::RequestFacts;
+use crate::request_id::RequestIds;
+use crate::target::Target;
+
+/// What operations work with.
+pub(crate) struct Operations {
+    pub(crate) store: Store,
+    pub(crate) config: Arc<S3Config>,
+    pub(crate) keys: SigningKeys,
+    /// `x-forebay-ack`: what an acknowledgement stands for. Voters and sync mode do not change while a
+    /// node runs.
+    pub(crate) ack: HeaderValue,
+    ids: Arc<RequestIds>,
+}
+
+impl Operations {
+    pub(crate) fn new(store: Store, config: Arc<S3Config>, ids: Arc<RequestIds>) -> Operations {
+        let voters = store.stats().voters.max(1);
+        let copies = voters / 2 + 1;
+        let noun = if copies == 1 { "copy" } else { "copies" };
+        let sync = match store.sync_mode() {
+            SyncMode::Always => "",
+            SyncMode::EverySec => ", synced every second",
+        };
+        let ack = HeaderValue::try_from(format!("{copies}/{voters} {noun}{sync}"))
+            .unwrap_or(HeaderValue::from_static("unknown"));
+        let keys = SigningKeys::new(config.secret_access_key.clone());
+        Operations { store, config, keys, ack, ids }
+    }
+
+    /// The bucket of that name.
+    pub(crate) fn bucket(&self, name: &str) -> Result<BucketId, Refused> {
+        self.store.bucket(name.as_bytes()).ok_or_else(|| Refused::no_such_bucket(name))
+    }
+
+    /// The object as it stands, with a view that reads its body where the row does not hold it.
+    pub(crate) async fn object(
+        &self,
+        bucket: BucketId,
+        key: &[u8],
+    ) -> Result<(ObjectRow, Option<ReadView>), Refused> {
+        match self.store.get(bucket, key)? {
+            Lookup::Absent => Err(Refused::no_such_key()),
+            Lookup::Found(row) if row.inline_body().is_some() => Ok((row, None)),
+            // The row must come from the view that its body is read through.
+            Lookup::Found(_) | Lookup::Later => {
+                let view = self.store.view()?;
+                let row = view.fetch(bucket, key).await?.ok_or_else(Refused::no_such_key)?;
+                Ok((row, Some(view)))
+            }
+        }
+    }
+}
+
+/// Builds s3s around the operations.
+pub(crate) fn build(operations: Arc<Operations>) -> S3Service {
+    let config = Arc::clone(&operations.config);
+    let mut builder = S3ServiceBuilder::new(BucketOperations(Arc::clone(&operations)));
+    builder.set_route(ObjectRoute(operations));
+    configure(&mut builder, &config);
+    builder.build()
+}
+
+/// Credentials and limits of s3s.
+pub(crate) fn configure(builder: &mut S3ServiceBuilder, config: &S3Config) {
+    builder.set_auth(OneKey {
+        access_key_id: config.access_key_id.clone(),
+        secret: SecretKey::from(config.secret_access_key.expose()),
+    });
+    let mut s3s_config = S3sConfig::default();
+    s3s_config.presigned_url_max_skew_time_secs =
+        u32::try_from(config.skew_max.as_secs()).unwrap_or(u32::MAX);
+    builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(s3s_config))));
+}
+
+struct OneKey {
+    access_key_id: String,
+    secret: SecretKey,
+}
+
+#[async_trait::async_trait]
+impl S3Auth for OneKey {
+    async fn get_secret_key(&self, access_key: &str) -> S3Result<SecretKey> {
+        if access_key == self.access_key_id {
+            return Ok(self.secret.clone());
+        }
+        Err(S3Error::with_message(
+            S3ErrorCode::InvalidAccessKeyId,
+            "The AWS Access Key Id you provided does not exist in our records.",
+        ))
+    }
+}
+
+/// Operations that s3s takes apart.
+struct BucketOperations(Arc<Operations>);
+
+#[async_trait::async_trait]
+impl S3 for BucketOperations {
+    async fn list_buckets(
+        &self,
+        req: S3Request<dto::ListBucketsInput>,
+    ) -> S3Result<S3Response<dto::ListBucketsOutput>> {
+        Ok(S3Response::new(operation::list_buckets::run(&self.0, req.input)?))
+    }
+
+    async fn create_bucket(
+        &self,
+        req: S3Request<dto::CreateBucketInput>,
+    ) -> S3Result<S3Response<dto::CreateBucketOutput>> {
+        Ok(S3Response::new(operation::create_bucket::run(&self.0, req.input).await?))
+    }
+
+    async fn head_bucket(
+        &self,
+        req: S3Request<dto::HeadBucketInput>,
+    ) -> S3Result<S3Response<dto::HeadBucketOutput>> {
+        Ok(S3Response::new(operation::head_bucket::run(&self.0, &req.input)?))
+    }
+
+    async fn delete_bucket(
+        &self,
+        req: S3Request<dto::DeleteBucketInput>,
+    ) -> S3Result<S3Response<dto::DeleteBucketOutput>> {
+        operation::delete_bucket::run(&self.0, &req.input).await?;
+        Ok(S3Response::with_status(dto::DeleteBucketOutput {}, http::StatusCode::NO_CONTENT))
+    }
+
+    async fn get_bucket_location(
+        &self,
+        req: S3Request<dto::GetBucketLocationInput>,
+    ) -> S3Result<S3Response<dto::GetBucketLocationOutput>> {
+        Ok(S3Response::new(operation::get_bucket_location::run(&self.0, &req.input)?))
+    }
+
+    async fn list_objects_v2(
+        &self,
+        req: S3Request<dto::ListObjectsV2Input>,
+    ) -> S3Result<S3Response<dto::ListObjectsV2Output>> {
+        Ok(S3Response::new(operation::list_objects_v2::run(&self.0, req.input).await?))
+    }
+}
+
+/// Operations that read and write their own headers.
+struct ObjectRoute(Arc<Operations>);
+
+#[async_trait::async_trait]
+impl S3Route for ObjectRoute {
+    fn is_match(&self, _: &Method, _: &Uri, _: &HeaderMap, extensions: &mut Extensions) -> bool {
+        RequestFacts::of(extensions).is_some_and(|facts| !facts.operation.is_dispatched_by_s3s())
+    }
+
+    async fn call(&self, req: S3Request<Body>) -> S3Result<S3Response<Body>> {
+        let Some(facts) = RequestFacts::of(&req.extensions) else {
+            return Err(S3Error::with_message(S3ErrorCode::InternalError, "a request without facts"));
+        };
+        // A refusal is an answer like others to s3s: it would log each as an error.
+        Ok(match run_object_operation(&self.0, facts, &req.headers).await {
+            Ok(response) => response,
+            Err(refused) => {
+                refused.into_response(req.uri.path(), &facts.id.to_string(), self.0.ids.host_id().1)
+            }
+        })
+    }
+}
+
+async fn run_object_operation(
+    operations: &Operations,
+    facts: &RequestFacts,
+    headers: &HeaderMap,
+) -> Result<S3Response<Body>, Refused> {
+    if let Operation::NotImplemented(name) = facts.operation {
+        return Err(Refused::not_implemented(name));
+    }
+    let Target::Object { bucket, key } = &facts.target else {
+        return Err(Refused::not_implemented("this request"));
+    };
+    let bucket = operations.bucket(bucket)?;
+    Store::check_key(key)?;
+    match facts.operation {
+        Operation::PutObject => operation::put_object::run(operations, facts, headers, bucket, key).await,
+        Operation::GetObject => operation::get_object::run(operations, facts, headers, bucket, key).await,
+        Operation::HeadObject => operation::head_object::run(operations, facts, headers, bucket, key).await,
+        Operation::DeleteObject => operation::delete_object::run(operations, bucket, key).await,
+        Operation::ListBuckets
+        | Operation::CreateBucket
+        | Operation::HeadBucket
+        | Operation::DeleteBucket
+        | Operation::GetBucketLocation
+        | Operation::ListObjectsV2
+        | Operation::NotImplemented(_) => Err(Refused::not_implemented("this request")),
+    }
+}

@@ -1,0 +1,110 @@
+//! `/metrics`: the counters of the node for Prometheus. Names begin with `forebay_`; units are in them.
+
+use http::StatusCode;
+
+use super::core::Core;
+use super::exposition::{Exposition, Kind};
+use super::reply::{self, METRICS_TYPE, Reply};
+
+/// Answers with all metrics of this node.
+pub(super) fn metrics<C: Core>(core: &C) -> Reply {
+    reply::typed(StatusCode::OK, METRICS_TYPE, render(core))
+}
+
+fn render<C: Core>(core: &C) -> String {
+    let (identity, stats) = (core.identity(), core.stats());
+    let mut out = Exposition::new("forebay_");
+    out.family(Kind::Gauge, "build_info", "Always 1; the labels say what runs.")
+        .sample(&[("version", env!("CARGO_PKG_VERSION")), ("sync", &identity.sync)], 1);
+    out.gauge(
+        "process_start_time_seconds",
+        "When this process started, Unix time.",
+        seconds(stats.started_ms),
+    );
+    let ready = u8::from(core.ready().is_ok());
+    out.gauge("quorum_writable", "1 if a write would be accepted by the log now.", ready);
+    out.gauge("raft_is_leader", "1 if this node leads.", u8::from(stats.is_leader));
+    out.gauge("raft_term", "Current term.", stats.term);
+    out.gauge("raft_applied_index", "Last log entry applied.", stats.applied_index);
+    out.gauge("checkpoint_index", "Last log entry in the checkpoint store.", stats.checkpoint_index);
+    let checkpoint = seconds(stats.last_checkpoint_ms);
+    out.gauge("last_checkpoint_timestamp_seconds", "When the last checkpoint ended, Unix time.", checkpoint);
+
+    out.gauge("objects", "Objects kept.", stats.objects);
+    out.gauge("object_bytes", "Bytes of their bodies.", stats.bytes);
+    out.gauge("capacity_bytes", "Limit of object_bytes; beyond it writes are refused.", stats.capacity_bytes);
+    out.counter(
+        "expired_objects_total",
+        "Objects removed because their time had passed.",
+        stats.expired_total,
+    );
+
+    out.counter("commits_total", "Mutations committed.", stats.commits_total);
+    out.counter(
+        "log_entries_total",
+        "Log entries written; each holds a batch of mutations.",
+        stats.entries_total,
+    );
+    let (sum, count) = (stats.fsync_seconds_sum, stats.fsyncs_total);
+    out.summary("commit_fsync_seconds", "Time of the journal's fdatasync.", sum, count);
+
+    out.gauge(
+        "memtable_bytes",
+        "Memory of rows that are not in the checkpoint store yet.",
+        stats.memtable_bytes,
+    );
+    out.gauge("cache_bytes", "Memory of the read cache.", stats.cache_bytes);
+    out.counter("cache_hits_total", "Reads of cold rows that the cache answered.", stats.cache_hits);
+    out.counter(
+        "cache_misses_total",
+        "Reads of cold rows that went to the checkpoint store.",
+        stats.cache_misses,
+    );
+    out.gauge("lmdb_used_bytes", "Used pages of the checkpoint store.", stats.lmdb_used_bytes);
+    out.gauge("lmdb_map_bytes", "Size of its map.", stats.lmdb_map_bytes);
+    out.gauge("journal_bytes", "Journal files, recycled ones included.", stats.journal_bytes);
+    out.gauge("segment_bytes", "Segment files of values over 512 bytes.", stats.segment_bytes);
+
+    let pending = stats.dirty_objects;
+    out.gauge(
+        "flush_pending_objects",
+        "Changes that have not reached their origin, parked ones included.",
+        pending,
+    );
+    out.gauge("flush_pending_bytes", "Bytes of those.", stats.dirty_bytes);
+    let oldest = seconds(stats.oldest_dirty_age_ms);
+    out.gauge("flush_oldest_pending_age_seconds", "Age of the oldest of those; 0 if there is none.", oldest);
+    out.gauge("flush_parked_objects", "Changes set aside, waiting for a hand.", stats.parked_objects);
+    out.gauge("dirty_limit_bytes", "Limit of flush_pending_bytes.", stats.dirty_limit_bytes);
+    flush_and_origins(core, &mut out);
+    out.into_text()
+}
+
+fn flush_and_origins<C: Core>(core: &C, out: &mut Exposition) {
+    let (uploads, mounts) = (core.uploads(), core.mounts());
+    out.gauge("flush_inflight", "Requests to origins under way.", uploads.in_flight);
+    out.counter("flush_flushed_objects_total", "Changes that reached their origin.", uploads.flushed_objects);
+    out.counter("flush_flushed_bytes_total", "Bytes of their bodies.", uploads.flushed_bytes);
+    let mut errors =
+        out.family(Kind::Counter, "flush_errors_total", "Attempts that failed, by class of error.");
+    for (reason, count) in &uploads.errors {
+        errors.sample(&[("reason", reason)], count);
+    }
+    let mut up = out.family(Kind::Gauge, "origin_up", "1 if the origin of a mount takes uploads.");
+    for mount in &mounts {
+        if let (Some(origin), Some(is_up)) = (&mount.origin, mount.up) {
+            up.sample(&[("mount", &mount.path), ("origin", origin)], u8::from(is_up));
+        }
+    }
+    let help = "When an upload last reached the origin of a mount, Unix time.";
+    let mut success = out.family(Kind::Gauge, "origin_last_success_timestamp_seconds", help);
+    for mount in &mounts {
+        if let (Some(origin), Some(at_ms)) = (&mount.origin, mount.last_success_ms) {
+            success.sample(&[("mount", &mount.path), ("origin", origin)], seconds(at_ms));
+        }
+    }
+}
+
+fn seconds(milliseconds: u64) -> f64 {
+    milliseconds as f64 / 1e3
+}

@@ -1,0 +1,225 @@
+//! The JSON of `/_/api/v1`, as the admin server writes and the command line reads it.
+//!
+//! Scripts depend on these names: fields are added, never renamed. Keys that are not UTF-8 are shown in
+//! the reversible form that S3 clients see.
+
+use serde::{Deserialize, Serialize};
+
+/// What `forebay status` prints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// The one sentence to read: what would be lost, and when.
+    pub(crate) exposure: String,
+    /// Version of the binary.
+    pub(crate) version: String,
+    /// Identity of the cluster, hex.
+    pub(crate) cluster_id: String,
+    /// This node.
+    pub(crate) node: Node,
+    /// `always` or `everysec`.
+    pub(crate) sync: String,
+    /// On how many nodes an acknowledged write is.
+    pub(crate) copies: u32,
+    /// Addresses bound.
+    pub(crate) listen: Endpoints,
+    /// Objects kept.
+    pub(crate) objects: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Limit of `bytes`.
+    pub(crate) capacity_bytes: u64,
+    /// The queue to the cloud.
+    pub(crate) flush: FlushStatus,
+    /// Mounts, in the order of the config.
+    pub(crate) mounts: Vec<Mount>,
+    /// Bytes on disk.
+    pub(crate) disk: Disk,
+}
+
+/// A node of the cluster.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Node {
+    /// Its number in the cluster.
+    pub(crate) id: u64,
+    /// Changes with every start.
+    pub(crate) run_id: String,
+    /// `leader` or `follower`.
+    pub(crate) role: String,
+    /// Whether it can serve.
+    pub(crate) ready: bool,
+    /// Milliseconds since its start.
+    pub(crate) uptime_ms: u64,
+    /// Raft term.
+    pub(crate) term: u64,
+    /// Last entry applied.
+    pub(crate) applied_index: u64,
+}
+
+/// Addresses bound; also the content of `endpoints.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Endpoints {
+    /// RESP.
+    pub(crate) resp: String,
+    /// S3.
+    pub(crate) s3: String,
+    /// Admin.
+    pub(crate) admin: String,
+}
+
+/// The queue to the cloud, in numbers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FlushStatus {
+    /// Changes that have not reached their origin, parked ones included.
+    pub(crate) pending_objects: u64,
+    /// Bytes of those.
+    pub(crate) pending_bytes: u64,
+    /// Limit of `pending_bytes`.
+    pub(crate) dirty_limit_bytes: u64,
+    /// Age of the oldest, milliseconds; 0 if there is none.
+    pub(crate) oldest_age_ms: u64,
+    /// Set aside, waiting for a hand.
+    pub(crate) parked_objects: u64,
+    /// Uploads and deletes under way.
+    pub(crate) in_flight: u64,
+    /// At the rate of the last minute, milliseconds until nothing waits; none if nothing moves.
+    pub(crate) clear_in_ms: Option<u64>,
+}
+
+/// A mount and its origin.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Mount {
+    /// `/bucket/prefix`.
+    pub(crate) path: String,
+    /// `write-back` or `local`.
+    pub(crate) mode: String,
+    /// `s3://bucket/prefix`; none for a local mount.
+    pub(crate) origin: Option<String>,
+    /// Whether the origin takes uploads; none for a local mount.
+    pub(crate) up: Option<bool>,
+    /// The same in words, with the cause; none for a local mount.
+    pub(crate) state: Option<String>,
+    /// When an upload last reached it, milliseconds since the Unix epoch.
+    pub(crate) last_success_ms: Option<u64>,
+}
+
+/// Bytes on disk, by part.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Disk {
+    /// Journal files, recycled ones included.
+    pub(crate) journal_bytes: u64,
+    /// Used pages of the checkpoint store.
+    pub(crate) lmdb_used_bytes: u64,
+    /// Segments of values over 512 bytes.
+    pub(crate) segment_bytes: u64,
+}
+
+/// One page of `GET /_/api/v1/flush`. It may hold fewer rows than asked for; only a page without `next` is
+/// the last.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct FlushPage {
+    /// Rows of the queue.
+    pub(crate) rows: Vec<FlushRow>,
+    /// What to pass as `after` for the next page; none at the end.
+    pub(crate) next: Option<String>,
+}
+
+/// One change that has not reached its origin.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FlushRow {
+    /// Bucket.
+    pub(crate) bucket: String,
+    /// Key, as S3 clients see it.
+    pub(crate) key: String,
+    /// Version, hex.
+    pub(crate) version: String,
+    /// `put` or `delete`.
+    pub(crate) kind: String,
+    /// Whether it was a conditional write: nothing after it overtakes it.
+    pub(crate) barrier: bool,
+    /// Length of the body.
+    pub(crate) bytes: u64,
+    /// Milliseconds since its commit.
+    pub(crate) age_ms: u64,
+    /// `pending` or `parked`.
+    pub(crate) state: String,
+    /// Attempts that failed so far.
+    pub(crate) failures: u32,
+    /// Why it is not in its origin yet: why it is parked, or what it waits for.
+    pub(crate) reason: Option<String>,
+}
+
+/// Answer of `POST /_/api/v1/flush/wait`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WaitAnswer {
+    /// How it ended.
+    pub(crate) outcome: WaitOutcome,
+    /// Changes committed before the call that have not reached their origin, parked ones included.
+    pub(crate) pending: u64,
+    /// Those of them that are parked.
+    pub(crate) parked: u64,
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum WaitOutcome {
+    /// Everything is in the origin.
+    Done,
+    /// The time was over.
+    Timeout,
+    /// Something is set aside and waits for a hand.
+    Parked,
+}
+
+impl WaitAnswer {
+    /// Judges the numbers: something parked is told before a time-out, since waiting longer is no help.
+    pub(crate) fn new(pending: u64, parked: u64) -> WaitAnswer {
+        let outcome = match (pending, parked) {
+            (0, _) => WaitOutcome::Done,
+            (_, 0) => WaitOutcome::Timeout,
+            _ => WaitOutcome::Parked,
+        };
+        WaitAnswer { outcome, pending, parked }
+    }
+}
+
+/// Body of `POST /_/api/v1/flush/retry`: either all, or one key.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetryRequest {
+    /// Every parked row.
+    #[serde(default)]
+    pub(crate) all: bool,
+    /// Bucket of one key.
+    #[serde(default)]
+    pub(crate) bucket: Option<String>,
+    /// The key.
+    #[serde(default)]
+    pub(crate) key: Option<String>,
+}
+
+/// Body of `POST /_/api/v1/flush/abandon`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AbandonRequest {
+    /// Bucket.
+    pub(crate) bucket: String,
+    /// The key, whose parked rows are given up.
+    pub(crate) key: String,
+    /// Why; goes into the log.
+    pub(crate) reason: String,
+}
+
+/// Answer of retry and abandon.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Changed {
+    /// Rows taken up again, or given up.
+    pub(crate) rows: u64,
+}
+
+/// Every answer that is not a success.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ErrorBody {
+    /// The cause, and what to do.
+    pub(crate) error: String,
+}

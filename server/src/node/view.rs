@@ -1,0 +1,308 @@
+//! The node as the admin server sees it: store and flush queue, in the words of the admin API.
+//!
+//! Owns the translation of names: bucket numbers to names, key bytes to the form that S3 clients see, why a
+//! row waits to a sentence. Decides nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_storage::flush::{
+    FlushKind, Flusher, LogError, MountHealth, MountStatus, RowId, RowPlace, RowState as QueueState, RowView,
+};
+use forebay_storage::object::BucketId;
+use forebay_storage::object_name::encode_key;
+use forebay_storage::store::{Stats, Store};
+use tokio::task::JoinSet;
+
+use super::rate::UploadRate;
+use crate::admin::core::{Core, CoreError, Identity, RowState, Uploads, Which};
+use crate::api::{FlushPage, FlushRow, Mount};
+use crate::config::units::human_duration;
+use crate::config::{MountConfig, MountMode};
+
+/// Rows that one request changes at once: they share the log's commits.
+const CHANGES_AT_ONCE: usize = 256;
+
+/// Store and flush queue, asked by the admin server.
+pub(super) struct NodeView {
+    store: Store,
+    flusher: Arc<Flusher>,
+    identity: Identity,
+    mounts: Vec<MountConfig>,
+    rate: UploadRate,
+}
+
+impl NodeView {
+    /// Puts it together and begins to sample the rate of uploads.
+    pub(super) fn new(
+        store: Store,
+        flusher: Arc<Flusher>,
+        identity: Identity,
+        mounts: Vec<MountConfig>,
+    ) -> NodeView {
+        let counted = Arc::clone(&flusher);
+        let rate = UploadRate::start(move || counted.status().flushed_objects);
+        NodeView { store, flusher, identity, mounts, rate }
+    }
+
+    fn bucket(&self, name: &str) -> Result<BucketId, CoreError> {
+        let bucket = self.store.bucket(name.as_bytes());
+        bucket.ok_or_else(|| CoreError::NotFound(format!("there is no bucket \"{name}\"")))
+    }
+
+    /// The parked rows of one key; an error if there is none.
+    fn parked_rows(&self, bucket: &str, key: &[u8]) -> Result<Vec<RowId>, CoreError> {
+        let rows = self.flusher.rows_of(self.bucket(bucket)?, key);
+        let parked: Vec<RowId> = rows.into_iter().filter(is_parked).map(row_id).collect();
+        if parked.is_empty() {
+            let key = encode_key(key);
+            return Err(CoreError::NotFound(format!(
+                "nothing is parked under \"{key}\" in bucket \"{bucket}\""
+            )));
+        }
+        Ok(parked)
+    }
+
+    async fn retry_rows(&self, rows: Vec<RowId>) -> Result<u64, CoreError> {
+        let mut tasks = JoinSet::new();
+        let count = rows.len() as u64;
+        for row in rows {
+            let flusher = Arc::clone(&self.flusher);
+            tasks.spawn(async move { flusher.retry(row).await });
+        }
+        while let Some(retried) = tasks.join_next().await {
+            retried.map_err(|error| CoreError::Unavailable(error.to_string()))?.map_err(log_error)?;
+        }
+        Ok(count)
+    }
+}
+
+impl Core for NodeView {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn stats(&self) -> Stats {
+        self.store.stats()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.store.now_ms()
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.store.view().map(drop).map_err(|error| error.to_string())
+    }
+
+    fn uploads(&self) -> Uploads {
+        let status = self.flusher.status();
+        let errors = status.errors.iter().map(|(class, count)| (class.as_str(), *count));
+        Uploads {
+            in_flight: status.in_flight,
+            flushed_objects: status.flushed_objects,
+            flushed_bytes: status.flushed_bytes,
+            errors: errors.collect(),
+            clear_in: self.rate.time_for(status.pending_objects.saturating_sub(status.parked_objects)),
+        }
+    }
+
+    fn mounts(&self) -> Vec<Mount> {
+        // The workers have the mounts with an origin, in the order of the config.
+        let mut workers = self.flusher.status().mounts.into_iter();
+        let mut shown = |mount: &MountConfig| {
+            let worker = mount.origin.as_ref().and_then(|_| workers.next());
+            Mount {
+                path: mount.path.to_string(),
+                mode: match mount.mode {
+                    MountMode::WriteBack => "write-back".into(),
+                    MountMode::Local => "local".into(),
+                },
+                origin: mount.origin.as_ref().map(|origin| origin.url.to_string()),
+                up: worker.as_ref().map(|worker| worker.health == MountHealth::Up),
+                last_success_ms: worker.as_ref().and_then(|worker| worker.last_success_ms),
+                state: worker.map(|worker| health(&worker, self.now_ms())),
+            }
+        };
+        self.mounts.iter().map(&mut shown).collect()
+    }
+
+    async fn flush_list(
+        &self,
+        state: RowState,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<FlushPage, CoreError> {
+        let after = after.map(parse_place).transpose()?;
+        let (rows, next) = self.flusher.page(state == RowState::Parked, after, limit);
+        let now_ms = self.now_ms();
+        let mut names = HashMap::new();
+        let wanted = |row: &RowView| state != RowState::Pending || !is_parked(row);
+        let mut shown = |row: RowView| {
+            let name = names.entry(row.bucket).or_insert_with(|| match self.store.bucket_info(row.bucket) {
+                Some(bucket) => bucket.name,
+                None => format!("#{}", row.bucket.0),
+            });
+            flush_row(row, name.clone(), now_ms)
+        };
+        let rows = rows.into_iter().filter(wanted).map(&mut shown).collect();
+        Ok(FlushPage { rows, next: next.map(place_text) })
+    }
+
+    async fn flush_wait(&self, timeout: Duration) -> Result<(u64, u64), CoreError> {
+        let waited = self.store.flush_wait(None, Some(timeout)).await;
+        waited.map_err(|error| CoreError::Unavailable(error.to_string()))
+    }
+
+    async fn flush_retry(&self, which: Which<'_>) -> Result<u64, CoreError> {
+        if let Which::Key { bucket, key } = which {
+            return self.retry_rows(self.parked_rows(bucket, key)?).await;
+        }
+        // Rows that fail again and are parked anew stand at their old place, so each is come to once.
+        let mut after = None;
+        let mut changed = 0;
+        loop {
+            let (rows, next) = self.flusher.page(true, after, CHANGES_AT_ONCE);
+            changed += self.retry_rows(rows.into_iter().map(row_id).collect()).await?;
+            after = next;
+            if after.is_none() {
+                return Ok(changed);
+            }
+        }
+    }
+
+    async fn flush_abandon(&self, bucket: &str, key: &[u8], reason: &str) -> Result<u64, CoreError> {
+        let rows = self.parked_rows(bucket, key)?;
+        let count = rows.len() as u64;
+        for row in rows {
+            let version = row.version;
+            self.flusher.abandon(row).await.map_err(log_error)?;
+            tracing::warn!(bucket, key = %encode_key(key), %version, reason, "an operator gave up an upload");
+        }
+        Ok(count)
+    }
+}
+
+fn is_parked(row: &RowView) -> bool {
+    matches!(row.state, QueueState::Parked { .. })
+}
+
+fn row_id(row: RowView) -> RowId {
+    RowId { bucket: row.bucket, key: row.key, version: row.version }
+}
+
+fn log_error(error: LogError) -> CoreError {
+    CoreError::Unavailable(format!("{error}; try again"))
+}
+
+fn flush_row(row: RowView, bucket: String, now_ms: u64) -> FlushRow {
+    FlushRow {
+        bucket,
+        key: encode_key(&row.key).into_owned(),
+        version: row.version.to_string(),
+        kind: match row.kind {
+            FlushKind::Put => "put".into(),
+            FlushKind::Delete => "delete".into(),
+        },
+        barrier: row.barrier,
+        bytes: row.bytes,
+        age_ms: now_ms.saturating_sub(row.since_ms),
+        state: if is_parked(&row) { "parked".into() } else { "pending".into() },
+        failures: u32::from(row.failures),
+        reason: why(row.state, now_ms),
+    }
+}
+
+/// Why a row is not in its origin yet, in words.
+fn why(state: QueueState, now_ms: u64) -> Option<String> {
+    let in_time = |until_ms: u64| human_duration(Duration::from_millis(until_ms.saturating_sub(now_ms)));
+    let behind = |parked: Option<String>| match parked {
+        Some(reason) => format!(", which is parked: {reason}"),
+        None => String::new(),
+    };
+    Some(match state {
+        QueueState::Ready => return None,
+        QueueState::InFlight => "being uploaded".into(),
+        QueueState::Parked { reason } => reason,
+        QueueState::Fenced { until_ms } => {
+            format!("an earlier request may still be under way, for {}", in_time(until_ms))
+        }
+        QueueState::Waits { until_ms, last_error: Some(error) } => {
+            format!("tried again in {}: {error}", in_time(until_ms))
+        }
+        QueueState::Waits { until_ms, last_error: None } => {
+            format!("min_interval, for {}", in_time(until_ms))
+        }
+        QueueState::BehindOwnKey => "an older change of the same key goes first".into(),
+        QueueState::BehindBarrier { barrier, parked } => {
+            format!("behind the conditional write {barrier}{}", behind(parked))
+        }
+        QueueState::BehindOlderRows { oldest, parked } => {
+            format!("older changes go first, from {oldest}{}", behind(parked))
+        }
+        QueueState::MountNotReady { reason } => format!("the origin: {reason}"),
+    })
+}
+
+/// How a mount stands, in words.
+fn health(mount: &MountStatus, now_ms: u64) -> String {
+    match &mount.health {
+        MountHealth::Up => "up".into(),
+        MountHealth::NotReady { reason } => format!("not ready: {reason}"),
+        MountHealth::Down { since_ms, reason } => {
+            let age = human_duration(Duration::from_millis(now_ms.saturating_sub(*since_ms)));
+            format!("down for {age}: {reason}")
+        }
+    }
+}
+
+fn place_text(place: RowPlace) -> String {
+    format!("{:x}.{:x}", place.version, place.slot)
+}
+
+fn parse_place(text: &str) -> Result<RowPlace, CoreError> {
+    let place = text.split_once('.').and_then(|(version, slot)| {
+        let version = u64::from_str_radix(version, 16).ok()?;
+        Some(RowPlace { version, slot: u32::from_str_radix(slot, 16).ok()? })
+    });
+    place.ok_or_else(|| CoreError::Invalid("after must be the next of an earlier page".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use forebay_storage::object::Version;
+
+    use super::*;
+
+    #[test]
+    fn a_row_that_waits_behind_a_parked_one_says_so() {
+        let parked = Some("403 AccessDenied".to_owned());
+        let row = RowView {
+            bucket: BucketId(1),
+            key: Bytes::from_static(b"caf\xe9"),
+            version: Version(0x2a),
+            kind: FlushKind::Delete,
+            barrier: false,
+            since_ms: 1_000,
+            bytes: 0,
+            failures: 0,
+            state: QueueState::BehindBarrier { barrier: Version(7), parked },
+        };
+        let shown = flush_row(row, "photos".into(), 4_000);
+        assert_eq!((shown.state.as_str(), shown.kind.as_str(), shown.age_ms), ("pending", "delete", 3_000));
+        assert_eq!(shown.key, "caf\u{F7E9}");
+        let reason = shown.reason.unwrap();
+        assert!(reason.contains("0000000000000007, which is parked: 403 AccessDenied"), "{reason}");
+    }
+
+    #[test]
+    fn places_come_back_from_their_text() {
+        let place = RowPlace { version: u64::MAX - 1, slot: 77 };
+        let again = parse_place(&place_text(place)).unwrap();
+        assert_eq!((again.version, again.slot), (place.version, place.slot));
+        for text in ["", ".", "1", "x.1", "1.x", "1.100000000"] {
+            assert!(parse_place(text).is_err(), "{text:?}");
+        }
+    }
+}
