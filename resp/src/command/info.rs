@@ -28,7 +28,7 @@ const SECTIONS: &[Section] = &[
     ("forebay", forebay),
 ];
 
-/// INFO [section ...]
+/// `INFO [section ...]`
 pub(super) fn info(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let all = args.len() == 1
         || (1..args.len()).any(|arg| ["all", "default", "everything"].iter().any(|name| args.is(arg, name)));

@@ -1,7 +1,9 @@
 //! EXEC: the queued commands planned by their ordinary plan functions, in one atomic group.
 //!
-//! With a write among them the group goes into the log with WATCH as its guards, and its reads stand at their places
-//! in it. Without one nothing needs the log: the reads share one view, and WATCH is judged on that view.
+//! With a write among them the group goes into the log with WATCH as its guards, and its reads stand at
+//! their places in it. Without one nothing needs the log: the reads share one view, and WATCH is judged on
+//! that view. WATCH compares versions, so a key that was absent and is absent again counts as unchanged,
+//! where Redis would count what happened in between.
 
 use std::mem;
 use std::ops::Range;
