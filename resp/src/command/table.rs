@@ -247,14 +247,14 @@ pub(super) const fn name_key(name: &[u8]) -> Option<u128> {
     Some(u128::from_le_bytes(key))
 }
 
-/// `Where a name is looked for first in [`INDEX`]`.
+/// Where a name is looked for first in [`INDEX`].
 #[inline]
 pub(super) const fn slot(key: u128) -> usize {
     let folded = (key as u64) ^ ((key >> 64) as u64).rotate_left(29);
     (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 55) as usize
 }
 
-/// `Command names by place in [`COMMANDS`]`.
+/// Command names by place in [`COMMANDS`].
 pub(super) static KEYS: [u128; COMMANDS.len()] = {
     let mut keys = [0; COMMANDS.len()];
     let mut place = 0;
