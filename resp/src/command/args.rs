@@ -24,7 +24,7 @@ impl<'a> Args<'a> {
         self.spans.len()
     }
 
-    /// `The argument at `index`, which the caller has checked by [`Args::len`] or arity`.
+    /// The argument at `index`, which the caller has checked by [`Args::len`] or arity.
     #[inline]
     pub(crate) fn at(self, index: usize) -> &'a [u8] {
         &self.buffer[self.spans[index].range()]
