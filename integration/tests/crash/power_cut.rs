@@ -2,6 +2,8 @@
 //! sector, size and name may be. Method: the data directory lies on the lossy filesystem; kill -9 under load,
 //! at any moment or while a checkpoint has LMDB's file half written, cut, restart, compare.
 //!
+//! Every key is read back over RESP or S3; LIST must name exactly the keys that are left.
+//!
 //! `sync = "everysec"` is the control: the same cuts must cost it acknowledged writes, or they test nothing.
 //!
 //! `FOREBAY_CUTS` sets the number of cuts of each test (3 without it), `FOREBAY_SEED` the seed. Needs /dev/fuse;
@@ -18,7 +20,7 @@ use forebay_integration::node::{Node, NodeOptions};
 use forebay_integration::wait;
 
 use crate::kill::number;
-use crate::workload::{S3_BUCKET, Workload, lines};
+use crate::workload::{S3_BUCKET, Workload};
 
 const CUTS_IN_CI: u64 = 3;
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
@@ -45,17 +47,33 @@ enum Directory {
 
 #[test]
 fn power_cuts_under_load_lose_nothing_that_was_acknowledged() {
-    cuts("under load", 5, Moment::Any, Directory::MadeBefore, frequent_checkpoints());
-}
-
-#[test]
-fn a_data_directory_that_was_just_made_survives_a_power_cut() {
-    cuts("directory just made", 6, Moment::Any, Directory::MadeByDaemon, frequent_checkpoints());
+    let seed = number("FOREBAY_SEED", 5);
+    if let Some(tally) = cuts(seed, number("FOREBAY_CUTS", CUTS_IN_CI), Moment::Any, Directory::MadeBefore) {
+        tally.report("under load", seed);
+    }
 }
 
 #[test]
 fn power_cuts_in_the_middle_of_a_checkpoint_lose_nothing_that_was_acknowledged() {
-    cuts("in a checkpoint", 7, Moment::InCheckpoint, Directory::MadeBefore, frequent_checkpoints());
+    let seed = number("FOREBAY_SEED", 7);
+    let wanted = number("FOREBAY_CUTS", CUTS_IN_CI);
+    if let Some(tally) = cuts(seed, wanted, Moment::InCheckpoint, Directory::MadeBefore) {
+        tally.report("in a checkpoint", seed);
+    }
+}
+
+/// Only the first cut can take the names of what the daemon made, so each has a disk of its own.
+#[test]
+fn a_data_directory_that_was_just_made_survives_a_power_cut() {
+    let seed = number("FOREBAY_SEED", 6);
+    let mut all = Tally::default();
+    for cut in 0..number("FOREBAY_CUTS", CUTS_IN_CI) {
+        // Before a checkpoint the journal alone holds what was written, after it LMDB does.
+        let moment = if cut % 2 == 0 { Moment::Any } else { Moment::InCheckpoint };
+        let Some(tally) = cuts(seed + cut, 1, moment, Directory::MadeByDaemon) else { return };
+        all.merge(&tally);
+    }
+    all.report("directory just made", seed);
 }
 
 /// The disk really forgets: what the daemon had not synced is gone after a cut, and the ledger finds it. Even
@@ -97,21 +115,18 @@ fn power_cuts_cost_everysec_acknowledged_writes_but_never_a_whole_value() {
     assert!(tally.lost > 0, "{} cuts cost nothing: such cuts test nothing", tally.cuts);
 }
 
-fn frequent_checkpoints() -> NodeOptions {
-    NodeOptions::default().set("memtable.interval", "\"100ms\"")
-}
-
-fn cuts(name: &str, seed: u64, moment: Moment, directory: Directory, options: NodeOptions) {
+/// `None` where there is no such disk.
+fn cuts(seed: u64, wanted: u64, moment: Moment, directory: Directory) -> Option<Tally> {
     if let Err(reason) = lossy_fs::available() {
         eprintln!("!!! SKIPPED: power cuts: {reason}");
-        return;
+        return None;
     }
-    let seed = number("FOREBAY_SEED", seed);
     let mut random = fastrand::Rng::with_seed(seed);
+    let options = NodeOptions::default().set("memtable.interval", "\"100ms\"");
     let (mut disk, mut node) = on_lossy_disk(options, directory);
     let mut workload = Workload::new(seed);
     let mut tally = Tally::default();
-    for cut in 1..=number("FOREBAY_CUTS", CUTS_IN_CI) {
+    for cut in 1..=wanted {
         load_and_kill(&mut node, &mut workload, &disk, random.u64(50..1_500), moment);
         tally.add(&disk.power_cut(random.u64(..)).unwrap());
         if random.u32(0..3) == 0 {
@@ -122,19 +137,12 @@ fn cuts(name: &str, seed: u64, moment: Moment, directory: Directory, options: No
             tally.add(&disk.power_cut(random.u64(..)).unwrap());
         }
         node.restart().unwrap_or_else(|error| panic!("restart after cut {cut} of seed {seed}: {error}"));
-        let lost = workload.discrepancies(&node);
-        assert!(
-            lost.is_empty(),
-            "cut {cut} of seed {seed}, {} keys:\n{}\nlog:\n{}",
-            lost.len(),
-            lines(&lost),
-            node.log_tail()
-        );
+        eprintln!("cut {cut} of seed {seed}: the node opened; comparing with the ledger");
         workload.check_node(&node);
     }
     tally.acknowledged = workload.acknowledged().load(Ordering::Relaxed);
-    tally.report(name, seed);
     node.finish(&[]);
+    Some(tally)
 }
 
 fn on_lossy_disk(options: NodeOptions, directory: Directory) -> (LossyDisk, Node) {
@@ -188,6 +196,16 @@ impl Tally {
         self.sectors += damage.files.iter().map(|file| file.unsynced_sectors).sum::<u64>();
         self.sectors_lost += damage.files.iter().map(|file| file.lost_sectors).sum::<u64>();
         self.directories += damage.directories;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.cuts += other.cuts;
+        self.in_checkpoint += other.in_checkpoint;
+        self.sectors += other.sectors;
+        self.sectors_lost += other.sectors_lost;
+        self.directories += other.directories;
+        self.acknowledged += other.acknowledged;
+        self.lost += other.lost;
     }
 
     fn report(&self, name: &str, seed: u64) {

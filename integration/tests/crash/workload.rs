@@ -269,6 +269,6 @@ async fn list(client: &Client, bucket: &str) -> Vec<String> {
     keys
 }
 
-pub(crate) fn lines(items: &[impl std::fmt::Display]) -> String {
+fn lines(items: &[impl std::fmt::Display]) -> String {
     items.iter().take(20).map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
