@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use aws_sdk_s3::Client;
-use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
 use forebay_integration::ledger::{Discrepancy, Ledger, State};
@@ -255,7 +255,8 @@ fn settled(writers: &[Writer]) -> BTreeMap<String, Bytes> {
 async fn get_object(client: &Client, bucket: &str, key: &str) -> State {
     match client.get_object().bucket(bucket).key(key).send().await {
         Ok(got) => State::Value(got.body.collect().await.unwrap().into_bytes()),
-        Err(error) if error.as_service_error().is_some_and(|inner| inner.is_no_such_key()) => State::Absent,
+        // A bucket that is gone took its keys with it: the ledger says which.
+        Err(error) if matches!(error.code(), Some("NoSuchKey" | "NoSuchBucket")) => State::Absent,
         Err(error) => panic!("GetObject {bucket}/{key}: {error:?}"),
     }
 }

@@ -17,6 +17,11 @@ use crate::keyspace::base::{Base, BaseError, Change, Pair};
 /// Read transactions open at once: async workers, read pool and apply together stay far below.
 const READERS_MAX: u32 = 512;
 
+/// What LMDB calls its file.
+const FILE: &str = "data.mdb";
+/// Where a new file is made, inside the directory; what a crash left there is removed by the next open.
+const UNFINISHED: &str = "new";
+
 /// The environment of one data directory.
 pub(crate) struct Lmdb {
     env: Env<WithoutTls>,
@@ -28,15 +33,14 @@ pub(crate) struct Lmdb {
 }
 
 impl Lmdb {
-    /// Opens or creates the environment in `dir` (which must exist), `map_bytes` large and sparse.
+    /// Opens or creates the environment in `dir` (which must exist), `map_bytes` large and sparse. The name of
+    /// a file just made is durable once the caller has synced `dir`; its bytes are before that.
     /// `resident_bytes`: how much of it the page cache may be expected to hold.
     pub(crate) fn open(dir: &Path, map_bytes: u64, resident_bytes: u64) -> Result<Lmdb, BaseError> {
-        let mut options = EnvOpenOptions::new().read_txn_without_tls();
-        options.map_size(map_bytes as usize).max_readers(READERS_MAX);
-        // SAFETY: NO_READ_AHEAD only advises the kernel; none of the flags that weaken durability or write
-        // through the map is set. The directory is locked by the node, so that no other process maps it, and
-        // a node opens it once.
-        let env = unsafe { options.flags(EnvFlags::NO_READ_AHEAD).open(dir) }.map_err(failed)?;
+        if !dir.join(FILE).try_exists().map_err(|error| io_failed(dir, &error))? {
+            create_whole(dir, map_bytes)?;
+        }
+        let env = open_environment(dir, map_bytes)?;
         let txn = env.write_txn().map_err(failed)?;
         let opened = env.create_databases_and_commit(txn, |databases, txn| {
             let rows = databases.create_database::<Bytes, Bytes>(txn, None)?;
@@ -63,6 +67,40 @@ impl Lmdb {
             other => failed(other),
         }
     }
+}
+
+fn open_environment(dir: &Path, map_bytes: u64) -> Result<Env<WithoutTls>, BaseError> {
+    let mut options = EnvOpenOptions::new().read_txn_without_tls();
+    options.map_size(map_bytes as usize).max_readers(READERS_MAX);
+    // SAFETY: NO_READ_AHEAD only advises the kernel; none of the flags that weaken durability or write
+    // through the map is set. The directory is locked by the node, so that no other process maps it, and
+    // a node opens it once.
+    unsafe { options.flags(EnvFlags::NO_READ_AHEAD).open(dir) }.map_err(failed)
+}
+
+/// Makes the file elsewhere, syncs it and only then gives it its name. LMDB does not sync the first pages of a
+/// new file before the first commit, and one that a power cut left with half of them never opens again.
+fn create_whole(dir: &Path, map_bytes: u64) -> Result<(), BaseError> {
+    let unfinished = dir.join(UNFINISHED);
+    let io = |error: std::io::Error| io_failed(&unfinished, &error);
+    remove_unfinished(&unfinished).map_err(io)?;
+    std::fs::create_dir(&unfinished).map_err(io)?;
+    let env = open_environment(&unfinished, map_bytes)?;
+    env.force_sync().map_err(failed)?;
+    env.prepare_for_closing().wait();
+    std::fs::rename(unfinished.join(FILE), dir.join(FILE)).map_err(io)?;
+    remove_unfinished(&unfinished).map_err(io)
+}
+
+fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn io_failed(path: &Path, error: &std::io::Error) -> BaseError {
+    BaseError::Failed(format!("{}: {error}", path.display()).into())
 }
 
 fn failed(error: heed::Error) -> BaseError {
@@ -113,5 +151,32 @@ impl Base for Lmdb {
 
     fn may_block(&self) -> bool {
         self.used_bytes.load(Ordering::Relaxed) > self.resident_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAP_BYTES: u64 = 1 << 24;
+
+    #[test]
+    fn a_file_that_a_crash_left_unfinished_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let unfinished = dir.path().join(UNFINISHED);
+        std::fs::create_dir(&unfinished).unwrap();
+        // What a power cut made of two pages that were not synced.
+        std::fs::write(unfinished.join(FILE), [0; 8_192]).unwrap();
+        drop(Lmdb::open(dir.path(), MAP_BYTES, MAP_BYTES).unwrap());
+        assert!(!unfinished.exists());
+        Lmdb::open(dir.path(), MAP_BYTES, MAP_BYTES).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_has_its_name_is_never_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(FILE), [0; 8_192]).unwrap();
+        assert!(Lmdb::open(dir.path(), MAP_BYTES, MAP_BYTES).is_err());
+        assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), [0; 8_192]);
     }
 }
