@@ -1,7 +1,7 @@
 //! SCAN's cursors: a bounded ring of numbers, each standing for the last key that was returned.
 //!
-//! A cursor may be used again, and by any client. One that fell out of the ring, or was given before a restart, is an
-//! error and never an early end: a client that trusts an end would miss keys.
+//! A cursor may be used again, and by any client. One that fell out of the ring, or was given before a
+//! restart, is an error and never an early end: a client that trusts an end would miss keys.
 
 use std::hash::{BuildHasher, RandomState};
 

@@ -8,7 +8,7 @@ pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     matches_by(pattern, text, |byte| byte)
 }
 
-/// As [`matches`], ASCII letters of both cases being alike.
+/// As [`matches()`], ASCII letters of both cases being alike.
 pub(crate) fn matches_ignoring_case(pattern: &[u8], text: &[u8]) -> bool {
     matches_by(pattern, text, |byte| byte.to_ascii_lowercase())
 }

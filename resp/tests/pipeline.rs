@@ -145,6 +145,23 @@ async fn watch_lets_exec_fail_after_another_clients_write() {
 }
 
 #[tokio::test]
+async fn exec_that_fails_does_not_switch_the_database() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    client.send("SET a 0\nWATCH a\nSET a 1\nMULTI\nSELECT 5\nSET a 2\nEXEC\nGET a").await;
+    assert_eq!(
+        client.replies(8).await,
+        "+OK\r\n+OK\r\n+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*-1\r\n$1\r\n1\r\n"
+    );
+    client.send("MULTI\nSELECT 5\nSET a 2\nEXEC\nGET a\nSELECT 0\nGET a").await;
+    assert_eq!(
+        client.replies(7).await,
+        "+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n+OK\r\n$1\r\n2\r\n+OK\r\n$1\r\n1\r\n"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn watch_of_an_absent_key_in_a_missing_database_holds_until_it_is_created() {
     let server = Server::start().await;
     let (mut one, mut two) = (server.client().await, server.client().await);

@@ -388,7 +388,7 @@ pub enum Refusal {
     #[error("the body is too fragmented")]
     TooFragmented,
     /// FLUSHDB on a mounted bucket without `flushall = true`.
-    #[error("the bucket is mounted on {0}")]
+    #[error("the bucket holds the mount {0}")]
     Mounted(String),
     /// With the mount's prefix the origin key would pass 1,024 bytes.
     #[error("the key would be {0} bytes long in the origin, which takes at most 1024")]

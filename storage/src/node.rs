@@ -311,7 +311,7 @@ impl Node {
 
 fn lock_directory(dir: &Path) -> Result<File, StartError> {
     let failed = |error| StartError::Directory(dir.to_owned(), error);
-    std::fs::create_dir_all(dir).map_err(failed)?;
+    create_durably(dir).map_err(failed)?;
     let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
@@ -320,10 +320,31 @@ fn lock_directory(dir: &Path) -> Result<File, StartError> {
     }
 }
 
+/// Creates a directory and those above it; their names survive a power cut when this returns, also where
+/// somebody else has just made them.
+fn create_durably(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let dir = dir.canonicalize()?;
+    for parent in dir.ancestors().skip(1) {
+        match File::open(parent).and_then(|parent| parent.sync_all()) {
+            Ok(()) => {}
+            // One that is not ours to read was not made just now.
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => break,
+            // Some file systems cannot sync a directory.
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 fn open_directory(config: &StorageConfig, flusher: Arc<OnceLock<Weak<Flusher>>>) -> Result<Opened, StartError> {
     let keyspace = config.data_dir.join(KEYSPACE);
-    std::fs::create_dir_all(&keyspace).map_err(|e| StartError::Directory(keyspace.clone(), e))?;
+    let failed = |error| StartError::Directory(keyspace.clone(), error);
+    create_durably(&keyspace).map_err(failed)?;
     let lmdb = Lmdb::open(&keyspace, config.map_bytes, resident_bytes()).map_err(OpenError::Base)?;
+    // LMDB syncs its file, not the name of it.
+    File::open(&keyspace).and_then(|dir| dir.sync_all()).map_err(failed)?;
     let mut nonce = [0; 8];
     getrandom::fill(&mut nonce).map_err(|e| StartError::Threads(std::io::Error::other(e.to_string())))?;
     let nonce = u64::from_le_bytes(nonce);

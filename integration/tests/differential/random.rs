@@ -169,7 +169,8 @@ fn command(random: &mut Rng) -> (Command, Agreement) {
     (words, agreement)
 }
 
-/// Name, agreement, and one letter for each argument (see `command`).
+/// Name, agreement, and one letter for each argument (see `command`). DBSIZE of Redis counts keys whose time has
+/// passed until it comes to them, so its number is not compared.
 const SHAPES: &[(&str, Agreement, &str)] = &[
     ("SET", Agreement::Exact, "kv"),
     ("SET", Agreement::Exact, "kvo"),
@@ -214,7 +215,7 @@ const SHAPES: &[(&str, Agreement, &str)] = &[
     ("TTL", Agreement::Near, "k"),
     ("PTTL", Agreement::Near, "k"),
     ("KEYS", Agreement::AnyOrder, "p"),
-    ("DBSIZE", Agreement::Exact, ""),
+    ("DBSIZE", Agreement::Kind, ""),
     ("OBJECT", Agreement::Exact, "v"),
     ("ECHO", Agreement::Exact, "v"),
     ("PING", Agreement::Exact, ""),
@@ -248,7 +249,8 @@ fn integer(random: &mut Rng) -> Vec<u8> {
         ),
         1 => choose(random, &["", "x", "1.0", "1e3", " 7"]),
         2 => random.i64(..).to_string().into_bytes(),
-        3 => random.i32(-100_000..100_000).to_string().into_bytes(),
+        // As an offset of SETRANGE it keeps values below the inline threshold.
+        3 => random.i32(-9_000..9_000).to_string().into_bytes(),
         _ => random.i32(-12..30).to_string().into_bytes(),
     }
 }

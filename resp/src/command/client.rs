@@ -58,7 +58,7 @@ pub(super) fn info(planner: &mut Planner<'_>, _: Args<'_>) -> Result<Plan> {
     Ok(Plan::Answered)
 }
 
-/// CLIENT LIST [TYPE type] [ID id ...]
+/// `CLIENT LIST [TYPE type] [ID id ...]`
 pub(super) fn list(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     note_self(planner);
     let mut clients = planner.server.clients.all();

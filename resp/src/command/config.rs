@@ -147,7 +147,7 @@ fn parse_memory(text: &[u8]) -> Option<i64> {
     parse_i64(number)?.checked_mul(factor)
 }
 
-/// CONFIG GET pattern [pattern ...]: a name that is no pattern comes back as the client wrote it.
+/// `CONFIG GET pattern [pattern ...]`: a name that is no pattern comes back as the client wrote it.
 pub(super) fn get(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let mut found: Vec<(&[u8], &Entry)> = Vec::new();
     for pattern in args.from(2).iter() {
@@ -170,7 +170,7 @@ pub(super) fn get(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     Ok(Plan::Answered)
 }
 
-/// CONFIG SET name value [name value ...]: all or none.
+/// `CONFIG SET name value [name value ...]`: all or none.
 pub(super) fn set(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     if !args.len().is_multiple_of(2) {
         return Err(CommandError::wrong_arity(planner.command.name));

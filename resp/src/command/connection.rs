@@ -13,7 +13,7 @@ const DEFAULT_USER: &[u8] = b"default";
 
 type Result<T> = std::result::Result<T, CommandError>;
 
-/// AUTH [username] password
+/// `AUTH [username] password`
 pub(super) fn auth(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let (user, password) = match args.len() {
         2 if !planner.server.settings.has_password() => {
@@ -42,7 +42,7 @@ fn authenticate(planner: &mut Planner<'_>, user: &[u8], password: &[u8]) -> Resu
     Ok(())
 }
 
-/// HELLO [version [AUTH username password] [SETNAME name]]
+/// `HELLO [version [AUTH username password] [SETNAME name]]`
 pub(super) fn hello(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let version = match args.get(1) {
         None => None,

@@ -52,7 +52,7 @@ pub(super) fn pexpireat(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Pla
     expire_after(planner, args, TimeUnit::Milliseconds, false)
 }
 
-/// EXPIRE key time [NX | XX | GT | LT]
+/// `EXPIRE key time [NX | XX | GT | LT]`
 fn expire_after(planner: &mut Planner<'_>, args: Args<'_>, unit: TimeUnit, relative: bool) -> Result<Plan> {
     let condition = parse_condition(args)?;
     let base_ms = if relative { planner.now_ms() } else { 0 };

@@ -73,7 +73,7 @@ async fn reply_stat(waiting: Waiting<'_>) -> Result<()> {
     Ok(())
 }
 
-/// FB.FLUSHWAIT timeout-ms [key ...]: 0 waits for ever, as in WAIT. Without keys: all that was written
+/// `FB.FLUSHWAIT timeout-ms [key ...]`: 0 waits for ever, as in WAIT. Without keys: all that was written
 /// before. Replies with the number still pending.
 pub(super) fn flushwait(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     timeout(args)?;

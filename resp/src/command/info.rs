@@ -28,7 +28,7 @@ const SECTIONS: &[Section] = &[
     ("forebay", forebay),
 ];
 
-/// INFO [section ...]
+/// `INFO [section ...]`
 pub(super) fn info(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let all = args.len() == 1
         || (1..args.len()).any(|arg| ["all", "default", "everything"].iter().any(|name| args.is(arg, name)));
@@ -213,15 +213,14 @@ fn forebay(page: &mut Page<'_, '_>) {
 
 /// What would be lost with the site, in one line.
 fn exposure(stats: &Stats) -> String {
-    if stats.dirty_objects == 0 {
-        return "nothing waits for the origin".into();
-    }
-    let mut line = format!(
-        "{} objects / {} exist only on this site; oldest {} s",
-        stats.dirty_objects,
-        human_bytes(stats.dirty_bytes),
-        stats.oldest_dirty_age_ms / 1000
-    );
+    let mut line = match stats.dirty_objects {
+        0 => "nothing waits for the origin".to_owned(),
+        objects => format!(
+            "{objects} objects / {} exist only on this site; oldest {} s",
+            human_bytes(stats.dirty_bytes),
+            stats.oldest_dirty_age_ms / 1000
+        ),
+    };
     if stats.parked_objects > 0 {
         let _ = write!(line, "; {} parked", stats.parked_objects);
     }

@@ -24,7 +24,7 @@ pub(super) fn count(planner: &mut Planner<'_>, _: Args<'_>) -> Result<Plan> {
     Ok(Plan::Answered)
 }
 
-/// COMMAND INFO [name ...]
+/// `COMMAND INFO [name ...]`
 pub(super) fn info(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     if args.len() == 2 {
         return command(planner, args);
@@ -39,7 +39,7 @@ pub(super) fn info(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     Ok(Plan::Answered)
 }
 
-/// COMMAND DOCS [name ...]: unknown names are left out.
+/// `COMMAND DOCS [name ...]`: unknown names are left out.
 pub(super) fn docs(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let wanted: Vec<&Command> = match args.len() {
         2 => COMMANDS.iter().collect(),
@@ -52,7 +52,7 @@ pub(super) fn docs(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     Ok(Plan::Answered)
 }
 
-/// COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern]
+/// `COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern]`
 pub(super) fn list(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let filter = match args.len() {
         2 => None,

@@ -81,7 +81,7 @@ fn zero_if_there(seen: &Seen<'_>, reply: &mut Reply) -> Result<()> {
     Ok(())
 }
 
-/// COPY source destination [DB n] [REPLACE]
+/// `COPY source destination [DB n] [REPLACE]`
 pub(super) fn copy(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let target = copy_target(&planner.server.keyspace, args)?;
     let replace = (3..args.len()).any(|option| args.is(option, "replace"));
@@ -212,7 +212,7 @@ pub(super) fn object_help(planner: &mut Planner<'_>, _: Args<'_>) -> Result<Plan
     )
 }
 
-/// MEMORY USAGE key [SAMPLES n]
+/// `MEMORY USAGE key [SAMPLES n]`
 pub(super) fn memory_usage(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let mut option = 3;
     while option < args.len() {

@@ -115,7 +115,7 @@ fn scan_from(walk: &Walk<'_>, cursor: u64) -> Result<Option<Position>> {
     })
 }
 
-/// SCAN cursor [MATCH pattern] [COUNT n] [TYPE name]
+/// `SCAN cursor [MATCH pattern] [COUNT n] [TYPE name]`
 struct ScanOptions<'a> {
     cursor: u64,
     pattern: Option<&'a [u8]>,

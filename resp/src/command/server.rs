@@ -29,13 +29,13 @@ fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// FLUSHDB [ASYNC | SYNC]: either way keys are gone at once and their space comes back in the background.
+/// `FLUSHDB [ASYNC | SYNC]`: either way keys are gone at once and their space comes back in the background.
 pub(super) fn flushdb(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     check_flush_options(args)?;
     flush(planner, Vec::from_iter(planner.bucket()))
 }
 
-/// FLUSHALL [ASYNC | SYNC]: every bucket that is a Redis database, and no other.
+/// `FLUSHALL [ASYNC | SYNC]`: every bucket that is a Redis database, and no other.
 pub(super) fn flushall(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     check_flush_options(args)?;
     let buckets = planner.server.keyspace.existing(&planner.server.store);
@@ -131,7 +131,7 @@ pub(super) fn save(planner: &mut Planner<'_>, _: Args<'_>) -> Result<Plan> {
     Ok(Plan::Answered)
 }
 
-/// BGSAVE [SCHEDULE]
+/// `BGSAVE [SCHEDULE]`
 pub(super) fn bgsave(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     if args.len() > 2 || (args.len() == 2 && !args.is(1, "schedule")) {
         return Err(CommandError::SYNTAX);
@@ -158,7 +158,7 @@ pub(super) fn last_save_seconds(planner: &Planner<'_>) -> u64 {
     checkpoint.max(planner.server.last_save_seconds.load(Ordering::Relaxed))
 }
 
-/// SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]: no reply; the connection closes with the node.
+/// `SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE] [ABORT]`: no reply; the connection closes with the node.
 pub(super) fn shutdown(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let (mut saves, mut abort) = (0, false);
     for option in 1..args.len() {

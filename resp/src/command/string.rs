@@ -19,7 +19,7 @@ pub(super) fn get(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     Ok(Plan::Read(VALUE))
 }
 
-/// SET key value [NX | XX] [GET] [EX s | PX ms | EXAT s | PXAT ms | KEEPTTL]
+/// `SET key value [NX | XX] [GET] [EX s | PX ms | EXAT s | PXAT ms | KEEPTTL]`
 pub(super) fn set(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let options = Options::parse(args, 3, Takes::Set)?;
     let expiry = match options.expiry {
@@ -66,7 +66,7 @@ pub(super) fn getdel(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> 
     Ok(planner.read_then_write(VALUE, &Mutation::Delete { bucket, key }, ok_or_nil))
 }
 
-/// GETEX key [EX s | PX ms | EXAT s | PXAT ms | PERSIST]
+/// `GETEX key [EX s | PX ms | EXAT s | PXAT ms | PERSIST]`
 pub(super) fn getex(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let options = Options::parse(args, 2, Takes::GetEx)?;
     let key = planner.key(args, 1)?;

@@ -1,7 +1,9 @@
 //! EXEC: the queued commands planned by their ordinary plan functions, in one atomic group.
 //!
-//! With a write among them the group goes into the log with WATCH as its guards, and its reads stand at their places
-//! in it. Without one nothing needs the log: the reads share one view, and WATCH is judged on that view.
+//! With a write among them the group goes into the log with WATCH as its guards, and its reads stand at
+//! their places in it. Without one nothing needs the log: the reads share one view, and WATCH is judged on
+//! that view. WATCH compares versions, so a key that was absent and is absent again counts as unchanged,
+//! where Redis would count what happened in between.
 
 use std::mem;
 use std::ops::Range;
@@ -49,10 +51,21 @@ impl Pipeline {
     ) {
         let watched = mem::take(&mut self.session.watched);
         let database = self.session.database();
-        if !queue.iter().any(|(command, _)| command.flags.has(Flags::WRITE)) {
+        let has = |flag| queue.iter().any(|(command, _)| command.flags.has(flag));
+        let only_data = queue
+            .iter()
+            .all(|(command, _)| command.flags.has(Flags::WRITE) || command.flags.has(Flags::READONLY));
+        if !only_data || !has(Flags::WRITE) {
             self.close(parser).await;
             let from = self.out.len();
-            if let Err(error) = self.exec_reads(&queue, &watched).await {
+            let ran = match has(Flags::WRITE) {
+                true => self.exec_with_session(&queue, &watched).await,
+                false => self.exec_reads(&queue, &watched).await,
+            };
+            if !matches!(ran, Ok(true)) {
+                self.session.select_place(database);
+            }
+            if let Err(error) = ran {
                 reply_error(&mut self.out, &mut self.tally, from, &error);
             }
             if self.is_silent() {
@@ -79,15 +92,34 @@ impl Pipeline {
     pub(super) async fn exec_alone(&mut self, exec: &ExecStep) -> Result<(), CommandError> {
         let present = self.session.database();
         self.session.select_place(exec.database);
-        let mut submission = Submission::new();
-        let planned = self.plan_group(&exec.queue, &exec.watched, &mut submission);
+        let ran = self.run_group(&exec.queue, &exec.watched).await;
         self.session.select_place(present);
-        let Some((group, planned)) = planned else {
+        ran.map(|_| ())
+    }
+
+    /// Carries out a queue that writes and also has commands which change more than data (SELECT). These take
+    /// effect when they are planned, so WATCH is judged before that too.
+    async fn exec_with_session(&mut self, queue: &Queue, watched: &[Watched]) -> Result<bool, CommandError> {
+        if !watched.is_empty() {
+            let view = self.server.store.view()?;
+            if self.watch_is_broken(&view, watched).await? {
+                self.out.nil_array();
+                return Ok(false);
+            }
+        }
+        self.open_buckets(queue).await?;
+        self.run_group(queue, watched).await
+    }
+
+    /// Plans and submits a group, and writes its reply; whether it ran.
+    async fn run_group(&mut self, queue: &Queue, watched: &[Watched]) -> Result<bool, CommandError> {
+        let mut submission = Submission::new();
+        let Some((group, planned)) = self.plan_group(queue, watched, &mut submission) else {
             self.out.nil_array();
-            return Ok(());
+            return Ok(false);
         };
         let outcomes = self.submit(submission).await?;
-        self.finish_group(&exec.queue, group, &planned, &outcomes).await
+        self.finish_group(queue, group, &planned, &outcomes).await
     }
 
     pub(super) async fn finish_exec(
@@ -95,21 +127,22 @@ impl Pipeline {
         exec: &ExecStep,
         outcomes: &Outcomes,
     ) -> Result<(), CommandError> {
-        self.finish_group(&exec.queue, exec.group, &exec.planned, outcomes).await
+        self.finish_group(&exec.queue, exec.group, &exec.planned, outcomes).await.map(|_| ())
     }
 
+    /// Writes the reply of a group; whether it ran.
     async fn finish_group(
         &mut self,
         queue: &Queue,
         group: usize,
         planned: &Planned,
         outcomes: &Outcomes,
-    ) -> Result<(), CommandError> {
+    ) -> Result<bool, CommandError> {
         match outcomes.results.get(group) {
             Some(Outcome::Refused(refusal)) => return Err(refusal.into()),
             Some(Outcome::Unmet | Outcome::Skipped) => {
                 self.out.nil_array();
-                return Ok(());
+                return Ok(false);
             }
             _ => {}
         }
@@ -134,15 +167,15 @@ impl Pipeline {
                 }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Carries out a queue without writes on one view.
-    async fn exec_reads(&mut self, queue: &Queue, watched: &[Watched]) -> Result<(), CommandError> {
+    async fn exec_reads(&mut self, queue: &Queue, watched: &[Watched]) -> Result<bool, CommandError> {
         let view = self.server.store.view()?;
         if self.watch_is_broken(&view, watched).await? {
             self.out.nil_array();
-            return Ok(());
+            return Ok(false);
         }
         let mut submission = Submission::new();
         let mut planned = self.plan_queue(queue, &mut submission);

@@ -45,6 +45,9 @@ pub(crate) enum NodeError {
     /// The core did not open the data directory.
     #[error("cannot start: {0}")]
     Storage(#[from] StartError),
+    /// The buckets of the RESP databases were not made.
+    #[error("cannot make the buckets of the RESP databases: {0}")]
+    Databases(forebay_storage::error::Error),
     /// The data directory was not made.
     #[error("cannot make the data directory {}: {cause}", path.display())]
     Directory {
@@ -118,12 +121,22 @@ fn make_directory(path: &Path) -> Result<(), NodeError> {
     made.map_err(|cause| NodeError::Directory { path: path.to_owned(), cause })
 }
 
+/// Every RESP database is a bucket from the first start on: S3 may write to it first.
+async fn open_databases(config: &Config, node: &Node) -> Result<(), NodeError> {
+    let prefix = storage::resp_config(config, &CancellationToken::new()).bucket_prefix;
+    for database in 0..config.resp.databases {
+        node.store().open_bucket(format!("{prefix}{database}").as_bytes()).await.map_err(NodeError::Databases)?;
+    }
+    Ok(())
+}
+
 /// Serves until told to stop, and stops serving.
 async fn serve(config: &Config, node: &Node, signals: &mut StopSignals) -> Result<(), NodeError> {
     EndpointsFile::remove_stale(&config.data_dir)
         .map_err(io_error("cannot remove the old endpoints.json"))?;
     let credentials = Credentials::of(config)?;
     let listeners = Listeners::bind(config).await?;
+    open_databases(config, node).await?;
     let endpoints = listeners.endpoints().map_err(io_error("cannot read the address that was bound"))?;
 
     let stopping = CancellationToken::new();

@@ -80,7 +80,7 @@ impl Applier {
             return Outcome::Refused(Refusal::NoSuchBucket);
         };
         if let Some((_, mount)) = self.state.mounts.iter().find(|(_, mount)| mount.bucket == id && !mount.local) {
-            return Outcome::Refused(Refusal::Mounted(mount.origin.clone()));
+            return Outcome::Refused(Refusal::Mounted(mount_path(name, &mount.prefix)));
         }
         if bucket.row.objects > 0 || bucket.pending_rows > 0 || bucket.row.swept < bucket.row.epoch {
             return Outcome::Refused(Refusal::BucketNotEmpty);
@@ -99,7 +99,8 @@ impl Applier {
         let oldest = self.place.horizon.oldest;
         let refusing = self.state.mounts.iter().find(|(_, m)| m.bucket == id && !m.local && !m.flushall);
         if let Some((_, mount)) = refusing {
-            return Outcome::Refused(Refusal::Mounted(mount.origin.clone()));
+            let name = self.state.buckets.get(&id).map_or(&[][..], |bucket| &bucket.row.name);
+            return Outcome::Refused(Refusal::Mounted(mount_path(name, &mount.prefix)));
         }
         let Some(bucket) = self.state.buckets.get_mut(&id) else {
             return Outcome::Refused(Refusal::NoSuchBucket);
@@ -183,4 +184,10 @@ impl Applier {
         self.put(RowKey::encoded(&numbered_key(Table::Mount, mount)), Some(row));
         Outcome::Done(self.version())
     }
+}
+
+/// `/bucket/prefix`, as the config names a mount.
+fn mount_path(bucket: &[u8], prefix: &[u8]) -> String {
+    let path = [b"/", bucket, b"/", prefix].concat();
+    String::from_utf8_lossy(&path).trim_end_matches('/').to_owned()
 }

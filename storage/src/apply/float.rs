@@ -7,7 +7,7 @@ use rustc_apfloat::{Float, Round, Status};
 use crate::mutation::Refusal;
 
 /// Longest text taken as a float, in bytes.
-const TEXT_BYTES_MAX: usize = 256;
+const TEXT_BYTES_MAX: usize = 512;
 /// Digits behind the point that Redis prints at most.
 const FRACTION_DIGITS: u32 = 17;
 
@@ -35,10 +35,12 @@ fn parse(text: &[u8]) -> Option<X87DoubleExtended> {
     let value = if digits.eq_ignore_ascii_case("inf") || digits.eq_ignore_ascii_case("infinity") {
         X87DoubleExtended::INFINITY
     } else {
-        if !is_decimal(digits.as_bytes()) {
-            return None;
-        }
-        let parsed = X87DoubleExtended::from_str_r(digits, Round::NearestTiesToEven).ok()?;
+        let digits = match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
+            Some(hex) => hexadecimal(hex)?,
+            None if is_decimal(digits.as_bytes()) => digits.to_owned(),
+            None => return None,
+        };
+        let parsed = X87DoubleExtended::from_str_r(&digits, Round::NearestTiesToEven).ok()?;
         let out_of_range = parsed.status.intersects(Status::OVERFLOW)
             || (parsed.status.intersects(Status::UNDERFLOW) && parsed.value.is_zero());
         if out_of_range {
@@ -47,6 +49,20 @@ fn parse(text: &[u8]) -> Option<X87DoubleExtended> {
         parsed.value
     };
     Some(if negative { -value } else { value })
+}
+
+/// C's hexadecimal form behind its `0x`, with the binary exponent that the library wants.
+fn hexadecimal(text: &str) -> Option<String> {
+    let (mantissa, exponent) = match text.split_once(['p', 'P']) {
+        Some((mantissa, exponent)) => (mantissa, exponent),
+        None => (text, "0"),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let hex = |digits: &str| digits.bytes().all(|c| c.is_ascii_hexdigit());
+    let number = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    let digits = !number.is_empty() && number.bytes().all(|c| c.is_ascii_digit());
+    let any = !whole.is_empty() || !fraction.is_empty();
+    (any && hex(whole) && hex(fraction) && digits).then(|| format!("0x{whole}.{fraction}p{exponent}"))
 }
 
 /// `digits[.digits][e[sign]digits]` with a digit before or behind the point.
@@ -133,6 +149,9 @@ mod tests {
             ("1e20", "1", "100000000000000000000"),
             ("1e18", "1", "1000000000000000001"),
             ("0.1", "0.2", "0.3"),
+            ("0x10", "1", "17"),
+            ("5", "0x1p3", "13"),
+            ("0x.8", "0", "0.5"),
             ("0", "3.0000000000000001", "3.0000000000000001"),
         ];
         for (a, b, sum) in cases {
@@ -142,7 +161,7 @@ mod tests {
 
     #[test]
     fn junk_and_infinity_are_refused() {
-        for text in ["", " 1", "1 ", "abc", "1e", "1..2", ".", "0x10", "1e99999", "nan"] {
+        for text in ["", " 1", "1 ", "abc", "1e", "1..2", ".", "0x", "0xg", "0x1p", "1e99999", "nan"] {
             assert_eq!(add_decimal(text.as_bytes(), b"1"), Err(Refusal::NotAFloat), "{text:?}");
         }
         assert_eq!(add_decimal(b"inf", b"1"), Err(Refusal::NotFinite));

@@ -465,6 +465,7 @@ impl Walk<'_> {
 
 /// A digest of all replicated tables, bodies by content and not by place: equal on every replica at the
 /// same index, and after every replay.
+#[cfg(test)]
 pub(crate) fn digest(
     keyspace: &Arc<Keyspace>,
     body: &dyn Fn(&View, BlobId) -> Option<Vec<u8>>,

@@ -10,8 +10,8 @@ use crate::object::{BucketId, Version};
 
 /// Longest text that can be an integer; Redis judges alike.
 const INTEGER_BYTES_MAX: u64 = 20;
-/// Longest text that can be a float.
-const FLOAT_BYTES_MAX: u64 = 256;
+/// Longest stored text that can be a float: what surely stands in its row.
+const FLOAT_BYTES_MAX: u64 = super::body::ROW_BODY_BYTES_MAX as u64;
 
 impl Applier {
     pub(super) fn set_string(

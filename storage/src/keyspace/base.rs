@@ -3,10 +3,12 @@
 //! An ordered map of bytes to bytes. A commit is atomic, and durable when it returns; only the checkpoint
 //! commits. LMDB keeps this contract in production (`lmdb.rs`), [`SimBase`] on simulated power cuts.
 
+#[cfg(test)]
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+#[cfg(test)]
 use parking_lot::Mutex;
 
 /// What reading or committing can run into.
@@ -46,11 +48,13 @@ pub(crate) trait Base: Send + Sync {
 }
 
 /// The simulator's checkpoint store: survives simulated power cuts whole, by contract.
+#[cfg(test)]
 #[derive(Default)]
-pub struct SimBase {
+pub(crate) struct SimBase {
     rows: Mutex<BTreeMap<Arc<[u8]>, Arc<[u8]>>>,
 }
 
+#[cfg(test)]
 impl Base for SimBase {
     fn get(&self, key: &[u8]) -> Result<Option<Arc<[u8]>>, BaseError> {
         Ok(self.rows.lock().get(key).cloned())

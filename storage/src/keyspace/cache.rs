@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 use quick_cache::sync::Cache;
 use quick_cache::{Equivalent, Weighter};
 
-use crate::keyspace::memtable::RowKey;
+use crate::keyspace::memtable::{KeyBytes, RowKey};
 
 /// Rows above this many bytes are not cached: reading them from the page cache is cheap in proportion.
 const ROW_BYTES_MAX: usize = 4096;
@@ -19,7 +19,7 @@ const ROW_BYTES_MAX: usize = 4096;
 const ENTRY_OVERHEAD: u64 = 96;
 
 #[derive(Clone)]
-struct CacheKey(Arc<[u8]>);
+struct CacheKey(KeyBytes);
 
 impl PartialEq for CacheKey {
     fn eq(&self, other: &Self) -> bool {

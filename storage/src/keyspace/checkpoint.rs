@@ -77,7 +77,7 @@ impl Checkpointer {
         for key in &keys {
             let Some(value) = frozen.rows.newest(RowKey::encoded(key)) else { continue };
             if key.first() != Some(&(Table::Blob as u8)) {
-                changes.push((key.clone(), value));
+                changes.push((Arc::from(&key[..]), value));
                 continue;
             }
             match (value, split_blob_key(key)) {
@@ -89,7 +89,7 @@ impl Checkpointer {
                 },
                 (Some(_), None) => debug_assert!(false, "malformed blob key"),
             }
-            changes.push((key.clone(), None));
+            changes.push((Arc::from(&key[..]), None));
         }
         let mut usage = UsageChanges::default();
         self.spill(&blobs, &mut changes, &mut usage)?;
@@ -106,7 +106,7 @@ impl Checkpointer {
         keyspace.announce_commit(frozen.upto);
         keyspace.base.commit(&changes)?;
         let objects = keys.iter().filter(|key| key.first() == Some(&(Table::Object as u8)));
-        keyspace.cache.checkpointed(objects.map(|key| &**key));
+        keyspace.cache.checkpointed(objects.map(|key| &key[..]));
         keyspace.drop_frozen();
         self.retire(usage);
         Ok(())

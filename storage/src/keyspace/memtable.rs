@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use parking_lot::{Mutex, RwLock};
+use smallvec::SmallVec;
 
 use crate::keyspace::tables::Table;
 use crate::object::{BucketId, Version};
@@ -21,10 +22,13 @@ use crate::object::{BucketId, Version};
 /// A row's value; `None` is a tombstone: the row is gone, whatever lies below.
 pub(crate) type Value = Option<Arc<[u8]>>;
 
+/// An encoded row key; short ones stand in the slot, which saves a look-up one cache miss.
+pub(crate) type KeyBytes = SmallVec<[u8; 24]>;
+
 const SHARDS: usize = 64;
 const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 /// What a slot costs beside its key and value, in bytes (slot, table overhead, two allocation heads).
-const SLOT_OVERHEAD: usize = 120;
+const SLOT_OVERHEAD: usize = 160;
 
 /// A row key in two pieces, so that a lookup by (table, bucket, key) copies nothing. Every row key has at
 /// least five bytes.
@@ -55,11 +59,11 @@ impl<'a> RowKey<'a> {
     }
 
     /// The key in one piece.
-    pub(crate) fn to_bytes(self) -> Arc<[u8]> {
-        let mut bytes = Vec::with_capacity(5 + self.tail.len());
+    pub(crate) fn to_bytes(self) -> KeyBytes {
+        let mut bytes = KeyBytes::with_capacity(self.len());
         bytes.extend_from_slice(&self.head);
         bytes.extend_from_slice(self.tail);
-        Arc::from(bytes)
+        bytes
     }
 
     /// Length of the encoded key in bytes.
@@ -104,9 +108,11 @@ pub(crate) struct Horizon {
 }
 
 struct Slot {
-    key: Arc<[u8]>,
+    key: KeyBytes,
     version: Version,
     value: Value,
+    /// The version before, without an allocation: nearly always all that readers may still ask for.
+    previous: Option<(Version, Value)>,
     older: Option<Box<Older>>,
     /// An older version has been dropped: a miss below the kept ones proves nothing.
     dropped: bool,
@@ -129,8 +135,8 @@ pub(crate) struct Memtable {
     hasher: RandomState,
     shards: Box<[Shard]>,
     /// Keys first written since the ordered run was last extended.
-    pending: Mutex<Vec<Arc<[u8]>>>,
-    ordered: RwLock<BTreeSet<Arc<[u8]>>>,
+    pending: Mutex<Vec<KeyBytes>>,
+    ordered: RwLock<BTreeSet<KeyBytes>>,
     bytes: AtomicUsize,
     rows: AtomicUsize,
 }
@@ -187,16 +193,25 @@ impl Memtable {
                 self.adjust(value_len, old_len);
                 return;
             }
-            let older = slot.older.take();
-            let mut kept = Box::new(Older { version: old_version, value: old_value, older });
             let mut freed = 0;
-            slot.dropped |= prune(&mut kept, horizon.oldest, &mut freed);
-            slot.older = Some(kept);
+            if let Some((previous_version, previous_value)) = slot.previous.replace((old_version, old_value)) {
+                if old_version <= horizon.oldest {
+                    // Nobody reads below the version that has just become the previous one.
+                    freed += previous_value.as_ref().map_or(0, |v| v.len());
+                    freed += slot.older.take().map_or(0, |older| older.bytes());
+                    slot.dropped = true;
+                } else {
+                    let older = slot.older.take();
+                    let mut kept = Box::new(Older { version: previous_version, value: previous_value, older });
+                    slot.dropped |= prune(&mut kept, horizon.oldest, &mut freed);
+                    slot.older = Some(kept);
+                }
+            }
             self.adjust(value_len, freed);
             return;
         }
         let key_bytes = key.to_bytes();
-        let slot = Slot { key: key_bytes.clone(), version, value, older: None, dropped: false };
+        let slot = Slot { key: key_bytes.clone(), version, value, previous: None, older: None, dropped: false };
         slots.insert_unique(hash, slot, |slot| Memtable::hash(&self.hasher, RowKey::encoded(&slot.key)));
         drop(slots);
         self.pending.lock().push(key_bytes);
@@ -220,6 +235,11 @@ impl Memtable {
         if slot.version <= at {
             return Found::Value(slot.value.clone());
         }
+        if let Some((version, value)) = &slot.previous
+            && *version <= at
+        {
+            return Found::Value(value.clone());
+        }
         let mut next = slot.older.as_deref();
         while let Some(older) = next {
             if older.version <= at {
@@ -239,7 +259,7 @@ impl Memtable {
     }
 
     /// Up to `limit` keys of the range in order, tombstones included.
-    pub(crate) fn keys(&self, from: Bound<&[u8]>, end: &[u8], limit: usize) -> Vec<Arc<[u8]>> {
+    pub(crate) fn keys(&self, from: Bound<&[u8]>, end: &[u8], limit: usize) -> Vec<KeyBytes> {
         self.extend_order();
         let ordered = self.ordered.read();
         let range = (from, Bound::Excluded(end));
@@ -250,7 +270,7 @@ impl Memtable {
     }
 
     /// All keys in order: for the checkpoint, after the memtable was frozen.
-    pub(crate) fn all_keys(&self) -> Vec<Arc<[u8]>> {
+    pub(crate) fn all_keys(&self) -> Vec<KeyBytes> {
         let ordered = self.ordered.read();
         if ordered.is_empty() {
             // The read lock keeps a range reader from moving the keys meanwhile.
@@ -273,6 +293,13 @@ impl Memtable {
         let mut ordered = self.ordered.write();
         let keys = std::mem::take(&mut *self.pending.lock());
         ordered.extend(keys);
+    }
+}
+
+impl Older {
+    fn bytes(&self) -> usize {
+        let own = self.value.as_ref().map_or(0, |v| v.len());
+        own + self.older.as_ref().map_or(0, |older| older.bytes())
     }
 }
 

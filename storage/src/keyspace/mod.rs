@@ -38,8 +38,6 @@ use tables::Table;
 
 use crate::object::Version;
 
-pub use base::SimBase;
-
 /// A frozen memtable and the last version in it.
 pub(crate) struct Frozen {
     pub(crate) rows: Arc<Memtable>,
@@ -216,7 +214,8 @@ impl Keyspace {
                 }
             };
             for table in set.tables() {
-                let keys = table.keys(bound, end, page);
+                let keys: Vec<Arc<[u8]>> =
+                    table.keys(bound, end, page).iter().map(|key| Arc::from(&key[..])).collect();
                 note_end(keys.len(), keys.last());
                 for key in keys {
                     if merged.contains_key(&key) {

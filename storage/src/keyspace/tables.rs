@@ -63,15 +63,14 @@ pub enum Table {
     Origin = b'G',
     /// Index of the origin rows with an attempt that may still be under way.
     Started = b'S',
-    /// What the checkpoint holds.
-    Meta = b'X',
     /// Live bytes by segment (local).
     Usage = b'U',
 }
 
 impl Table {
     /// Tables that are a function of the log alone.
-    pub const REPLICATED: [Table; 9] = [
+    #[cfg(test)]
+    pub(crate) const REPLICATED: [Table; 9] = [
         Table::Object,
         Table::Expiry,
         Table::Blob,
