@@ -450,9 +450,7 @@ impl<'a> Mutation<'a> {
             Mutation::Expire { bucket, key, at_ms, condition } => {
                 out.push(7);
                 let c = condition;
-                out.push(
-                    u8::from(c.nx) | u8::from(c.xx) << 1 | u8::from(c.gt) << 2 | u8::from(c.lt) << 3,
-                );
+                out.push(u8::from(c.nx) | u8::from(c.xx) << 1 | u8::from(c.gt) << 2 | u8::from(c.lt) << 3);
                 put_key(out, *bucket, key);
                 out.extend_from_slice(&at_ms.to_le_bytes());
             }
@@ -475,8 +473,7 @@ impl<'a> Mutation<'a> {
             Mutation::PutObject { bucket, key, value, meta, md5, condition } => {
                 out.push(11);
                 out.push(
-                    u8::from(condition.if_match.is_some())
-                        | u8::from(condition.if_none_match.is_some()) << 1,
+                    u8::from(condition.if_match.is_some()) | u8::from(condition.if_none_match.is_some()) << 1,
                 );
                 put_key(out, *bucket, key);
                 put_bytes(out, value);
@@ -614,12 +611,8 @@ impl<'a> Mutation<'a> {
             7 => {
                 let tags = take_u8(b)?;
                 let (bucket, key) = take_key(b)?;
-                let condition = ExpireIf {
-                    nx: tags & 1 != 0,
-                    xx: tags & 2 != 0,
-                    gt: tags & 4 != 0,
-                    lt: tags & 8 != 0,
-                };
+                let condition =
+                    ExpireIf { nx: tags & 1 != 0, xx: tags & 2 != 0, gt: tags & 4 != 0, lt: tags & 8 != 0 };
                 Mutation::Expire { bucket, key, at_ms: take_u64(b)?, condition }
             }
             8 => {
@@ -701,9 +694,7 @@ impl<'a> Mutation<'a> {
                 let (bucket, key) = take_key(b)?;
                 Mutation::FlushAbandon { bucket, key, version: Version(take_u64(b)?) }
             }
-            26 => {
-                Mutation::SweepDone { bucket: BucketId(take_u32(b)?), epoch: Version(take_u64(b)?) }
-            }
+            26 => Mutation::SweepDone { bucket: BucketId(take_u32(b)?), epoch: Version(take_u64(b)?) },
             TAG_ATOMIC if depth < ATOMIC_DEPTH_MAX => {
                 let mut guards = Vec::new();
                 for _ in 0..take_u32(b)? {

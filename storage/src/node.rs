@@ -21,9 +21,7 @@ use crate::keyspace::base::BaseError;
 use crate::keyspace::lmdb::Lmdb;
 use crate::origin::Origin;
 use crate::origin::s3::{S3Origin, S3OriginConfig};
-use crate::replica::{
-    Driver, DriverParts, Inbox, MemtableLimits, OpenError, Opened, Parts, SyncMode, open,
-};
+use crate::replica::{Driver, DriverParts, Inbox, MemtableLimits, OpenError, Opened, Parts, SyncMode, open};
 use crate::store::{INBOX_PERMITS, Limits, Shared, Store};
 
 /// How long a start waits for its own election.
@@ -233,8 +231,19 @@ impl Node {
         let (settings, sink) = (config.clone(), flusher.clone());
         let opening = tokio::task::spawn_blocking(move || open_directory(&settings, sink));
         let opened = opening.await.map_err(|error| StartError::Threads(std::io::Error::other(error)))??;
-        let Opened { engine, identity, keyspace, registry, segments, checkpointer, clock, status, stats, done, recovery } =
-            opened;
+        let Opened {
+            engine,
+            identity,
+            keyspace,
+            registry,
+            segments,
+            checkpointer,
+            clock,
+            status,
+            stats,
+            done,
+            recovery,
+        } = opened;
         tracing::info!(
             cluster = %identity.cluster,
             journal_records = recovery.records,
@@ -312,7 +321,8 @@ impl Node {
 fn lock_directory(dir: &Path) -> Result<File, StartError> {
     let failed = |error| StartError::Directory(dir.to_owned(), error);
     create_durably(dir).map_err(failed)?;
-    let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(failed)?;
+    let lock =
+        File::options().create(true).truncate(false).write(true).open(dir.join(LOCK)).map_err(failed)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(std::fs::TryLockError::WouldBlock) => Err(StartError::InUse(dir.to_owned())),
@@ -338,7 +348,10 @@ fn create_durably(dir: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-fn open_directory(config: &StorageConfig, flusher: Arc<OnceLock<Weak<Flusher>>>) -> Result<Opened, StartError> {
+fn open_directory(
+    config: &StorageConfig,
+    flusher: Arc<OnceLock<Weak<Flusher>>>,
+) -> Result<Opened, StartError> {
     let keyspace = config.data_dir.join(KEYSPACE);
     let failed = |error| StartError::Directory(keyspace.clone(), error);
     create_durably(&keyspace).map_err(failed)?;
@@ -412,7 +425,6 @@ impl From<BaseError> for StartError {
         StartError::Open(OpenError::Base(error))
     }
 }
-
 
 #[cfg(test)]
 mod tests;

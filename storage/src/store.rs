@@ -3,8 +3,8 @@
 //! Owns admission (keys, limits, back-pressure) and nothing else; reading is `read.rs`, writing is
 //! `replica/`.
 
-use std::sync::{Arc, OnceLock, Weak};
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -100,9 +100,7 @@ impl Shared {
         let permits = (submission.bytes.len() / PERMIT_BYTES + 1).min(INBOX_PERMITS) as u32;
         let permit = match self.permits.clone().try_acquire_many_owned(permits) {
             Ok(permit) => permit,
-            Err(_) => {
-                self.permits.clone().acquire_many_owned(permits).await.map_err(|_| Error::Stopping)?
-            }
+            Err(_) => self.permits.clone().acquire_many_owned(permits).await.map_err(|_| Error::Stopping)?,
         };
         let (pending, answer) = Pending::new(submission, Some(permit));
         self.inbox.push(pending);
@@ -123,7 +121,11 @@ impl Shared {
         }
         let (used, map) = self.keyspace.base.usage();
         if used > map / 100 * MAP_SOFT_PERCENT {
-            return Some(full(format!("forebay: keyspace {} of {} MiB used; raise lmdb.map_size", used >> 20, map >> 20)));
+            return Some(full(format!(
+                "forebay: keyspace {} of {} MiB used; raise lmdb.map_size",
+                used >> 20,
+                map >> 20
+            )));
         }
         let stored = used + self.checkpointer.live_bytes();
         if stored >= self.limits.capacity_bytes {
@@ -133,7 +135,11 @@ impl Shared {
         let dirty = self.status.dirty_bytes.load(Relaxed);
         if dirty >= self.limits.dirty_bytes && self.any_mounted(buckets) {
             let limit = self.limits.dirty_bytes;
-            return Some(full(format!("forebay: dirty {} of {} MiB wait for the origin", dirty >> 20, limit >> 20)));
+            return Some(full(format!(
+                "forebay: dirty {} of {} MiB wait for the origin",
+                dirty >> 20,
+                limit >> 20
+            )));
         }
         self.status.full.lock().as_ref().map(|why| Error::Full(format!("forebay: {why}").into()))
     }
@@ -277,9 +283,13 @@ impl Store {
 
     /// Where an object stands with its origin. Reads two rows, on the read pool if they are cold.
     pub async fn origin_state(&self, bucket: BucketId, key: &[u8]) -> Result<OriginState> {
-        let mounted = self.shared.status.mounts.lock().iter().any(|(_, mount)| {
-            mount.bucket == bucket && !mount.local && key.starts_with(&mount.prefix)
-        });
+        let mounted = self
+            .shared
+            .status
+            .mounts
+            .lock()
+            .iter()
+            .any(|(_, mount)| mount.bucket == bucket && !mount.local && key.starts_with(&mount.prefix));
         if !mounted {
             return Ok(OriginState::Local);
         }
@@ -314,8 +324,8 @@ impl Store {
     ) -> Result<(u64, u64)> {
         let upto = self.shared.keyspace.visible();
         let Some(flusher) = self.shared.flusher() else { return Ok((0, 0)) };
-        let keys: Option<Vec<(BucketId, Bytes)>> =
-            keys.map(|keys| keys.iter().map(|(bucket, key)| (*bucket, Bytes::copy_from_slice(key))).collect());
+        let keys: Option<Vec<(BucketId, Bytes)>> = keys
+            .map(|keys| keys.iter().map(|(bucket, key)| (*bucket, Bytes::copy_from_slice(key))).collect());
         let timeout = timeout.unwrap_or(FOR_EVER);
         match flusher.wait(upto, keys.as_deref(), timeout).await {
             Some(pending) => Ok((pending.rows, pending.parked)),
@@ -367,7 +377,8 @@ impl Store {
 
     /// Estimated memory and disk use of an object, in bytes (MEMORY USAGE).
     pub fn object_usage(row: &ObjectRow, key: &[u8]) -> u64 {
-        (row.encoded_len() + key.len() + 32) as u64 + if row.inline_body().is_some() { 0 } else { row.body_len() }
+        (row.encoded_len() + key.len() + 32) as u64
+            + if row.inline_body().is_some() { 0 } else { row.body_len() }
     }
 }
 

@@ -125,7 +125,10 @@ fn make_directory(path: &Path) -> Result<(), NodeError> {
 async fn open_databases(config: &Config, node: &Node) -> Result<(), NodeError> {
     let prefix = storage::resp_config(config, &CancellationToken::new()).bucket_prefix;
     for database in 0..config.resp.databases {
-        node.store().open_bucket(format!("{prefix}{database}").as_bytes()).await.map_err(NodeError::Databases)?;
+        node.store()
+            .open_bucket(format!("{prefix}{database}").as_bytes())
+            .await
+            .map_err(NodeError::Databases)?;
     }
     Ok(())
 }

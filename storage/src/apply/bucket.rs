@@ -2,9 +2,7 @@
 
 use super::Applier;
 use crate::keyspace::memtable::RowKey;
-use crate::keyspace::tables::{
-    BucketRow, MountRow, Table, decode_meta, encode_next_numbers, numbered_key,
-};
+use crate::keyspace::tables::{BucketRow, MountRow, Table, decode_meta, encode_next_numbers, numbered_key};
 use crate::mutation::{MountMode, Outcome, Refusal};
 use crate::object::{BucketId, Version};
 use crate::object_name::encode_key;
@@ -79,7 +77,9 @@ impl Applier {
         let Some(bucket) = self.state.buckets.get(&id) else {
             return Outcome::Refused(Refusal::NoSuchBucket);
         };
-        if let Some((_, mount)) = self.state.mounts.iter().find(|(_, mount)| mount.bucket == id && !mount.local) {
+        if let Some((_, mount)) =
+            self.state.mounts.iter().find(|(_, mount)| mount.bucket == id && !mount.local)
+        {
             return Outcome::Refused(Refusal::Mounted(mount_path(name, &mount.prefix)));
         }
         if bucket.row.objects > 0 || bucket.pending_rows > 0 || bucket.row.swept < bucket.row.epoch {

@@ -10,8 +10,8 @@
 
 mod body;
 mod bucket;
-mod flush;
 mod float;
+mod flush;
 mod key;
 mod object;
 mod state;
@@ -27,7 +27,7 @@ use crate::flush::FlushEvent;
 use crate::keyspace::base::BaseError;
 use crate::keyspace::memtable::{Horizon, RowKey, Value};
 use crate::keyspace::tables::{
-    BodyPart, QueueRow, RowReader, Table, blob_key, expiry_key, put_bytes, take_u8, take_u64,
+    BodyPart, QueueRow, RowReader, Table, blob_key, expiry_key, take_u8, take_u64,
 };
 use crate::keyspace::view::View;
 use crate::keyspace::{Keyspace, MemSet};
@@ -194,7 +194,11 @@ impl Applier {
         let mut walk = Walk { places, next: 0, applied: &mut applied, collect };
         while !bytes.is_empty() {
             let Some(mutation) = Mutation::decode(&mut bytes) else {
-                tracing::error!(index, position = self.place.position, "malformed mutation; the rest of its entry was skipped");
+                tracing::error!(
+                    index,
+                    position = self.place.position,
+                    "malformed mutation; the rest of its entry was skipped"
+                );
                 walk.outcome(Outcome::Refused(Refusal::Malformed));
                 break;
             };
@@ -382,7 +386,8 @@ impl Applier {
     fn change_references(&mut self, blob: BlobId, by: i64) -> Result<(), BaseError> {
         let key = blob_key(Table::Refs, blob);
         let row = self.newest(RowKey::encoded(&key), false)?;
-        let count = row.as_deref().and_then(|row| row.first_chunk::<4>()).map_or(1, |c| u32::from_le_bytes(*c));
+        let count =
+            row.as_deref().and_then(|row| row.first_chunk::<4>()).map_or(1, |c| u32::from_le_bytes(*c));
         let count = i64::from(count) + by;
         debug_assert!(count >= 0, "blob {blob:?} has {count} references");
         if count <= 0 {
@@ -480,12 +485,15 @@ pub(crate) fn digest(
             let page = view.range(std::ops::Bound::Excluded(&from), &end, 1000)?;
             for (key, value) in &page {
                 frame.clear();
-                put_bytes(&mut frame, key);
+                crate::keyspace::tables::put_bytes(&mut frame, key);
                 match (table, crate::keyspace::tables::split_blob_key(key)) {
                     (Table::Blob, Some(blob)) => {
-                        put_bytes(&mut frame, &body(&view, blob).unwrap_or_default());
+                        crate::keyspace::tables::put_bytes(
+                            &mut frame,
+                            &body(&view, blob).unwrap_or_default(),
+                        );
                     }
-                    _ => put_bytes(&mut frame, value),
+                    _ => crate::keyspace::tables::put_bytes(&mut frame, value),
                 }
                 hasher.update(&frame);
             }

@@ -31,9 +31,11 @@ impl Applier {
     }
 
     fn refuse_condition(&self, old: &Loaded, condition: &PutIf<'_>) -> Option<Refusal> {
-        let etag = old.raw.as_ref().filter(|_| old.alive).map(|raw| {
-            ObjectRow::from_encoded(raw.clone()).etag(self.cluster).to_string()
-        });
+        let etag = old
+            .raw
+            .as_ref()
+            .filter(|_| old.alive)
+            .map(|raw| ObjectRow::from_encoded(raw.clone()).etag(self.cluster).to_string());
         let matches = |wanted: &str| etag.as_deref().is_some_and(|etag| wanted == "*" || wanted == etag);
         if let Some(wanted) = condition.if_match
             && !matches(wanted)

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use crate::keyspace::Keyspace;
 use crate::keyspace::base::BaseError;
 use crate::keyspace::tables::{
     BucketRow, MountRow, QueueRow, RowReader, Table, decode_next_numbers, split_queue_key,
 };
-use crate::keyspace::Keyspace;
 use crate::object::{BucketId, Version};
 use crate::registry::{BucketEntry, Registry};
 
@@ -56,7 +56,8 @@ impl State {
             tables_changed: true,
         };
         scan(keyspace, Table::Bucket, &mut |key, value| {
-            let number = key.get(1..5).and_then(|k| k.first_chunk::<4>()).map_or(0, |n| u32::from_be_bytes(*n));
+            let number =
+                key.get(1..5).and_then(|k| k.first_chunk::<4>()).map_or(0, |n| u32::from_be_bytes(*n));
             if number == 0 {
                 if let Some((bucket, mount)) = decode_next_numbers(value) {
                     (state.next_bucket, state.next_mount) = (bucket, mount);
@@ -66,7 +67,8 @@ impl State {
             }
         })?;
         scan(keyspace, Table::Mount, &mut |key, value| {
-            let number = key.get(1..5).and_then(|k| k.first_chunk::<4>()).map_or(0, |n| u32::from_be_bytes(*n));
+            let number =
+                key.get(1..5).and_then(|k| k.first_chunk::<4>()).map_or(0, |n| u32::from_be_bytes(*n));
             if let Some(row) = MountRow::decode(value) {
                 state.mounts.push((number, row));
             }
@@ -181,7 +183,8 @@ impl State {
 
     /// Buckets with dead rows that have not been swept: bucket and epoch.
     pub(crate) fn unswept(&self) -> Vec<(BucketId, Version)> {
-        let unswept = |(id, b): (&BucketId, &BucketState)| (b.row.swept < b.row.epoch).then_some((*id, b.row.epoch));
+        let unswept =
+            |(id, b): (&BucketId, &BucketState)| (b.row.swept < b.row.epoch).then_some((*id, b.row.epoch));
         self.buckets.iter().filter_map(unswept).collect()
     }
 }

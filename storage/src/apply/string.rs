@@ -49,7 +49,12 @@ impl Applier {
         Ok(Outcome::Done(self.version()))
     }
 
-    pub(super) fn append(&mut self, bucket: BucketId, key: &[u8], value: &[u8]) -> Result<Outcome, BaseError> {
+    pub(super) fn append(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<Outcome, BaseError> {
         let old = self.load_row(bucket, key)?;
         let at = old.row().map_or(0, |row| row.body_len);
         if value.is_empty() && old.alive {
@@ -135,7 +140,9 @@ impl Applier {
         let sum = match old.row() {
             None => add_decimal(b"0", delta),
             Some(row) if row.body_len > FLOAT_BYTES_MAX => Err(Refusal::NotAFloat),
-            Some(row) => row.inline_body().ok_or(Refusal::NotAFloat).and_then(|text| add_decimal(text, delta)),
+            Some(row) => {
+                row.inline_body().ok_or(Refusal::NotAFloat).and_then(|text| add_decimal(text, delta))
+            }
         };
         let sum = match sum {
             Ok(sum) => sum,

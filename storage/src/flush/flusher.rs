@@ -25,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 use super::batch::Batcher;
 use super::contract::{FlushEvent, LogError, MountId, RowId, SharedLog, SharedSource, SourceError};
 use super::queue::{
-    Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueLoad, QueueMount, RowPlace, RowView, Start,
+    Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueLoad, QueueMount, RowPlace,
+    RowView, Start,
 };
 use super::status::{FlushStatus, MountStatus};
 use super::upload::{Courier, Target};

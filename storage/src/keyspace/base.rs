@@ -47,11 +47,14 @@ pub(crate) trait Base: Send + Sync {
     fn may_block(&self) -> bool;
 }
 
+#[cfg(test)]
+type Rows = BTreeMap<Arc<[u8]>, Arc<[u8]>>;
+
 /// The simulator's checkpoint store: survives simulated power cuts whole, by contract.
 #[cfg(test)]
 #[derive(Default)]
 pub(crate) struct SimBase {
-    rows: Mutex<BTreeMap<Arc<[u8]>, Arc<[u8]>>>,
+    rows: Mutex<Rows>,
 }
 
 #[cfg(test)]

@@ -70,7 +70,8 @@ impl ReadCache {
     /// A cache of at most `bytes`.
     pub(crate) fn new(bytes: u64) -> ReadCache {
         let items = (bytes / 256).clamp(64, 1 << 24) as usize;
-        let rows = Cache::with(items, bytes, ByBytes, foldhash::fast::RandomState::default(), Default::default());
+        let rows =
+            Cache::with(items, bytes, ByBytes, foldhash::fast::RandomState::default(), Default::default());
         ReadCache { rows, generation: RwLock::new(0) }
     }
 

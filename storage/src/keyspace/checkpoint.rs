@@ -177,11 +177,8 @@ impl UsageChanges {
             Entry::Vacant(entry) => {
                 let row = base.get(&numbered_key(Table::Usage, pointer.segment.0))?;
                 let known = row.as_deref().and_then(|row| row.first_chunk()).map(SegmentUsage::decode);
-                let fresh = SegmentUsage {
-                    segment: pointer.segment,
-                    generation: pointer.generation,
-                    live_bytes: 0,
-                };
+                let fresh =
+                    SegmentUsage { segment: pointer.segment, generation: pointer.generation, live_bytes: 0 };
                 entry.insert(known.filter(|k| k.generation == pointer.generation).unwrap_or(fresh))
             }
         };

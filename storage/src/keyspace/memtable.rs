@@ -194,7 +194,8 @@ impl Memtable {
                 return;
             }
             let mut freed = 0;
-            if let Some((previous_version, previous_value)) = slot.previous.replace((old_version, old_value)) {
+            if let Some((previous_version, previous_value)) = slot.previous.replace((old_version, old_value))
+            {
                 if old_version <= horizon.oldest {
                     // Nobody reads below the version that has just become the previous one.
                     freed += previous_value.as_ref().map_or(0, |v| v.len());
@@ -202,7 +203,8 @@ impl Memtable {
                     slot.dropped = true;
                 } else {
                     let older = slot.older.take();
-                    let mut kept = Box::new(Older { version: previous_version, value: previous_value, older });
+                    let mut kept =
+                        Box::new(Older { version: previous_version, value: previous_value, older });
                     slot.dropped |= prune(&mut kept, horizon.oldest, &mut freed);
                     slot.older = Some(kept);
                 }
@@ -211,7 +213,8 @@ impl Memtable {
             return;
         }
         let key_bytes = key.to_bytes();
-        let slot = Slot { key: key_bytes.clone(), version, value, previous: None, older: None, dropped: false };
+        let slot =
+            Slot { key: key_bytes.clone(), version, value, previous: None, older: None, dropped: false };
         slots.insert_unique(hash, slot, |slot| Memtable::hash(&self.hasher, RowKey::encoded(&slot.key)));
         drop(slots);
         self.pending.lock().push(key_bytes);

@@ -209,7 +209,10 @@ impl Keyspace {
             // A source that returned a full page says nothing about keys behind its last.
             let mut horizon: Option<Arc<[u8]>> = None;
             let mut note_end = |keys: usize, last: Option<&Arc<[u8]>>| {
-                if keys == page && let Some(last) = last && horizon.as_ref().is_none_or(|h| last < h) {
+                if keys == page
+                    && let Some(last) = last
+                    && horizon.as_ref().is_none_or(|h| last < h)
+                {
                     horizon = Some(last.clone());
                 }
             };

@@ -44,7 +44,7 @@ use crate::object::{BlobId, BucketId, ObjectMeta, Version};
 /// First byte of every key: which table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
-pub enum Table {
+pub(crate) enum Table {
     /// Object rows.
     Object = b'O',
     /// Expiry index.
@@ -164,7 +164,7 @@ const FLAG_CONTENT_VERSION: u8 = 16;
 
 /// One part of a body, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyPart<'a> {
+pub(crate) enum BodyPart<'a> {
     /// Bytes that stand in the row.
     Inline(&'a [u8]),
     /// A range of a blob.
@@ -182,7 +182,7 @@ pub enum BodyPart<'a> {
 
 impl BodyPart<'_> {
     /// Length in bytes.
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         match self {
             BodyPart::Inline(bytes) => bytes.len() as u64,
             BodyPart::Extent { len, .. } => u64::from(*len),
@@ -191,7 +191,7 @@ impl BodyPart<'_> {
     }
 
     /// Whether the part holds no byte.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }

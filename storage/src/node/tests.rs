@@ -34,8 +34,13 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
     submission.push(&set(bucket, b"long", &long));
     submission.push(&Mutation::Append { bucket, key: b"long", value: b"tail" });
     let outcomes = store.submit(submission).await.unwrap();
-    assert!(outcomes.results.iter().all(|o| matches!(o, Outcome::Done(_) | Outcome::Length(_))), "{outcomes:?}");
-    let Lookup::Found(row) = outcomes.views[between.0].get(bucket, b"a") else { panic!("no row in the view") };
+    assert!(
+        outcomes.results.iter().all(|o| matches!(o, Outcome::Done(_) | Outcome::Length(_))),
+        "{outcomes:?}"
+    );
+    let Lookup::Found(row) = outcomes.views[between.0].get(bucket, b"a") else {
+        panic!("no row in the view")
+    };
     assert_eq!(row.inline_body(), Some(&b"1"[..]));
     drop(outcomes);
     assert_eq!(body(&store, bucket, b"a").await.as_deref(), Some(&b"2"[..]));

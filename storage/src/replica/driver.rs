@@ -141,11 +141,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<Joi
 }
 
 /// Tries until it is in. Only a lack of space is waited for; anything else about the disk ends the process.
-fn checkpoint_until_done(
-    checkpointer: &Checkpointer,
-    job: &CheckpointJob,
-    full: &Mutex<Option<Arc<str>>>,
-) {
+fn checkpoint_until_done(checkpointer: &Checkpointer, job: &CheckpointJob, full: &Mutex<Option<Arc<str>>>) {
     let pause = CheckpointDone { running: Mutex::new(true), ended: Condvar::new() };
     loop {
         match checkpointer.run(&job.frozen, job.row) {

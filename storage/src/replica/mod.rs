@@ -224,7 +224,8 @@ impl Engine {
             // At least one mutation, then as many as the entry takes.
             let start = next;
             let room = ENTRY_BYTES_MAX.saturating_sub(packing.data.len());
-            while next < ends.len() && (next == start && packing.outcomes == 0 || ends[next].0 - byte <= room) {
+            while next < ends.len() && (next == start && packing.outcomes == 0 || ends[next].0 - byte <= room)
+            {
                 next += 1;
             }
             if next > start {

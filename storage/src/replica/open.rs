@@ -14,16 +14,14 @@ use super::{Engine, EngineStatus, EventSink, Fatal, GROUP, MemtableLimits, SyncM
 use crate::apply::Applier;
 use crate::blob::{BlobError, SegmentConfig, SegmentStore};
 use crate::clock::{Clock, SteadyClock};
-use crate::consensus::{
-    Core, LogPosition, RaftId, Recovered, RecoveredEntry, decode_voters, encode_voters,
-};
+use crate::consensus::{Core, LogPosition, RaftId, Recovered, RecoveredEntry, decode_voters, encode_voters};
 use crate::identity::{Identity, IdentityError};
 use crate::io::Disk;
 use crate::journal::{Journal, JournalConfig, JournalError, Preparer, Record, Recovery};
+use crate::keyspace::Keyspace;
 use crate::keyspace::base::{Base, BaseError};
 use crate::keyspace::checkpoint::{Checkpointer, read_usage};
 use crate::keyspace::tables::{CHECKPOINT_KEY, CheckpointRow};
-use crate::keyspace::Keyspace;
 use crate::registry::Registry;
 
 /// What an engine is built from.
@@ -123,10 +121,12 @@ pub(crate) fn open(parts: Parts) -> Result<Opened, OpenError> {
     )?;
     let clock = Arc::new(SteadyClock::new(parts.clock));
     clock.observe(checkpoint.stamp_ms);
-    let core = Core::new(RaftId(identity.disk.0), recovered).map_err(|error| OpenError::Core(error.to_string()))?;
+    let core =
+        Core::new(RaftId(identity.disk.0), recovered).map_err(|error| OpenError::Core(error.to_string()))?;
     let status = Arc::new(EngineStatus::default());
     let checkpointed = Arc::new(AtomicU64::new(checkpoint.index));
-    let stats = Arc::new(DriverStats { checkpointed: checkpointed.clone(), checkpointed_ms: AtomicU64::new(0) });
+    let stats =
+        Arc::new(DriverStats { checkpointed: checkpointed.clone(), checkpointed_ms: AtomicU64::new(0) });
     let done = Arc::new(CheckpointDone::default());
     let relief = parts.relief.unwrap_or_else(|| {
         let done = done.clone();
@@ -151,7 +151,19 @@ pub(crate) fn open(parts: Parts) -> Result<Opened, OpenError> {
         relief,
         checkpointed,
     };
-    Ok(Opened { engine, identity, keyspace, registry, segments, checkpointer, clock, status, stats, done, recovery })
+    Ok(Opened {
+        engine,
+        identity,
+        keyspace,
+        registry,
+        segments,
+        checkpointer,
+        clock,
+        status,
+        stats,
+        done,
+        recovery,
+    })
 }
 
 impl Engine {
@@ -218,7 +230,8 @@ impl LogReader {
     fn finish(self, commit_index: u64) -> Result<Recovered, OpenError> {
         let hard_state = self.hard_state.map(|(term, vote, commit)| (term, vote, commit.max(commit_index)));
         if self.checkpoint.index > 0 && self.voters.is_empty() {
-            let text = "the checkpoint holds entries but the journal is empty: the journal directory was lost";
+            let text =
+                "the checkpoint holds entries but the journal is empty: the journal directory was lost";
             return Err(OpenError::Mismatch(text.to_owned()));
         }
         Ok(Recovered { hard_state, voters: self.voters, checkpoint: self.checkpoint, entries: self.entries })

@@ -127,7 +127,8 @@ impl World {
                 BodyPart::Inline(bytes) => body.extend_from_slice(bytes),
                 BodyPart::Zeros(len) => body.resize(body.len() + len as usize, 0),
                 BodyPart::Extent { blob, offset, len } => {
-                    let bytes = read_blob(node, &view, blob).unwrap_or_else(|| panic!("{blob:?} has no bytes"));
+                    let bytes =
+                        read_blob(node, &view, blob).unwrap_or_else(|| panic!("{blob:?} has no bytes"));
                     body.extend_from_slice(&bytes[offset as usize..(offset + len) as usize]);
                 }
             }
@@ -305,11 +306,7 @@ fn die_in_a_write(
     verify(world, bucket, expected)
 }
 
-fn verify(
-    world: &mut World,
-    bucket: BucketId,
-    expected: &mut BTreeMap<u64, Expected>,
-) -> Result<(), String> {
+fn verify(world: &mut World, bucket: BucketId, expected: &mut BTreeMap<u64, Expected>) -> Result<(), String> {
     for (number, expected) in expected.iter_mut() {
         let found = world.read(bucket, &key(*number));
         if found != expected.acknowledged && !expected.perhaps.contains(&found) {
@@ -384,7 +381,8 @@ fn a_view_between_two_writes_of_one_submission_sees_what_stood_there() {
     let after = submission.view();
     let outcomes = world.submit(submission).unwrap();
     let read = |slot: crate::submission::ViewSlot| {
-        let row = outcomes.views[slot.0].get(RowKey::object(Table::Object, bucket, b"k"), true, true).unwrap();
+        let row =
+            outcomes.views[slot.0].get(RowKey::object(Table::Object, bucket, b"k"), true, true).unwrap();
         row.flatten().map(|row| RowReader::new(&row).unwrap().inline_body().unwrap().to_vec())
     };
     assert_eq!((read(before), read(between), read(after)), (None, Some(b"1".to_vec()), Some(b"2".to_vec())));
