@@ -359,3 +359,48 @@ fn prune(kept: &mut Older, oldest: Version, freed: &mut usize) -> bool {
     }
     any
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(version: u64) -> Horizon {
+        Horizon { oldest: Version(version), newest: Version(u64::MAX) }
+    }
+
+    #[test]
+    fn a_reader_finds_the_version_of_its_index() {
+        let rows = Memtable::new(RandomState::default());
+        let key = RowKey::encoded(b"Okkkkey");
+        let hash = Memtable::hash(&rows.hasher, key);
+        for version in 1..=5 {
+            rows.put(key, Version(version * 10), Some(Arc::from([version as u8])), at(0));
+        }
+        for version in 1..=5 {
+            match rows.get(hash, key, Version(version * 10 + 3)) {
+                Found::Value(Some(value)) => assert_eq!(*value, [version as u8]),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(rows.get(hash, key, Version(9)), Found::Nothing));
+        rows.put(key, Version(60), None, at(45));
+        assert!(matches!(rows.get(hash, key, Version(61)), Found::Value(None)));
+        assert!(matches!(rows.get(hash, key, Version(45)), Found::Value(Some(_))));
+        assert!(matches!(rows.get(hash, key, Version(15)), Found::Dropped));
+    }
+
+    #[test]
+    fn a_long_chain_of_versions_needs_no_deep_stack() {
+        let build = std::thread::Builder::new().stack_size(256 << 10);
+        let run = build.spawn(|| {
+            let rows = Memtable::new(RandomState::default());
+            let key = RowKey::encoded(b"Okkkkey");
+            for version in 1..100_000 {
+                rows.put(key, Version(version), None, at(0));
+            }
+            rows.put(key, Version(100_000), None, at(99_999));
+            assert_eq!(rows.rows(), 1);
+        });
+        run.unwrap().join().unwrap();
+    }
+}

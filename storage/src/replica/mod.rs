@@ -12,7 +12,7 @@ mod inbox;
 mod open;
 
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
