@@ -52,6 +52,12 @@ impl CommandError {
         CommandError::text(format!("ERR invalid expire time in '{full_name}' command"))
     }
 
+    /// The error behind another code and words; its own code goes.
+    pub(crate) fn behind(&self, words: &[u8]) -> CommandError {
+        let own = self.0.strip_prefix(b"ERR ").unwrap_or(&self.0);
+        CommandError::bytes([words, own].concat())
+    }
+
     /// The whole line, code first.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0

@@ -33,6 +33,10 @@ pub(crate) fn literal_prefix(pattern: &[u8]) -> Vec<u8> {
 }
 
 fn matches_by(pattern: &[u8], text: &[u8], fold: impl Fn(u8) -> u8 + Copy) -> bool {
+    if text.is_empty() {
+        // Redis never looks at the pattern then, and knows only the star alone.
+        return pattern.is_empty() || pattern == b"*";
+    }
     let (mut p, mut t) = (0, 0);
     // Where to go back to: behind the last star, with the text position it has eaten up to.
     let mut star: Option<(usize, usize)> = None;

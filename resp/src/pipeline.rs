@@ -166,10 +166,7 @@ impl Pipeline {
         let command = match self.admit(args) {
             Ok(command) => command,
             Err(error) => {
-                if let Some(queue) = &mut self.session.queue {
-                    queue.aborted = true;
-                }
-                self.answer(request, |reply| reply.error(&error));
+                self.reject(args, request, error);
                 return None;
             }
         };
@@ -185,6 +182,27 @@ impl Pipeline {
             return None;
         }
         self.plan(command, request, args)
+    }
+
+    /// Answers what is no command, or not one with these arguments.
+    fn reject(&mut self, args: Args<'_>, request: Range<usize>, error: CommandError) {
+        let name = args.at(0);
+        if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
+            // A browser was sent here by a page that means harm: nothing behind this line is a command.
+            tracing::warn!("a client speaks HTTP to the RESP port; its connection is closed");
+            self.session.closing = true;
+            return;
+        }
+        if name.eq_ignore_ascii_case(b"exec") {
+            self.session.queue = None;
+            self.session.watched.clear();
+            let error = error.behind(b"EXECABORT Transaction discarded because of: ");
+            return self.answer(request, |reply| reply.error(&error));
+        }
+        if let Some(queue) = &mut self.session.queue {
+            queue.aborted = true;
+        }
+        self.answer(request, |reply| reply.error(&error));
     }
 
     /// Carries on with a request that could not be planned at once.

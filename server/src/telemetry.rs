@@ -7,10 +7,10 @@ use tracing_subscriber::filter::Directive;
 
 use crate::config::{LogConfig, LogFormat};
 
-/// What is quieter than the rest, unless the filter speaks of it: `s3s::ops` logs every 404 and 304 as an
+/// What is quieter than the rest, unless the filter speaks of it: `s3s` logs every 404, 304 and 501 as an
 /// error, and the SDK its own view of what the flush worker reports better.
 const QUIET: [(&str, &str); 4] = [
-    ("s3s", "s3s=warn"),
+    ("s3s", "s3s=off"),
     ("s3s::ops", "s3s::ops=off"),
     ("aws_", "aws_smithy_runtime=warn"),
     ("hyper", "hyper=warn"),
@@ -60,11 +60,11 @@ mod tests {
     fn the_noise_of_s3s_is_off_unless_asked_for() {
         let quiet = filter("debug").unwrap().to_string();
         assert!(
-            quiet.contains("s3s::ops=off") && quiet.contains("s3s=warn") && quiet.contains("debug"),
+            quiet.contains("s3s::ops=off") && quiet.contains("s3s=off") && quiet.contains("debug"),
             "{quiet}"
         );
         let asked = filter("info,s3s::ops=error,s3s=error").unwrap().to_string();
-        assert!(!asked.contains("s3s::ops=off") && !asked.contains("s3s=warn"), "{asked}");
+        assert!(!asked.contains("s3s::ops=off") && !asked.contains("s3s=off"), "{asked}");
         assert!(filter("a=b=c").is_err());
     }
 }

@@ -30,8 +30,14 @@ fn since_epoch() -> Duration {
 }
 
 /// `FLUSHDB [ASYNC | SYNC]`: either way keys are gone at once and their space comes back in the background.
+/// Refused in a bucket that is no Redis database.
 pub(super) fn flushdb(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     check_flush_options(args)?;
+    if planner.session.database_number() < 0 {
+        return Err(CommandError::new(
+            "ERR forebay: FLUSHDB empties Redis databases only; this bucket is none",
+        ));
+    }
     flush(planner, Vec::from_iter(planner.bucket()))
 }
 

@@ -26,13 +26,14 @@ const KEYS: u64 = 12;
 const BODY_BYTES_MAX: u64 = 64 << 10;
 
 /// A disk, a checkpoint store and an engine that may die at any moment.
-struct World {
+pub(crate) struct World {
     disk: Arc<SimDisk>,
     base: Arc<SimBase>,
     clock: Arc<ManualClock>,
     random: fastrand::Rng,
     journal_file_bytes: u64,
-    node: Option<Opened>,
+    pub(crate) body_bytes_max: u64,
+    pub(crate) node: Option<Opened>,
 }
 
 /// What a key may hold: the acknowledged body, and those of writes whose answer never came.
@@ -43,7 +44,7 @@ struct Expected {
 }
 
 impl World {
-    fn new(seed: u64) -> World {
+    pub(crate) fn new(seed: u64) -> World {
         World {
             disk: Arc::new(SimDisk::with_seed(seed)),
             base: Arc::default(),
@@ -51,11 +52,12 @@ impl World {
             random: fastrand::Rng::with_seed(seed),
             // Small, so that histories cross many files.
             journal_file_bytes: 256 << 10,
+            body_bytes_max: BODY_BYTES_MAX,
             node: None,
         }
     }
 
-    fn open(&mut self) -> Result<(), String> {
+    pub(crate) fn open(&mut self) -> Result<(), String> {
         let journal = JournalConfig {
             file_bytes: self.journal_file_bytes,
             hard_cap_bytes: 64 << 20,
@@ -72,15 +74,20 @@ impl World {
             sync: SyncMode::Always,
             memtable: MemtableLimits { bytes: 1 << 20, rows: 100, age_ms: u64::MAX },
             cache_bytes: 64 << 10,
-            body_bytes_max: BODY_BYTES_MAX,
+            body_bytes_max: self.body_bytes_max,
             events: Box::new(|_| {}),
-            relief: Some(Box::new({
-                let disk = self.disk.clone();
-                // Whoever runs the node makes room.
-                move || disk.set_capacity(None)
-            })),
         };
         let mut opened = open(parts).map_err(|error| format!("open: {error}"))?;
+        let (disk, checkpointer, stats) =
+            (self.disk.clone(), opened.checkpointer.clone(), opened.stats.clone());
+        opened.engine.relief = Box::new(move |job| {
+            // Whoever runs the node makes room.
+            disk.set_capacity(None);
+            if let Some(job) = job {
+                checkpointer.run(&job.frozen, job.row).unwrap();
+                stats.checkpointed.store(job.row.index, Relaxed);
+            }
+        });
         opened.engine.start().map_err(|error| format!("start: {error}"))?;
         self.node = Some(opened);
         Ok(())
@@ -91,13 +98,13 @@ impl World {
     }
 
     /// One turn with one submission; its outcomes, or the reason why the process would have died.
-    fn submit(&mut self, submission: Submission) -> Result<RawOutcomes, String> {
+    pub(crate) fn submit(&mut self, submission: Submission) -> Result<RawOutcomes, String> {
         let (pending, mut answer) = Pending::new(submission, None);
         self.engine().turn(vec![pending]).map_err(|fatal| fatal.to_string())?;
         answer.try_recv().map_err(|_| "no answer after a turn".to_owned())?.map_err(|error| error.to_string())
     }
 
-    fn checkpoint(&mut self) -> Result<(), String> {
+    pub(crate) fn checkpoint(&mut self) -> Result<(), String> {
         let node = self.node.as_mut().unwrap();
         if let Some(job) = node.engine.maybe_freeze(true) {
             node.checkpointer.run(&job.frozen, job.row).map_err(|error| error.to_string())?;
@@ -107,7 +114,7 @@ impl World {
         Ok(())
     }
 
-    fn bucket(&mut self) -> BucketId {
+    pub(crate) fn bucket(&mut self) -> BucketId {
         let mut submission = Submission::new();
         submission.push(&Mutation::CreateBucket { name: b"redis-0" });
         match self.submit(submission).unwrap().results[0] {
@@ -142,7 +149,7 @@ impl World {
     }
 
     /// The process dies; `power` goes with it, or the page cache stays.
-    fn crash(&mut self, power: bool) {
+    pub(crate) fn crash(&mut self, power: bool) {
         self.node = None;
         if power {
             let seed = self.random.u64(..);
@@ -359,6 +366,21 @@ fn a_full_disk_delays_a_write_and_loses_nothing() {
     world.crash(true);
     world.open().unwrap();
     assert_eq!(world.read(bucket, b"k"), Some(vec![199; 8000]));
+}
+
+#[test]
+fn entries_that_change_nothing_free_the_journal_too() {
+    let mut world = World::new(3);
+    world.open().unwrap();
+    world.checkpoint().unwrap();
+    let unmet = || {
+        let mut submission = Submission::new();
+        submission.push(&Mutation::Delete { bucket: BucketId(77), key: b"none" });
+        submission
+    };
+    world.submit(unmet()).unwrap();
+    let job = world.engine().maybe_freeze(true).expect("a checkpoint is due after any entry");
+    assert_eq!((job.frozen.rows.rows(), job.row.index), (0, world.engine().last_applied.index));
 }
 
 #[test]
