@@ -20,7 +20,7 @@ const READERS_MAX: u32 = 512;
 
 /// What LMDB calls its file.
 const FILE: &str = "data.mdb";
-/// Where a new file is made, inside the directory; what a crash left there is removed by the next open.
+/// Where a new file is made, inside the directory. What a crash left there is of no use: the next file is made anew.
 const UNFINISHED: &str = "new";
 
 /// The environment of one data directory.
