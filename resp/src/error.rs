@@ -47,6 +47,12 @@ impl CommandError {
         CommandError::text(format!("ERR wrong number of arguments for '{full_name}' command"))
     }
 
+    /// A refused EXEC discards its transaction and says both.
+    pub(crate) fn aborting(&self) -> CommandError {
+        let reason = self.0.strip_prefix(b"ERR ").unwrap_or(&self.0);
+        CommandError::bytes([b"EXECABORT Transaction discarded because of: ", reason].concat())
+    }
+
     /// `ERR invalid expire time in 'set' command`
     pub(crate) fn expire_time(full_name: &str) -> CommandError {
         CommandError::text(format!("ERR invalid expire time in '{full_name}' command"))

@@ -33,6 +33,10 @@ pub(crate) fn literal_prefix(pattern: &[u8]) -> Vec<u8> {
 }
 
 fn matches_by(pattern: &[u8], text: &[u8], fold: impl Fn(u8) -> u8 + Copy) -> bool {
+    if text.is_empty() {
+        // Redis never looks at a pattern when there is no text, and its commands take a lone star by itself.
+        return matches!(pattern, b"" | b"*");
+    }
     let (mut p, mut t) = (0, 0);
     // Where to go back to: behind the last star, with the text position it has eaten up to.
     let mut star: Option<(usize, usize)> = None;
@@ -106,6 +110,7 @@ mod tests {
             ("*", "anything", true),
             ("*", "", true),
             ("", "", true),
+            ("**", "", false),
             ("", "a", false),
             ("h?llo", "hello", true),
             ("h?llo", "hllo", false),

@@ -166,10 +166,7 @@ impl Pipeline {
         let command = match self.admit(args) {
             Ok(command) => command,
             Err(error) => {
-                if let Some(queue) = &mut self.session.queue {
-                    queue.aborted = true;
-                }
-                self.answer(request, |reply| reply.error(&error));
+                self.refuse_request(request, args, &error);
                 return None;
             }
         };
@@ -185,6 +182,26 @@ impl Pipeline {
             return None;
         }
         self.plan(command, request, args)
+    }
+
+    /// Answers a request that was not admitted.
+    fn refuse_request(&mut self, request: Range<usize>, args: Args<'_>, error: &CommandError) {
+        let name = args.at(0);
+        if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
+            // A browser that was made to talk to this port: what follows is somebody else's commands.
+            tracing::warn!(client = %self.session.facts.address, "HTTP on the Redis port, closing the connection");
+            self.session.closing = true;
+            return;
+        }
+        if name.eq_ignore_ascii_case(b"exec") {
+            self.session.queue = None;
+            self.session.watched.clear();
+            return self.answer(request, |reply| reply.error(&error.aborting()));
+        }
+        if let Some(queue) = &mut self.session.queue {
+            queue.aborted = true;
+        }
+        self.answer(request, |reply| reply.error(error));
     }
 
     /// Carries on with a request that could not be planned at once.

@@ -7,11 +7,12 @@ use tracing_subscriber::filter::Directive;
 
 use crate::config::{LogConfig, LogFormat};
 
-/// What is quieter than the rest, unless the filter speaks of it: `s3s::ops` logs every 404 and 304 as an
-/// error, and the SDK its own view of what the flush worker reports better.
-const QUIET: [(&str, &str); 4] = [
+/// What is quieter than the rest, unless the filter speaks of it: `s3s::ops` and `s3s::service` log
+/// every 404, 304 and 501 as an error, and the SDK its own view of what the flush worker reports better.
+const QUIET: [(&str, &str); 5] = [
     ("s3s", "s3s=warn"),
     ("s3s::ops", "s3s::ops=off"),
+    ("s3s::service", "s3s::service=off"),
     ("aws_", "aws_smithy_runtime=warn"),
     ("hyper", "hyper=warn"),
 ];

@@ -33,7 +33,7 @@ pub(super) fn info(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     for name in args.from(2).iter() {
         match by_full_name(name) {
             Some(command) => reply_info(command, planner.reply),
-            None => planner.reply.nil_array(),
+            None => planner.reply.nil(),
         }
     }
     Ok(Plan::Answered)
