@@ -23,7 +23,7 @@ use crate::keyspace::tables::{
     split_queue_key,
 };
 use crate::keyspace::view::View;
-use crate::mutation::{MountMode, Mutation, Outcome};
+use crate::mutation::{MountMode, Mutation, Outcome, Refusal};
 use crate::node::{FlushSettings, MountConfig, StartError};
 use crate::object::{BucketId, ETag, ObjectRow, Version};
 use crate::origin::Fence;
@@ -224,6 +224,7 @@ pub(crate) async fn start(
     mounts: &[MountConfig],
     settings: &FlushSettings,
 ) -> Result<Arc<Flusher>, StartError> {
+    refuse_missing(shared, mounts)?;
     let mut specs = Vec::new();
     for mount in mounts {
         let refused = |text: String| StartError::Mount(mount.path(), text);
@@ -244,8 +245,14 @@ pub(crate) async fn start(
             return Err(refused("the bucket's name is not one that S3 allows".to_owned()));
         }
         let outcomes = shared.submit(submission).await?;
-        let Some(Outcome::Mount(id)) = outcomes.results.first() else {
-            return Err(refused(format!("the core answered {:?}", outcomes.results)));
+        let id = match outcomes.results.first() {
+            Some(Outcome::Mount(id)) => id,
+            Some(Outcome::Refused(Refusal::Mounted(origin))) => {
+                return Err(refused(format!(
+                    "is attached to {origin}; name that origin, or choose a new path"
+                )));
+            }
+            other => return Err(refused(format!("the core answered {other:?}"))),
         };
         let row = View::latest(&shared.keyspace)
             .get(RowKey::encoded(&numbered_key(Table::Mount, *id)), false, true)
@@ -286,6 +293,23 @@ pub(crate) async fn start(
         ..FlusherConfig::new(shared.cluster)
     };
     Ok(Flusher::new(config, specs, link.clone(), link))
+}
+
+/// A mount that was recorded and is no longer configured would gather rows that nobody uploads.
+fn refuse_missing(shared: &Shared, mounts: &[MountConfig]) -> Result<(), StartError> {
+    for (_, row) in shared.status.mounts.lock().iter().filter(|(_, row)| !row.local) {
+        let bucket = shared.registry.get(row.bucket);
+        let name = bucket.as_ref().map_or(&[][..], |bucket| &bucket.name);
+        let configured =
+            |mount: &MountConfig| mount.bucket.as_bytes() == name && *mount.prefix == *row.prefix;
+        if !mounts.iter().any(configured) {
+            let path = [b"/", name, b"/", &row.prefix].concat();
+            let text =
+                format!("is recorded with origin {} and missing from the config; put it back", row.origin);
+            return Err(StartError::Mount(String::from_utf8_lossy(&path).into_owned(), text));
+        }
+    }
+    Ok(())
 }
 
 /// Queues the objects that were there before their mount; those that the origin knows are left alone.

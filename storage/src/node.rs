@@ -267,6 +267,7 @@ impl Node {
             driver: stats.clone(),
             journal: engine.journal_metrics(),
             limits: config.limits,
+            group_bytes_max: engine.group_bytes_max(),
             sync: config.sync,
             voters: 1,
             started_ms: clock.now_ms(),
@@ -277,10 +278,21 @@ impl Node {
         let sync = config.sync;
         let parts = DriverParts { engine, inbox, checkpointer, stats, done, sync, now_ms };
         let driver = Driver::start(parts).map_err(StartError::Threads)?;
-        wait_until_leading(&shared).await?;
+        let started = match wait_until_leading(&shared).await {
+            Ok(()) => flush_link::start(&shared, &config.mounts, &config.flush).await,
+            Err(error) => Err(error),
+        };
+        let worker = match started {
+            Ok(worker) => worker,
+            Err(error) => {
+                // The threads end before the lock goes: nobody else may open the directory earlier.
+                let _ = tokio::task::spawn_blocking(move || driver.stop()).await;
+                drop(lock);
+                return Err(error);
+            }
+        };
 
         let stop = CancellationToken::new();
-        let worker = flush_link::start(&shared, &config.mounts, &config.flush).await?;
         // From here on apply tells it what happens; what was before it reads when it starts.
         flusher.get_or_init(|| Arc::downgrade(&worker));
         let flushing = tokio::spawn({
@@ -386,7 +398,6 @@ fn open_directory(
                 flusher.observe(events);
             }
         }),
-        relief: None,
     };
     Ok(open(parts)?)
 }

@@ -24,6 +24,8 @@ use crate::submission::Submission;
 const PAGE: usize = 1000;
 /// Listings up to this length run on the caller's thread when the store is in memory.
 const INLINE_LIMIT: usize = 64;
+/// Longer bodies are not written by this version.
+const BODY_BYTES_MAX: u64 = 16 << 20;
 /// Times a body is read again after its segment was recycled under it.
 const BODY_ATTEMPTS: usize = 4;
 
@@ -150,6 +152,11 @@ impl ReadView {
 
     /// The body, or `None` if that takes a blocking read and `wait` is false.
     fn body(&self, row: &ObjectRow, range: &Range<u64>, wait: bool) -> Result<Option<Bytes>> {
+        // A row that leaves the disk damaged must not decide how much memory is asked for.
+        let len = row.parts().try_fold(0u64, |sum, part| sum.checked_add(part.len()));
+        if len != Some(row.body_len()) || row.body_len() > BODY_BYTES_MAX {
+            return Err(Error::Damaged("an object row contradicts itself".into()));
+        }
         let mut out = Vec::with_capacity((range.end - range.start) as usize);
         let mut at = 0;
         for part in row.parts() {

@@ -22,10 +22,10 @@ use crate::keyspace::tables::{OriginRow, QueueRow, Table, queue_key};
 use crate::keyspace::view::View;
 use crate::keyspace::{Got, Keyspace};
 use crate::mutation::{Mutation, Outcome};
-use crate::object::{BucketId, ClusterId, KEY_BYTES_MAX, ObjectRow};
+use crate::object::{BucketId, ClusterId, KEY_BYTES_MAX, ObjectRow, Version};
 use crate::read::{Lookup, ReadView, base_error, judge, view_error};
 use crate::registry::Registry;
-use crate::replica::{DriverStats, EngineStatus, GROUP_BYTES_MAX, Inbox, Pending};
+use crate::replica::{DriverStats, EngineStatus, Inbox, Pending};
 use crate::submission::{Outcomes, Submission};
 
 pub use crate::registry::BucketInfo;
@@ -86,6 +86,8 @@ pub(crate) struct Shared {
     pub(crate) driver: Arc<DriverStats>,
     pub(crate) journal: Arc<JournalMetrics>,
     pub(crate) limits: Limits,
+    /// Largest atomic group: it must fit one journal file.
+    pub(crate) group_bytes_max: u64,
     pub(crate) sync: SyncMode,
     pub(crate) voters: u32,
     pub(crate) started_ms: u64,
@@ -141,7 +143,9 @@ impl Shared {
                 limit >> 20
             )));
         }
-        self.status.full.lock().as_ref().map(|why| Error::Full(format!("forebay: {why}").into()))
+        let why =
+            self.status.journal_full.lock().clone().or_else(|| self.status.checkpoint_full.lock().clone());
+        why.map(|why| Error::Full(format!("forebay: {why}").into()))
     }
 
     fn any_mounted(&self, buckets: &[BucketId]) -> bool {
@@ -176,7 +180,7 @@ impl Store {
 
     /// Largest transaction, in encoded bytes.
     pub fn group_bytes_max(&self) -> u64 {
-        GROUP_BYTES_MAX as u64
+        self.shared.group_bytes_max
     }
 
     /// The core's wall clock, milliseconds since the Unix epoch; never goes back.
@@ -243,8 +247,8 @@ impl Store {
         let keyspace = &self.shared.keyspace;
         let row_key = RowKey::object(Table::Object, bucket, key);
         match keyspace.read_latest(row_key, true, false).map_err(base_error)? {
-            Got::Value(raw) => Ok(judge(&self.shared, bucket, raw, keyspace.visible())),
-            Got::Cold | Got::Restart => Ok(Lookup::Later),
+            (Got::Value(raw), at) => Ok(judge(&self.shared, bucket, raw, at)),
+            (Got::Cold | Got::Restart, _) => Ok(Lookup::Later),
         }
     }
 
@@ -255,12 +259,13 @@ impl Store {
         if let Some(error) = self.shared.refuse_growth(&submission.grows) {
             return Err(error);
         }
-        let mut start = 0;
-        for (end, _) in &submission.ends {
-            if end - start > GROUP_BYTES_MAX {
-                return Err(Error::GroupTooLarge((end - start) as u64, GROUP_BYTES_MAX as u64));
+        let (mut start, mut first) = (0, 0);
+        for (end, outcomes) in &submission.ends {
+            let too_many = (outcomes - first) as u64 >= Version::POSITIONS_MAX;
+            if (end - start) as u64 > self.shared.group_bytes_max || too_many {
+                return Err(Error::GroupTooLarge((end - start) as u64, self.shared.group_bytes_max));
             }
-            start = *end;
+            (start, first) = (*end, *outcomes);
         }
         self.shared.submit(submission).await
     }

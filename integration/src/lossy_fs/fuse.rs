@@ -187,11 +187,17 @@ impl Filesystem for LossyFs {
         offset: u64,
         bytes: &[u8],
         _: WriteFlags,
-        _: OpenFlags,
+        flags: OpenFlags,
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match (self.0.lock().write(inode.0, offset, bytes), u32::try_from(bytes.len())) {
+        let mut image = self.0.lock();
+        let mut written = image.write(inode.0, offset, bytes);
+        // LMDB writes its meta page like this and syncs nothing afterwards. O_SYNC includes the bit.
+        if flags.0 & libc::O_DSYNC != 0 {
+            written = written.and_then(|()| image.sync_range(inode.0, offset, bytes.len()));
+        }
+        match (written, u32::try_from(bytes.len())) {
             (Ok(()), Ok(written)) => reply.written(written),
             (Err(refused), _) => reply.error(refused.into()),
             (_, Err(_)) => reply.error(Errno::EINVAL),

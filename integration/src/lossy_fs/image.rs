@@ -1,13 +1,16 @@
 //! What a disk holds now, and what it would hold after a power cut. Pure: no clock, no I/O, seeded.
 //!
 //! Every file has a volatile and a durable image. `fsync` makes a file's bytes and size durable, `fsyncdir` a
-//! directory's names: as POSIX promises, and nothing beyond it. A power cut keeps, by seed, any of the
-//! unsynced sectors of 512 bytes, either size, and any earlier state of an unsynced directory.
+//! directory's names, a write through an `O_DSYNC` descriptor its own bytes: as POSIX promises, and nothing
+//! beyond it. A power cut keeps, by seed, any of the unsynced sectors of 512 bytes, either size, and any
+//! earlier state of an unsynced directory.
 //!
-//! Must hold: what was synced is never lost; a sector is kept whole or not at all.
+//! Must hold: what was synced is never lost; a sector is kept whole or not at all; what lies beyond the end of a
+//! file reads as zeros once the file has grown over it.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Inode number of the root directory.
@@ -56,7 +59,8 @@ struct FileNode {
     volatile_size: u64,
     durable: BTreeMap<u64, Arc<Page>>,
     durable_size: u64,
-    /// Per page a bit for each sector written since the last sync.
+    /// Per page a bit for each sector written or cut off since the last sync; a page that is here and not in
+    /// `volatile` reads as zeros.
     dirty: BTreeMap<u64, u8>,
 }
 
@@ -72,6 +76,26 @@ struct DirectoryNode {
 enum Node {
     File(FileNode),
     Directory(DirectoryNode),
+}
+
+/// What a power cut did to one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TornFile {
+    /// Where the file lies, from the root of the disk, after the cut.
+    pub path: PathBuf,
+    /// Sectors that were not synced.
+    pub unsynced_sectors: u64,
+    /// How many of them went back to what was synced before.
+    pub lost_sectors: u64,
+}
+
+/// What a power cut did. Files that no directory names any more are not in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Damage {
+    /// Files with unsynced sectors, in the order of their paths.
+    pub files: Vec<TornFile>,
+    /// Directories that went back to an earlier state.
+    pub directories: u64,
 }
 
 /// The whole disk.
@@ -172,6 +196,15 @@ impl Image {
         Ok(bytes)
     }
 
+    /// Number of unsynced sectors of the files called `name`, in whatever directory.
+    pub fn unsynced_sectors(&self, name: &OsStr) -> u64 {
+        let named = self.nodes.values().filter_map(|node| match node {
+            Node::Directory(directory) => directory.names.get(name),
+            Node::File(_) => None,
+        });
+        named.filter_map(|inode| self.file(*inode).ok()).map(FileNode::unsynced_sectors).sum()
+    }
+
     /// Writes into the volatile image.
     pub fn write(&mut self, inode: u64, offset: u64, bytes: &[u8]) -> Result<(), Refused> {
         let file = self.file_mut(inode)?;
@@ -191,8 +224,11 @@ impl Image {
         let file = self.file_mut(inode)?;
         if size < file.volatile_size {
             let (page, from) = (size / PAGE as u64, usize_of(size % PAGE as u64));
-            drop(file.volatile.split_off(&(page + u64::from(from > 0))));
-            drop(file.dirty.split_off(&(page + u64::from(from > 0))));
+            let first_gone = page + u64::from(from > 0);
+            drop(file.volatile.split_off(&first_gone));
+            // Only what a cut could bring back is at risk.
+            drop(file.dirty.split_off(&first_gone));
+            file.dirty.extend(file.durable.range(first_gone..).map(|(page, _)| (*page, u8::MAX)));
             if let Some(stored) = file.volatile.get_mut(&page).filter(|_| from > 0) {
                 Arc::make_mut(stored)[from..].fill(0);
                 let dirty = file.dirty.entry(page).or_default();
@@ -223,13 +259,33 @@ impl Image {
     pub fn sync(&mut self, inode: u64) -> Result<(), Refused> {
         let file = self.file_mut(inode)?;
         for page in std::mem::take(&mut file.dirty).into_keys() {
-            if let Some(stored) = file.volatile.get(&page) {
-                file.durable.insert(page, Arc::clone(stored));
+            match file.volatile.get(&page) {
+                Some(stored) => drop(file.durable.insert(page, Arc::clone(stored))),
+                None => drop(file.durable.remove(&page)),
             }
         }
         file.durable_size = file.volatile_size;
-        let end = file.durable_size.div_ceil(PAGE as u64);
-        drop(file.durable.split_off(&end));
+        file.drop_durable_beyond_end();
+        Ok(())
+    }
+
+    /// Makes the sectors that hold `length` bytes from `offset` durable, and the size up to their end: what a
+    /// write through an `O_DSYNC` descriptor promises. The rest of the file stays as unsynced as it was.
+    pub fn sync_range(&mut self, inode: u64, offset: u64, length: usize) -> Result<(), Refused> {
+        let file = self.file_mut(inode)?;
+        for (page, from, part) in pieces(offset, length) {
+            let dirty = file.dirty.get(&page).copied().unwrap_or_default();
+            let written = (from / SECTOR..(from + part.len()).div_ceil(SECTOR))
+                .filter(|sector| dirty & (1 << sector) != 0)
+                .fold(0, |sectors, sector| sectors | 1 << sector);
+            file.make_durable(page, written);
+            if dirty == written {
+                file.dirty.remove(&page);
+            } else {
+                file.dirty.insert(page, dirty & !written);
+            }
+        }
+        file.durable_size = file.durable_size.max((offset + length as u64).min(file.volatile_size));
         Ok(())
     }
 
@@ -240,31 +296,46 @@ impl Image {
     }
 
     /// The power goes and comes back. Nothing has the disk mounted meanwhile.
-    pub fn power_cut(&mut self, random: &mut fastrand::Rng) {
+    pub fn power_cut(&mut self, random: &mut fastrand::Rng) -> Damage {
         // In the order of inode numbers, so that a seed always means the same.
         let mut inodes: Vec<u64> = self.nodes.keys().copied().collect();
         inodes.sort_unstable();
+        let mut torn = HashMap::new();
+        let mut directories = 0;
         for inode in inodes {
             match self.nodes.get_mut(&inode) {
-                Some(Node::File(file)) => file.power_cut(random),
-                Some(Node::Directory(directory)) => directory.power_cut(random),
+                Some(Node::File(file)) => {
+                    let unsynced = file.unsynced_sectors();
+                    let lost = file.power_cut(random);
+                    if unsynced > 0 {
+                        torn.insert(inode, (unsynced, lost));
+                    }
+                }
+                Some(Node::Directory(directory)) => directories += u64::from(directory.power_cut(random)),
                 None => {}
             }
         }
-        self.drop_unreachable();
+        let paths = self.drop_unreachable();
+        let files = paths.into_iter().filter_map(|(path, inode)| {
+            let (unsynced_sectors, lost_sectors) = *torn.get(&inode)?;
+            Some(TornFile { path, unsynced_sectors, lost_sectors })
+        });
+        Damage { files: files.collect(), directories }
     }
 
-    fn drop_unreachable(&mut self) {
-        let mut reached = HashSet::new();
-        let mut open = vec![ROOT];
-        while let Some(inode) = open.pop() {
-            if reached.insert(inode)
-                && let Some(Node::Directory(directory)) = self.nodes.get(&inode)
-            {
-                open.extend(directory.names.values());
+    /// Forgets what no directory names; returns what is left by path.
+    fn drop_unreachable(&mut self) -> BTreeMap<PathBuf, u64> {
+        let mut reached = BTreeMap::new();
+        let mut open = vec![(PathBuf::new(), ROOT)];
+        while let Some((path, inode)) = open.pop() {
+            if let Some(Node::Directory(directory)) = self.nodes.get(&inode) {
+                open.extend(directory.names.iter().map(|(name, inode)| (path.join(name), *inode)));
             }
+            reached.insert(path, inode);
         }
-        self.nodes.retain(|inode, _| reached.contains(inode));
+        let inodes: HashSet<u64> = reached.values().copied().collect();
+        self.nodes.retain(|inode, _| inodes.contains(inode));
+        reached
     }
 
     fn change(&mut self, inode: u64, edit: impl FnOnce(&mut Names)) -> Result<(), Refused> {
@@ -304,33 +375,67 @@ impl Image {
 }
 
 impl FileNode {
-    fn power_cut(&mut self, random: &mut fastrand::Rng) {
-        for (page, sectors) in std::mem::take(&mut self.dirty) {
-            let Some(written) = self.volatile.get(&page) else { continue };
-            for sector in (0..SECTORS).filter(|sector| sectors & (1 << sector) != 0) {
-                if random.bool() {
-                    let kept = self.durable.entry(page).or_insert_with(|| Arc::new([0; PAGE]));
-                    let range = sector * SECTOR..(sector + 1) * SECTOR;
-                    Arc::make_mut(kept)[range.clone()].copy_from_slice(&written[range]);
-                }
-            }
+    fn unsynced_sectors(&self) -> u64 {
+        self.dirty.values().map(|sectors| u64::from(sectors.count_ones())).sum()
+    }
+
+    /// Returns how many unsynced sectors were lost.
+    fn power_cut(&mut self, random: &mut fastrand::Rng) -> u64 {
+        let mut lost = 0;
+        for (page, unsynced) in std::mem::take(&mut self.dirty) {
+            let kept = (0..SECTORS)
+                .filter(|sector| unsynced & (1 << sector) != 0 && random.bool())
+                .fold(0_u8, |sectors, sector| sectors | 1 << sector);
+            lost += u64::from((unsynced & !kept).count_ones());
+            self.make_durable(page, kept);
         }
         if self.volatile_size != self.durable_size && random.bool() {
             self.durable_size = self.volatile_size;
         }
-        let end = self.durable_size.div_ceil(PAGE as u64);
-        drop(self.durable.split_off(&end));
+        self.drop_durable_beyond_end();
         self.volatile = self.durable.clone();
         self.volatile_size = self.durable_size;
+        lost
+    }
+
+    /// Copies sectors of a page to the durable image.
+    fn make_durable(&mut self, page: u64, sectors: u8) {
+        if sectors == 0 {
+            return;
+        }
+        let durable = self.durable.entry(page).or_insert_with(|| Arc::new([0; PAGE]));
+        let durable = Arc::make_mut(durable);
+        for sector in (0..SECTORS).filter(|sector| sectors & (1 << sector) != 0) {
+            let range = sector * SECTOR..(sector + 1) * SECTOR;
+            match self.volatile.get(&page) {
+                Some(written) => durable[range.clone()].copy_from_slice(&written[range]),
+                None => durable[range].fill(0),
+            }
+        }
+    }
+
+    fn drop_durable_beyond_end(&mut self) {
+        let (page, from) = (self.durable_size / PAGE as u64, usize_of(self.durable_size % PAGE as u64));
+        drop(self.durable.split_off(&(page + u64::from(from > 0))));
+        if let Some(stored) = self.durable.get_mut(&page).filter(|_| from > 0)
+            && stored[from..].iter().any(|byte| *byte != 0)
+        {
+            Arc::make_mut(stored)[from..].fill(0);
+        }
     }
 }
 
 impl DirectoryNode {
-    fn power_cut(&mut self, random: &mut fastrand::Rng) {
+    /// Returns whether it went back.
+    fn power_cut(&mut self, random: &mut fastrand::Rng) -> bool {
         let states = self.unsynced.len() + 1;
         let kept = random.usize(0..states);
-        if let Some(names) = self.unsynced.drain(..).nth(kept) {
-            self.names = names;
+        match self.unsynced.drain(..).nth(kept) {
+            Some(names) => {
+                self.names = names;
+                true
+            }
+            None => false,
         }
     }
 }
@@ -447,5 +552,78 @@ mod tests {
         image.set_size(inode, 100).unwrap();
         image.set_size(inode, 5_000).unwrap();
         assert_eq!(all(&image, inode), [vec![9; 100], vec![0; 4_900]].concat());
+    }
+
+    #[test]
+    fn bytes_cut_off_do_not_return_when_the_file_was_synced_after_it_grew_again() {
+        let make = || {
+            let (mut image, inode) = with_file();
+            image.write(inode, 0, &[9; 9_000]).unwrap();
+            image.sync(inode).unwrap();
+            image.set_size(inode, 100).unwrap();
+            image.set_size(inode, 9_000).unwrap();
+            image.sync(inode).unwrap();
+            image
+        };
+        let expected = [vec![9; 100], vec![0; 8_900]].concat();
+        assert!(outcomes(make, |image| all(image, 2) == expected).iter().all(|right| *right));
+    }
+
+    #[test]
+    fn bytes_cut_off_may_return_as_long_as_that_was_not_synced() {
+        let make = || {
+            let (mut image, inode) = with_file();
+            image.write(inode, 0, &[9; 8_192]).unwrap();
+            image.sync(inode).unwrap();
+            image.set_size(inode, 0).unwrap();
+            image.set_size(inode, 8_192).unwrap();
+            image
+        };
+        assert_eq!(outcomes(make, |image| all(image, 2)[5_000]).into_iter().collect::<Vec<_>>(), [0, 9]);
+    }
+
+    #[test]
+    fn a_kept_sector_beyond_a_lost_size_reads_as_zeros_when_the_file_grows() {
+        for seed in 0..64 {
+            let (mut image, inode) = with_file();
+            image.write(inode, 0, &[1; 100]).unwrap();
+            image.sync(inode).unwrap();
+            image.write(inode, 100, &[2; 300]).unwrap();
+            image.power_cut(&mut fastrand::Rng::with_seed(seed));
+            if image.status(inode).unwrap().size == 100 {
+                image.set_size(inode, 400).unwrap();
+                assert_eq!(all(&image, inode), [vec![1; 100], vec![0; 300]].concat(), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_synced_range_survives_and_its_neighbours_do_not_have_to() {
+        let make = || {
+            let (mut image, inode) = with_file();
+            image.write(inode, 0, &[1; 2_048]).unwrap();
+            image.sync_range(inode, 512, 512).unwrap();
+            image
+        };
+        let seen = outcomes(make, |image| {
+            let bytes = all(image, 2);
+            assert_eq!(bytes[512..1_024], [1; 512]);
+            (bytes[0], bytes.get(1_024).copied())
+        });
+        let first: std::collections::BTreeSet<u8> = seen.iter().map(|(first, _)| *first).collect();
+        assert_eq!(first.into_iter().collect::<Vec<_>>(), [0, 1]);
+        assert!(seen.iter().any(|(_, second)| *second != Some(1)), "{seen:?}");
+    }
+
+    #[test]
+    fn the_damage_names_the_file_and_counts_its_sectors() {
+        let (mut image, inode) = with_file();
+        image.write(inode, 0, &[1; 512 * 40]).unwrap();
+        assert_eq!(image.unsynced_sectors(OsStr::new("f")), 40);
+        let damage = image.power_cut(&mut fastrand::Rng::with_seed(1));
+        let [torn] = &damage.files[..] else { panic!("{damage:?}") };
+        assert_eq!((torn.path.as_os_str(), torn.unsynced_sectors), (OsStr::new("f"), 40));
+        assert!((1..40).contains(&torn.lost_sectors), "{damage:?}");
+        assert_eq!(image.unsynced_sectors(OsStr::new("f")), 0);
     }
 }

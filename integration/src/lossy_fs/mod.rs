@@ -6,6 +6,7 @@
 mod fuse;
 pub mod image;
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use fuser::{BackgroundSession, Config, MountOption};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
-use image::Image;
+use image::{Damage, Image};
 
 /// Whether filesystems can be mounted here; the reason if not.
 pub fn available() -> Result<(), String> {
@@ -50,12 +51,18 @@ impl LossyDisk {
 
     /// The power goes: what was not synced is kept or lost by `seed`. Everything that used the disk must be
     /// gone; it is mounted again on return.
-    pub fn power_cut(&mut self, seed: u64) -> io::Result<()> {
+    pub fn power_cut(&mut self, seed: u64) -> io::Result<Damage> {
         if let Some(session) = self.session.take() {
             session.umount_and_join()?;
         }
-        self.image.lock().power_cut(&mut fastrand::Rng::with_seed(seed));
-        self.remount()
+        let damage = self.image.lock().power_cut(&mut fastrand::Rng::with_seed(seed));
+        self.remount()?;
+        Ok(damage)
+    }
+
+    /// Sectors of the files called `name`, in whatever directory, that a cut could lose now.
+    pub fn unsynced_sectors(&self, name: &str) -> u64 {
+        self.image.lock().unsynced_sectors(OsStr::new(name))
     }
 
     fn remount(&mut self) -> io::Result<()> {
@@ -102,5 +109,74 @@ mod tests {
             lost |= found.len() < 20_000 || found[10_000..].contains(&0);
         }
         assert!(lost, "a cut that loses nothing tests nothing");
+    }
+
+    #[test]
+    fn a_write_through_dsync_is_durable_and_seen_through_a_mapping_of_the_file() {
+        use std::os::unix::fs::{FileExt, OpenOptionsExt};
+        if let Err(reason) = available() {
+            eprintln!("!!! SKIPPED: the lossy filesystem: {reason}");
+            return;
+        }
+        let mut disk = LossyDisk::mount().unwrap();
+        let path = disk.path().join("f");
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .custom_flags(libc::O_DSYNC)
+            .open(&path)
+            .unwrap();
+        File::open(disk.path()).unwrap().sync_all().unwrap();
+        file.write_all_at(&[1; 8_192], 0).unwrap();
+        let mapped = Mapping::of(&file, 8_192);
+        assert_eq!(mapped.byte(5_000), 1);
+        file.write_all_at(&[2; 512], 4_608).unwrap();
+        assert_eq!(mapped.byte(5_000), 2);
+        drop((mapped, file));
+        for seed in 0..8 {
+            assert_eq!(disk.power_cut(seed).unwrap(), Damage::default());
+            assert_eq!(fs::read(&path).unwrap(), [vec![1; 4_608], vec![2; 512], vec![1; 3_072]].concat());
+        }
+    }
+
+    /// The first bytes of a file, mapped shared and read only, as LMDB has its data file.
+    struct Mapping {
+        at: *mut libc::c_void,
+        length: usize,
+    }
+
+    impl Mapping {
+        fn of(file: &File, length: usize) -> Self {
+            use std::os::fd::AsRawFd;
+            // SAFETY: a new mapping at an address of the kernel's choice replaces no memory of ours; the
+            // descriptor is open during the call.
+            let at = unsafe {
+                libc::mmap(
+                    std::ptr::null_mut(),
+                    length,
+                    libc::PROT_READ,
+                    libc::MAP_SHARED,
+                    file.as_raw_fd(),
+                    0,
+                )
+            };
+            assert_ne!(at, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+            Self { at, length }
+        }
+
+        fn byte(&self, offset: usize) -> u8 {
+            assert!(offset < self.length);
+            // SAFETY: the mapping is `length` bytes long and the file was never shorter; volatile, because
+            // the file is written meanwhile through its descriptor.
+            unsafe { self.at.cast::<u8>().add(offset).read_volatile() }
+        }
+    }
+
+    impl Drop for Mapping {
+        fn drop(&mut self) {
+            // SAFETY: made by `of` with this length and not unmapped before; no reference into it exists.
+            unsafe { libc::munmap(self.at, self.length) };
+        }
     }
 }

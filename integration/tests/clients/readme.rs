@@ -2,14 +2,17 @@
 //!
 //! Every `sh` block of the section "First five minutes" is typed into one shell, every `python` block into the
 //! Python of the lock file. The daemon is started by the test as `./start` would, on free ports that take the
-//! place of 6379, 9000 and 19080; blocks that call `./start` or `./test` themselves are left out.
+//! place of 6379, 9000 and 19080; blocks of other kinds are left out. The node and the origin that the section
+//! itself starts get free ports as well.
 
+use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use forebay_integration::node::{Endpoints, forebay_program};
 use forebay_integration::python;
 use forebay_integration::wait;
-use std::time::Duration;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const SECTION: &str = "first five minutes";
@@ -38,7 +41,11 @@ fn the_first_five_minutes_work_as_written() {
         serde_json::from_slice::<Endpoints>(&text).map_err(|error| error.to_string())
     });
     let outcome = started.map_err(|error| error.to_string()).and_then(|endpoints| {
-        blocks.iter().try_for_each(|(kind, text)| typed(kind, &with_ports(text, endpoints), directory.path()))
+        let ports = ports(endpoints);
+        let admin = format!("http://{}", endpoints.admin);
+        blocks
+            .iter()
+            .try_for_each(|(kind, text)| typed(kind, &with_ports(text, &ports), directory.path(), &admin))
     });
     daemon.kill().unwrap();
     daemon.wait().unwrap();
@@ -47,24 +54,31 @@ fn the_first_five_minutes_work_as_written() {
     }
 }
 
-fn typed(kind: &str, text: &str, directory: &std::path::Path) -> Result<(), String> {
-    let mut command = match kind {
-        "sh" => Command::new("bash"),
-        _ => Command::new(python::program("python")),
+fn typed(kind: &str, text: &str, directory: &Path, admin: &str) -> Result<(), String> {
+    let mut command = Command::new("timeout");
+    match kind {
+        "sh" => command.args(["300", "bash"]),
+        _ => command.arg("300").arg(python::program("python")),
     };
     let tools = python::program("python");
     let tools = tools.parent().expect("a directory of programs");
     let binary = forebay_program().parent().expect("a directory of programs");
-    let path =
-        format!("{}:{}:{}", binary.display(), tools.display(), std::env::var("PATH").unwrap_or_default());
+    let origin = Path::new(env!("CARGO_BIN_EXE_origin-sim")).parent().expect("a directory of programs");
+    let mut path = std::env::join_paths([binary, tools, origin]).expect("no colon in them");
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
     let file = directory.join(format!("typed.{kind}"));
-    let text = if kind == "sh" { format!("set -euo pipefail\n{text}") } else { text.to_owned() };
+    // What the section starts beside itself must not outlive it.
+    let prelude = "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n";
+    let text = if kind == "sh" { format!("{prelude}{text}") } else { text.to_owned() };
     std::fs::write(&file, &text).map_err(|error| error.to_string())?;
     let output = command
         .arg(&file)
         .current_dir(directory)
         .env("PATH", path)
         .env("HOME", directory)
+        // In place of the default port.
+        .env("FOREBAY_ADMIN", admin)
         .stdin(Stdio::null())
         .output()
         .map_err(|error| error.to_string())?;
@@ -78,10 +92,31 @@ fn typed(kind: &str, text: &str, directory: &std::path::Path) -> Result<(), Stri
     Err(format!("{}\n--- typed ---\n{text}\n--- came back ---\n{said}", output.status))
 }
 
-fn with_ports(text: &str, endpoints: Endpoints) -> String {
-    text.replace("19080", &endpoints.admin.port().to_string())
-        .replace("6379", &endpoints.resp.port().to_string())
-        .replace("9000", &endpoints.s3.port().to_string())
+/// The ports as the README writes them, and those to use.
+fn ports(endpoints: Endpoints) -> Vec<(&'static str, u16)> {
+    let mut ports = vec![
+        ("19080", endpoints.admin.port()),
+        ("6379", endpoints.resp.port()),
+        ("9000", endpoints.s3.port()),
+    ];
+    // Held until all are known, so that no two are the same.
+    let free: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let own = ["19090", "6390", "9010", "9100"];
+    ports.extend(
+        own.into_iter().zip(&free).map(|(written, free)| (written, free.local_addr().unwrap().port())),
+    );
+    ports
+}
+
+fn with_ports(text: &str, ports: &[(&str, u16)]) -> String {
+    // In two steps: a port that was put in may hold the digits of another one.
+    let marked = ports.iter().enumerate().fold(text.to_owned(), |text, (index, (written, _))| {
+        text.replace(written, &format!("<port {index}>"))
+    });
+    ports
+        .iter()
+        .enumerate()
+        .fold(marked, |text, (index, (_, port))| text.replace(&format!("<port {index}>"), &port.to_string()))
 }
 
 /// All `sh` blocks as one text and each `python` block by itself, in the order of their first lines.

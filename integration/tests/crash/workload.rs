@@ -12,7 +12,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::primitives::ByteStream;
 use bytes::Bytes;
-use forebay_integration::ledger::{Ledger, State};
+use forebay_integration::ledger::{Discrepancy, Ledger, State};
 use forebay_integration::node::Node;
 use forebay_integration::origin_sim::OriginSim;
 use forebay_integration::resp_wire::{RespWire, bulk, encode_command};
@@ -97,9 +97,8 @@ impl Workload {
         self.s3 = running.s3.into_iter().map(|thread| thread.join().unwrap()).collect();
     }
 
-    /// Reads every key back over RESP and the S3 keys over S3 too, and compares; then LIST must name exactly
-    /// the keys that are left.
-    pub(crate) fn check_node(&mut self, node: &Node) {
+    /// Reads every key back over RESP and the S3 keys over S3 too; what is not as acknowledged.
+    pub(crate) fn discrepancies(&mut self, node: &Node) -> Vec<Discrepancy> {
         let mut wire = node.resp();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let client = node.s3();
@@ -116,7 +115,16 @@ impl Workload {
                 runtime.block_on(get_object(&client, S3_BUCKET, key))
             }));
         }
+        lost
+    }
+
+    /// Nothing may be in [`discrepancies`](Self::discrepancies); then LIST must name exactly the keys that
+    /// are left, and S3 must show what RESP wrote.
+    pub(crate) fn check_node(&mut self, node: &Node) {
+        let lost = self.discrepancies(node);
         assert!(lost.is_empty(), "{} keys:\n{}\nlog:\n{}", lost.len(), lines(&lost), node.log_tail());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let client = node.s3();
         for (bucket, writers) in [(RESP_BUCKET, &self.resp), (S3_BUCKET, &self.s3)] {
             let expected = settled(writers);
             let listed = runtime.block_on(list(&client, bucket));

@@ -28,8 +28,13 @@ impl Applier {
         head.row_parts(&[part], &mut self.scratch)
     }
 
+    /// The one blob that the running mutation may make.
+    fn blob_id(&self) -> BlobId {
+        BlobId { a: self.version().0, b: 0 }
+    }
+
     fn new_blob(&mut self, bytes: &[u8]) -> BlobId {
-        let blob = BlobId { a: self.version().0, b: 0 };
+        let blob = self.blob_id();
         self.put(RowKey::encoded(&blob_key(Table::Blob, blob)), Some(Arc::from(bytes)));
         blob
     }
@@ -50,7 +55,7 @@ impl Applier {
             return Ok(self.whole_row(head, &gather(parts)));
         }
         let inline: usize = parts.iter().map(inline_len).sum();
-        let spilled = (inline > ROW_BODY_BYTES_MAX).then(|| self.new_blob(&gather_inline(parts)));
+        let spilled = (inline > ROW_BODY_BYTES_MAX).then(|| self.blob_id());
         let mut list: Vec<BodyPart<'_>> = Vec::with_capacity(parts.len());
         let mut spilled_at = 0;
         for part in parts.iter().filter(|part| !part.is_empty()) {
@@ -72,6 +77,9 @@ impl Applier {
         }
         if list.len() > PARTS_MAX {
             return Err(Refusal::TooFragmented);
+        }
+        if spilled.is_some() {
+            self.new_blob(&gather_inline(parts));
         }
         Ok(head.row_parts(&list, &mut self.scratch))
     }

@@ -128,8 +128,8 @@ impl Applier {
         }
     }
 
-    /// Records a mount, or new settings of one; the number stays the same for the same bucket and prefix.
-    /// Pointing it at another origin makes it unattached again.
+    /// Records a mount, or new settings of one; the number stays the same for the same bucket and prefix. One
+    /// that is attached keeps its origin: what is known of the origin's objects holds for that one only.
     pub(super) fn mount(
         &mut self,
         bucket: &[u8],
@@ -156,8 +156,10 @@ impl Applier {
             Some(at) => {
                 let old = &self.state.mounts[at].1;
                 let same_origin = old.origin == row.origin && old.local == row.local;
-                let attached = old.attached && same_origin;
-                self.state.mounts[at].1 = MountRow { attached, ..row };
+                if old.attached && !same_origin {
+                    return Outcome::Refused(Refusal::Mounted(old.origin.clone()));
+                }
+                self.state.mounts[at].1 = MountRow { attached: old.attached, ..row };
                 at
             }
             None => {

@@ -41,20 +41,33 @@ pub(crate) use state::State;
 /// Version of the entry's byte form.
 const ENTRY_LAYOUT: u8 = 1;
 /// Bytes before an entry's mutations.
-pub(crate) const ENTRY_HEAD_BYTES: usize = 9;
+pub(crate) const ENTRY_HEAD_BYTES: usize = 17;
 
-/// Appends the head of an entry: its layout and the leader's stamp (milliseconds since the Unix epoch).
-pub(crate) fn encode_entry_head(stamp_ms: u64, out: &mut Vec<u8>) {
-    out.push(ENTRY_LAYOUT);
-    out.extend_from_slice(&stamp_ms.to_le_bytes());
+/// What the leader lays down for an entry: judged alike on every replica and at every replay, whatever the
+/// config says by then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EntryHead {
+    /// The leader's time, milliseconds since the Unix epoch.
+    pub(crate) stamp_ms: u64,
+    /// Longest body, in bytes.
+    pub(crate) body_bytes_max: u64,
 }
 
-/// The stamp of an entry; `None` if it is malformed or empty (raft's own no-op).
-pub(crate) fn entry_stamp(mut data: &[u8]) -> Option<u64> {
-    if take_u8(&mut data)? != ENTRY_LAYOUT {
-        return None;
+impl EntryHead {
+    /// Appends the byte form.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.push(ENTRY_LAYOUT);
+        out.extend_from_slice(&self.stamp_ms.to_le_bytes());
+        out.extend_from_slice(&self.body_bytes_max.to_le_bytes());
     }
-    take_u64(&mut data)
+
+    /// The head of an entry; `None` if it is malformed or empty (raft's own no-op).
+    fn decode(mut data: &[u8]) -> Option<EntryHead> {
+        if take_u8(&mut data)? != ENTRY_LAYOUT {
+            return None;
+        }
+        Some(EntryHead { stamp_ms: take_u64(&mut data)?, body_bytes_max: take_u64(&mut data)? })
+    }
 }
 
 /// What apply hands back of one entry.
@@ -112,6 +125,7 @@ pub(crate) struct Applier {
     keyspace: Arc<Keyspace>,
     registry: Arc<Registry>,
     cluster: ClusterId,
+    /// Of the running entry.
     body_bytes_max: u64,
     state: State,
     place: Place,
@@ -126,7 +140,6 @@ impl Applier {
         keyspace: Arc<Keyspace>,
         registry: Arc<Registry>,
         cluster: ClusterId,
-        body_bytes_max: u64,
         applied: u64,
         stamp_ms: u64,
     ) -> Result<Applier, BaseError> {
@@ -138,7 +151,7 @@ impl Applier {
             keyspace,
             registry,
             cluster,
-            body_bytes_max,
+            body_bytes_max: 0,
             state,
             place,
             scratch: Vec::new(),
@@ -184,9 +197,10 @@ impl Applier {
         self.place.horizon = self.keyspace.horizon();
         self.place.set = self.keyspace.memtables();
         let mut bytes = data;
-        if let Some(stamp_ms) = entry_stamp(data) {
+        if let Some(head) = EntryHead::decode(data) {
             bytes = &data[ENTRY_HEAD_BYTES..];
-            self.place.stamp_ms = self.place.stamp_ms.max(stamp_ms);
+            self.place.stamp_ms = self.place.stamp_ms.max(head.stamp_ms);
+            self.body_bytes_max = head.body_bytes_max;
         } else if !data.is_empty() {
             tracing::error!(index, "an entry of an unknown layout was skipped");
             bytes = &[];

@@ -19,6 +19,7 @@ use crate::keyspace::base::{Base, BaseError, Change};
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{CHECKPOINT_KEY, CheckpointRow, Table, numbered_key, split_blob_key};
 use crate::keyspace::{Frozen, Keyspace};
+use crate::object::Version;
 
 /// How long a checkpoint waits for older views; they become too old then.
 const VIEWS_WAIT: Duration = Duration::from_secs(10);
@@ -49,6 +50,16 @@ pub(crate) struct Checkpointer {
     /// Dead segments whose row is durably gone, but which somebody still reads.
     retiring: Mutex<Vec<SegmentUsage>>,
     live_bytes: AtomicU64,
+    /// Of a try that ended for lack of space: its bodies are spilled and synced.
+    prepared: Mutex<Option<Prepared>>,
+}
+
+/// A checkpoint that only its commit is missing of.
+struct Prepared {
+    upto: Version,
+    /// In key order.
+    changes: Vec<Change>,
+    usage: UsageChanges,
 }
 
 impl Checkpointer {
@@ -59,7 +70,13 @@ impl Checkpointer {
         usage: &[SegmentUsage],
     ) -> Checkpointer {
         let live_bytes = AtomicU64::new(usage.iter().map(|usage| usage.live_bytes).sum());
-        Checkpointer { keyspace, segments, retiring: Mutex::default(), live_bytes }
+        Checkpointer {
+            keyspace,
+            segments,
+            retiring: Mutex::default(),
+            live_bytes,
+            prepared: Mutex::default(),
+        }
     }
 
     /// Bytes of segments that rows point to.
@@ -67,8 +84,32 @@ impl Checkpointer {
         self.live_bytes.load(Ordering::Relaxed)
     }
 
-    /// See the file's head. Blocks for the time of the writes and syncs.
+    /// See the file's head. Blocks for the time of the writes and syncs. After a lack of space it may be
+    /// called again with the same memtable: what was spilled stays good for the next try.
     pub(crate) fn run(&self, frozen: &Frozen, row: CheckpointRow) -> Result<(), CheckpointError> {
+        let kept = self.prepared.lock().take().filter(|prepared| prepared.upto == frozen.upto);
+        let prepared = match kept {
+            Some(prepared) => prepared,
+            None => self.prepare(frozen, row)?,
+        };
+        let keyspace = &*self.keyspace;
+        if !keyspace.wait_for_views(frozen.upto, VIEWS_WAIT) {
+            tracing::warn!("a read view outlived its time; it will answer an error");
+        }
+        keyspace.announce_commit(frozen.upto);
+        if let Err(error) = keyspace.base.commit(&prepared.changes) {
+            *self.prepared.lock() = Some(prepared);
+            return Err(error.into());
+        }
+        let objects = prepared.changes.iter().map(|(key, _)| key);
+        let objects = objects.filter(|key| key.first() == Some(&(Table::Object as u8)));
+        keyspace.cache.checkpointed(objects.map(|key| &key[..]));
+        keyspace.drop_frozen();
+        self.retire(prepared.usage);
+        Ok(())
+    }
+
+    fn prepare(&self, frozen: &Frozen, row: CheckpointRow) -> Result<Prepared, CheckpointError> {
         let keyspace = &*self.keyspace;
         let keys = frozen.rows.all_keys();
         let mut changes: Vec<Change> = Vec::with_capacity(keys.len() + 1);
@@ -99,17 +140,7 @@ impl Checkpointer {
         usage.push_rows(&mut changes);
         changes.push((Arc::from(CHECKPOINT_KEY), Some(row.encode())));
         changes.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-
-        if !keyspace.wait_for_views(frozen.upto, VIEWS_WAIT) {
-            tracing::warn!("a read view outlived its time; it will answer an error");
-        }
-        keyspace.announce_commit(frozen.upto);
-        keyspace.base.commit(&changes)?;
-        let objects = keys.iter().filter(|key| key.first() == Some(&(Table::Object as u8)));
-        keyspace.cache.checkpointed(objects.map(|key| &key[..]));
-        keyspace.drop_frozen();
-        self.retire(usage);
-        Ok(())
+        Ok(Prepared { upto: frozen.upto, changes, usage })
     }
 
     /// Appends bodies to segments, synced, and fills their places into the changes.

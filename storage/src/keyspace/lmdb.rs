@@ -4,6 +4,7 @@
 //! A crash leaves the last committed checkpoint. Commits are few and large; a read transaction is opened
 //! per read and never held, because one old reader keeps every page freed since.
 
+use std::io::ErrorKind;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub(crate) struct Lmdb {
     /// Above this many bytes in use, reads are taken to leave the page cache.
     resident_bytes: u64,
     used_bytes: AtomicU64,
+    file_bytes: AtomicU64,
 }
 
 impl Lmdb {
@@ -43,20 +45,39 @@ impl Lmdb {
             Ok::<_, heed::Error>(CommitOrAbort::<_, ()>::Commit(rows))
         });
         let rows = opened.map_err(failed)?.unwrap_commit();
-        let lmdb = Lmdb { env, rows, map_bytes, resident_bytes, used_bytes: AtomicU64::new(0) };
-        lmdb.note_usage();
+        let lmdb = Lmdb {
+            env,
+            rows,
+            map_bytes,
+            resident_bytes,
+            used_bytes: AtomicU64::new(0),
+            file_bytes: AtomicU64::new(0),
+        };
+        lmdb.note_usage()?;
         Ok(lmdb)
     }
 
-    fn note_usage(&self) {
-        let info = self.env.info();
-        let page = 4096;
-        self.used_bytes.store((info.last_page_number as u64 + 1) * page, Ordering::Relaxed);
+    /// Pages that hold rows, and the file's high-water mark: freed pages count for the second only.
+    fn note_usage(&self) -> Result<(), BaseError> {
+        let txn = self.env.read_txn().map_err(failed)?;
+        let stat = self.rows.stat(&txn).map_err(failed)?;
+        let page = u64::from(stat.page_size);
+        let pages = stat.branch_pages + stat.leaf_pages + stat.overflow_pages;
+        self.used_bytes.store(pages as u64 * page, Ordering::Relaxed);
+        self.file_bytes.store((self.env.info().last_page_number as u64 + 1) * page, Ordering::Relaxed);
+        Ok(())
     }
 
     fn commit_error(&self, error: heed::Error) -> BaseError {
         match error {
             heed::Error::Mdb(MdbError::MapFull) => {
+                let (used, map) = self.usage();
+                BaseError::Full { used, map }
+            }
+            // The map is sparse: the disk may be full before it is.
+            heed::Error::Io(error)
+                if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+            {
                 let (used, map) = self.usage();
                 BaseError::Full { used, map }
             }
@@ -103,8 +124,7 @@ impl Base for Lmdb {
             }
         }
         txn.commit().map_err(|e| self.commit_error(e))?;
-        self.note_usage();
-        Ok(())
+        self.note_usage()
     }
 
     fn usage(&self) -> (u64, u64) {
@@ -112,6 +132,6 @@ impl Base for Lmdb {
     }
 
     fn may_block(&self) -> bool {
-        self.used_bytes.load(Ordering::Relaxed) > self.resident_bytes
+        self.file_bytes.load(Ordering::Relaxed) > self.resident_bytes
     }
 }

@@ -29,6 +29,8 @@ const SHARDS: usize = 64;
 const SHARD_BITS: u32 = SHARDS.trailing_zeros();
 /// What a slot costs beside its key and value, in bytes (slot, table overhead, two allocation heads).
 const SLOT_OVERHEAD: usize = 160;
+/// What a version in the chain costs beside its value, in bytes.
+const OLDER_OVERHEAD: usize = 64;
 
 /// A row key in two pieces, so that a lookup by (table, bucket, key) copies nothing. Every row key has at
 /// least five bytes.
@@ -116,6 +118,8 @@ struct Slot {
     older: Option<Box<Older>>,
     /// An older version has been dropped: a miss below the kept ones proves nothing.
     dropped: bool,
+    /// The horizon for which the chain was last cut: for the same one there is nothing to cut again.
+    cut_for: Version,
 }
 
 struct Older {
@@ -205,16 +209,27 @@ impl Memtable {
                     let older = slot.older.take();
                     let mut kept =
                         Box::new(Older { version: previous_version, value: previous_value, older });
-                    slot.dropped |= prune(&mut kept, horizon.oldest, &mut freed);
+                    if slot.cut_for != horizon.oldest {
+                        slot.cut_for = horizon.oldest;
+                        slot.dropped |= prune(&mut kept, horizon.oldest, &mut freed);
+                    }
                     slot.older = Some(kept);
+                    self.adjust(OLDER_OVERHEAD, 0);
                 }
             }
             self.adjust(value_len, freed);
             return;
         }
         let key_bytes = key.to_bytes();
-        let slot =
-            Slot { key: key_bytes.clone(), version, value, previous: None, older: None, dropped: false };
+        let slot = Slot {
+            key: key_bytes.clone(),
+            version,
+            value,
+            previous: None,
+            older: None,
+            dropped: false,
+            cut_for: Version::ZERO,
+        };
         slots.insert_unique(hash, slot, |slot| Memtable::hash(&self.hasher, RowKey::encoded(&slot.key)));
         drop(slots);
         self.pending.lock().push(key_bytes);
@@ -301,8 +316,22 @@ impl Memtable {
 
 impl Older {
     fn bytes(&self) -> usize {
-        let own = self.value.as_ref().map_or(0, |v| v.len());
-        own + self.older.as_ref().map_or(0, |older| older.bytes())
+        let (mut sum, mut next) = (0, Some(self));
+        while let Some(older) = next {
+            sum += older.value.as_ref().map_or(0, |v| v.len()) + OLDER_OVERHEAD;
+            next = older.older.as_deref();
+        }
+        sum
+    }
+}
+
+impl Drop for Older {
+    /// Link by link: a chain may be longer than the stack is deep.
+    fn drop(&mut self) {
+        let mut next = self.older.take();
+        while let Some(mut older) = next {
+            next = older.older.take();
+        }
     }
 }
 
@@ -325,7 +354,7 @@ fn prune(kept: &mut Older, oldest: Version, freed: &mut usize) -> bool {
     let mut rest = node.older.take();
     let any = rest.is_some();
     while let Some(mut older) = rest {
-        *freed += older.value.as_ref().map_or(0, |v| v.len());
+        *freed += older.value.as_ref().map_or(0, |v| v.len()) + OLDER_OVERHEAD;
         rest = older.older.take();
     }
     any

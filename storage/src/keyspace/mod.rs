@@ -113,16 +113,21 @@ impl Keyspace {
         self.set.load_full()
     }
 
-    /// Reads at the newest visible index without registering a view. `wait`: whether the caller may block
-    /// on the disk.
+    /// Reads at the newest visible index, which it returns too, without registering a view. `wait`: whether
+    /// the caller may block on the disk.
     #[inline]
-    pub(crate) fn read_latest(&self, key: RowKey<'_>, cached: bool, wait: bool) -> Result<Got, BaseError> {
+    pub(crate) fn read_latest(
+        &self,
+        key: RowKey<'_>,
+        cached: bool,
+        wait: bool,
+    ) -> Result<(Got, Version), BaseError> {
         loop {
             let at = self.visible();
             let set = self.set.load();
             match self.read_at(&set, key, at, cached, wait)? {
                 Got::Restart => continue,
-                got => return Ok(got),
+                got => return Ok((got, at)),
             }
         }
     }
@@ -316,8 +321,8 @@ impl Keyspace {
         self.committing.store(upto.0, Ordering::SeqCst);
     }
 
-    /// The checkpoint has committed `keys`: drops the frozen memtable. Called by the apply thread's owner
-    /// of the set, so that freeze and this never race.
+    /// The checkpoint has been committed: drops the frozen memtable. Never races with a freeze, which waits
+    /// until none is there.
     pub(crate) fn drop_frozen(&self) {
         let set = self.set.load_full();
         self.set.store(Arc::new(MemSet { active: set.active.clone(), frozen: None }));

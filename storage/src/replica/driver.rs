@@ -39,7 +39,8 @@ pub(crate) struct DriverStats {
 /// Tells the driver that a checkpoint has ended.
 #[derive(Default)]
 pub(crate) struct CheckpointDone {
-    running: Mutex<bool>,
+    /// Jobs sent and not ended; a new one may be sent while the last one tidies up.
+    running: Mutex<u32>,
     ended: Condvar,
 }
 
@@ -48,7 +49,7 @@ impl CheckpointDone {
     pub(crate) fn wait(&self, limit: Duration) {
         let until = Instant::now() + limit;
         let mut running = self.running.lock();
-        while *running {
+        while *running > 0 {
             if self.ended.wait_until(&mut running, until).timed_out() {
                 return;
             }
@@ -61,8 +62,13 @@ impl CheckpointDone {
         self.ended.wait_for(&mut running, Duration::from_millis(50));
     }
 
-    fn set(&self, now: bool) {
-        *self.running.lock() = now;
+    fn begin(&self) {
+        *self.running.lock() += 1;
+    }
+
+    fn end(&self) {
+        let mut running = self.running.lock();
+        *running = running.saturating_sub(1);
         self.ended.notify_all();
     }
 }
@@ -94,10 +100,10 @@ impl Driver {
         let full = engine.status.clone();
         threads.push(spawn("checkpoint", move || {
             while let Ok(job) = job_queue.recv() {
-                checkpoint_until_done(&checkpointer, &job, &full.full);
+                checkpoint_until_done(&checkpointer, &job, &full.checkpoint_full);
                 stats.checkpointed.store(job.row.index, Ordering::Release);
                 stats.checkpointed_ms.store(now_ms(), Ordering::Relaxed);
-                checkpoint_done.set(false);
+                checkpoint_done.end();
             }
         })?);
         let syncer = match sync {
@@ -110,6 +116,13 @@ impl Driver {
         };
         let driver_inbox = inbox.clone();
         threads.push(spawn("driver", move || {
+            let (relief_jobs, relief_done) = (jobs.clone(), done.clone());
+            engine.relief = Box::new(move |job| {
+                if let Some(job) = job {
+                    send_job(&relief_jobs, &relief_done, job);
+                }
+                relief_done.wait_or_pause();
+            });
             let mut driving = Driving { jobs, done, syncer };
             if let Err(fatal) = driving.run(&mut engine, &driver_inbox) {
                 tracing::error!(error = %fatal, "the node stops at once; a restart recovers what was acknowledged");
@@ -142,7 +155,7 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<Joi
 
 /// Tries until it is in. Only a lack of space is waited for; anything else about the disk ends the process.
 fn checkpoint_until_done(checkpointer: &Checkpointer, job: &CheckpointJob, full: &Mutex<Option<Arc<str>>>) {
-    let pause = CheckpointDone { running: Mutex::new(true), ended: Condvar::new() };
+    let pause = CheckpointDone { running: Mutex::new(1), ended: Condvar::new() };
     loop {
         match checkpointer.run(&job.frozen, job.row) {
             Ok(()) => {
@@ -161,6 +174,14 @@ fn checkpoint_until_done(checkpointer: &Checkpointer, job: &CheckpointJob, full:
                 std::process::abort();
             }
         }
+    }
+}
+
+fn send_job(jobs: &SyncSender<CheckpointJob>, done: &CheckpointDone, job: CheckpointJob) {
+    done.begin();
+    if jobs.send(job).is_err() {
+        tracing::error!("the checkpoint thread is gone; the node stops at once");
+        std::process::abort();
     }
 }
 
@@ -199,7 +220,8 @@ impl Driving {
             }
             engine.release();
             self.maybe_checkpoint(engine, false);
-            if engine.overgrown() {
+            // While the checkpoint waits for space, only what shrinks is admitted, and that must go on.
+            while engine.overgrown() && engine.status.checkpoint_full.lock().is_none() {
                 self.done.wait(Duration::from_secs(1));
             }
         }
@@ -213,11 +235,7 @@ impl Driving {
 
     fn maybe_checkpoint(&self, engine: &mut Engine, now: bool) {
         if let Some(job) = engine.maybe_freeze(now) {
-            self.done.set(true);
-            if self.jobs.send(job).is_err() {
-                tracing::error!("the checkpoint thread is gone; the node stops at once");
-                std::process::abort();
-            }
+            send_job(&self.jobs, &self.done, job);
         }
     }
 }

@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use parking_lot::Mutex;
 
-use crate::apply::{Applied, Applier, encode_entry_head};
+use crate::apply::{Applied, Applier, EntryHead};
 use crate::clock::SteadyClock;
 use crate::consensus::{Core, CoreError, Effects, Event, LogEntry, LogPosition, is_normal};
 use crate::error::Error;
@@ -92,12 +92,18 @@ pub(crate) struct EngineStatus {
     pub(crate) entries: AtomicU64,
     pub(crate) mounts: Mutex<Vec<(u32, crate::keyspace::tables::MountRow)>>,
     pub(crate) unswept: Mutex<Vec<(crate::object::BucketId, crate::object::Version)>>,
-    /// Rows the checkpoint could not take for lack of space: why.
-    pub(crate) full: Mutex<Option<Arc<str>>>,
+    /// Why the journal has no room, while it has none.
+    pub(crate) journal_full: Mutex<Option<Arc<str>>>,
+    /// Why the checkpoint waits for space, while it does.
+    pub(crate) checkpoint_full: Mutex<Option<Arc<str>>>,
 }
 
 /// Where apply's flush events go; called with the events of one entry before its replies leave.
 pub(crate) type EventSink = Box<dyn FnMut(Vec<FlushEvent>) + Send>;
+
+/// Called while the journal has no room: runs the checkpoint that would free some, if one was due to be
+/// frozen, and waits a moment for it or for space.
+pub(crate) type Relief = Box<dyn FnMut(Option<CheckpointJob>) + Send>;
 
 /// A share of a submission in one entry.
 struct Share {
@@ -129,9 +135,9 @@ struct Packing {
 }
 
 impl Packing {
-    fn new(stamp_ms: u64) -> Packing {
+    fn new(head: EntryHead) -> Packing {
         let mut data = Vec::with_capacity(4096);
-        encode_entry_head(stamp_ms, &mut data);
+        head.encode(&mut data);
         Packing { data, outcomes: 0, places: Vec::new(), shares: Vec::new() }
     }
 }
@@ -144,6 +150,7 @@ pub(crate) struct Engine {
     keyspace: Arc<Keyspace>,
     clock: Arc<SteadyClock>,
     sync: SyncMode,
+    body_bytes_max: u64,
     limits: MemtableLimits,
     proposed: VecDeque<Proposed>,
     waiting: HashMap<u64, Waiting, foldhash::fast::RandomState>,
@@ -155,8 +162,7 @@ pub(crate) struct Engine {
     last_applied: LogPosition,
     /// Term and vote as the journal has them.
     voted: (u64, u64),
-    /// Called while the journal has no room: waits for a checkpoint or for space.
-    relief: Box<dyn FnMut() + Send>,
+    relief: Relief,
     checkpointed: Arc<AtomicU64>,
 }
 
@@ -179,9 +185,10 @@ impl Engine {
         }
         let stamp_ms = self.clock.now_ms().max(self.applier.stamp_ms());
         let mut effects = Effects::default();
-        let mut packing = Packing::new(stamp_ms);
+        let head = EntryHead { stamp_ms, body_bytes_max: self.body_bytes_max };
+        let mut packing = Packing::new(head);
         for pending in batch {
-            self.pack(pending, &mut packing, stamp_ms, &mut effects)?;
+            self.pack(pending, &mut packing, head, &mut effects)?;
         }
         if packing.outcomes > 0 {
             self.propose(packing, &mut effects)?;
@@ -206,7 +213,7 @@ impl Engine {
         &mut self,
         pending: Pending,
         packing: &mut Packing,
-        stamp_ms: u64,
+        head: EntryHead,
         effects: &mut Effects,
     ) -> Result<(), Fatal> {
         let submission = &pending.submission;
@@ -243,7 +250,7 @@ impl Engine {
                 (byte, outcome) = (end_byte, end_outcome);
             }
             if next < ends.len() {
-                let full = std::mem::replace(packing, Packing::new(stamp_ms));
+                let full = std::mem::replace(packing, Packing::new(head));
                 self.propose(full, effects)?;
             }
         }
@@ -316,17 +323,19 @@ impl Engine {
         loop {
             match self.journal.append(records, commit) {
                 Ok(_) => {
-                    *self.status.full.lock() = None;
+                    *self.status.journal_full.lock() = None;
                     return Ok(());
                 }
                 Err(error @ (JournalError::NoSpace(_) | JournalError::Full { .. })) => {
-                    let mut full = self.status.full.lock();
+                    let mut full = self.status.journal_full.lock();
                     if full.is_none() {
                         tracing::error!(%error, "writes wait");
                         *full = Some(error.to_string().into());
                     }
                     drop(full);
-                    (self.relief)();
+                    // Between entries, so that a memtable may be frozen here as well.
+                    let job = self.maybe_freeze(true);
+                    (self.relief)(job);
                     self.release();
                 }
                 Err(error) => return Err(Fatal::Journal(error)),
@@ -369,9 +378,12 @@ impl Engine {
     fn answer(&mut self, proposed: Proposed, results: Vec<Outcome>, views: Vec<View>) {
         let (mut results, mut views) = (results.into_iter(), views.into_iter());
         for share in proposed.shares {
+            // Taken before the look-up: the next share's must not be mistaken for this one's.
+            let own_results: Vec<Outcome> = results.by_ref().take(share.outcomes).collect();
+            let own_views: Vec<View> = views.by_ref().take(share.views).collect();
             let Some(waiting) = self.waiting.get_mut(&share.id) else { continue };
-            waiting.results.results.extend(results.by_ref().take(share.outcomes));
-            waiting.results.views.extend(views.by_ref().take(share.views));
+            waiting.results.results.extend(own_results);
+            waiting.results.views.extend(own_views);
             if share.last
                 && let Some(waiting) = self.waiting.remove(&share.id)
             {
@@ -412,7 +424,8 @@ impl Engine {
     /// Freezes the active memtable if it is due (or `now`) and none is frozen yet.
     pub(crate) fn maybe_freeze(&mut self, now: bool) -> Option<CheckpointJob> {
         let set = self.keyspace.memtables();
-        if set.active.rows() == 0 || set.frozen.is_some() {
+        // An entry that changed nothing moves the checkpoint on too, else the journal would never be freed.
+        if self.active_since_ms.is_none() || set.frozen.is_some() {
             return None;
         }
         let age_ms = self.active_since_ms.map_or(0, |since| self.clock.now_ms().saturating_sub(since));

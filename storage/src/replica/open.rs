@@ -37,8 +37,6 @@ pub(crate) struct Parts {
     pub(crate) cache_bytes: u64,
     pub(crate) body_bytes_max: u64,
     pub(crate) events: EventSink,
-    /// Called while the journal has no room; `None`: waits for the checkpoint thread.
-    pub(crate) relief: Option<Box<dyn FnMut() + Send>>,
 }
 
 /// What opening gives.
@@ -115,7 +113,6 @@ pub(crate) fn open(parts: Parts) -> Result<Opened, OpenError> {
         keyspace.clone(),
         registry.clone(),
         identity.cluster,
-        parts.body_bytes_max,
         checkpoint.index,
         checkpoint.stamp_ms,
     )?;
@@ -128,10 +125,6 @@ pub(crate) fn open(parts: Parts) -> Result<Opened, OpenError> {
     let stats =
         Arc::new(DriverStats { checkpointed: checkpointed.clone(), checkpointed_ms: AtomicU64::new(0) });
     let done = Arc::new(CheckpointDone::default());
-    let relief = parts.relief.unwrap_or_else(|| {
-        let done = done.clone();
-        Box::new(move || done.wait_or_pause())
-    });
     let engine = Engine {
         core,
         journal,
@@ -139,6 +132,7 @@ pub(crate) fn open(parts: Parts) -> Result<Opened, OpenError> {
         keyspace: keyspace.clone(),
         clock: clock.clone(),
         sync: parts.sync,
+        body_bytes_max: parts.body_bytes_max,
         limits: parts.memtable,
         proposed: Default::default(),
         waiting: Default::default(),
@@ -148,7 +142,8 @@ pub(crate) fn open(parts: Parts) -> Result<Opened, OpenError> {
         active_since_ms: None,
         last_applied: position,
         voted,
-        relief,
+        // Whoever drives the engine puts its own in this place.
+        relief: Box::new(|_| {}),
         checkpointed,
     };
     Ok(Opened {
@@ -167,6 +162,11 @@ pub(crate) fn open(parts: Parts) -> Result<Opened, OpenError> {
 }
 
 impl Engine {
+    /// Largest atomic group, in bytes: an entry must fit one journal file.
+    pub(crate) fn group_bytes_max(&self) -> u64 {
+        (super::GROUP_BYTES_MAX as u64).min(self.journal.record_bytes_max().saturating_sub(1024))
+    }
+
     /// Counters of the journal.
     pub(crate) fn journal_metrics(&self) -> Arc<crate::journal::JournalMetrics> {
         self.journal.metrics()

@@ -74,13 +74,18 @@ impl World {
             cache_bytes: 64 << 10,
             body_bytes_max: BODY_BYTES_MAX,
             events: Box::new(|_| {}),
-            relief: Some(Box::new({
-                let disk = self.disk.clone();
-                // Whoever runs the node makes room.
-                move || disk.set_capacity(None)
-            })),
         };
         let mut opened = open(parts).map_err(|error| format!("open: {error}"))?;
+        let (disk, checkpointer, stats) =
+            (self.disk.clone(), opened.checkpointer.clone(), opened.stats.clone());
+        opened.engine.relief = Box::new(move |job| {
+            // Whoever runs the node makes room.
+            disk.set_capacity(None);
+            if let Some(job) = job {
+                checkpointer.run(&job.frozen, job.row).unwrap();
+                stats.checkpointed.store(job.row.index, Relaxed);
+            }
+        });
         opened.engine.start().map_err(|error| format!("start: {error}"))?;
         self.node = Some(opened);
         Ok(())
