@@ -109,6 +109,7 @@ mod tests {
         for (pattern, text, expected) in [
             ("*", "anything", true),
             ("*", "", true),
+            ("**", "", false),
             ("", "", true),
             ("", "a", false),
             ("h?llo", "hello", true),

@@ -44,8 +44,6 @@ fn malformed_requests_get_the_answers_of_redis() {
         "SET k \"unbalanced\r\n".to_owned(),
         "SET k \"a\"b\r\n".to_owned(),
         "\r\n\r\n\nPING\r\n".to_owned(),
-        "POST / HTTP/1.1\r\nHost: x\r\n\r\nPING\r\n".to_owned(),
-        "GET / HTTP/1.1\r\nHost: x\r\n\r\nPING\r\n".to_owned(),
         "*2\r\n$4\r\nECHO\r\n$5\r\nhel".to_owned(),
     ];
     for request in &requests {
@@ -56,6 +54,19 @@ fn malformed_requests_get_the_answers_of_redis() {
     }
     lives(&node);
     node.finish(&[]);
+}
+
+/// A browser that was made to send a request here must not have the rest of it carried out.
+#[test]
+fn an_http_request_ends_the_connection_before_its_body_is_read_as_commands() {
+    let node = Node::start(NodeOptions::default()).unwrap();
+    for method in ["POST", "GET"] {
+        let request = format!("{method} / HTTP/1.1\r\nHost: x\r\n\r\nSET k v\r\nPING\r\n");
+        let said = answer(node.endpoints().resp, request.as_bytes());
+        assert!(!said.ends_with(b"+PONG\r\n"), "{}", said.escape_ascii());
+    }
+    assert_eq!(node.resp().call(&["EXISTS", "k"]).unwrap(), b":0\r\n");
+    node.finish(&["HTTP on the Redis port"]);
 }
 
 /// Redis 7.0 takes up to 2^31 arguments; ours are a million at most, so that a request stays bounded.
