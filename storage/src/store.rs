@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -37,6 +37,8 @@ const PERMIT_BYTES: usize = 1024;
 pub(crate) const INBOX_PERMITS: usize = 64 * 1024;
 /// A wait without a limit, in a form that clocks can add.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// Pause between looks at whether an emptied mount has been swept.
+const SWEEP_POLL: Duration = Duration::from_millis(20);
 /// Share of the LMDB map that may be used before writes are refused; deletes still fit into the rest.
 const MAP_SOFT_PERCENT: u64 = 90;
 
@@ -109,6 +111,12 @@ impl Shared {
         let outcomes = answer.await.map_err(|_| Error::Unknown("the node stopped before it answered"))??;
         let views = outcomes.views.into_iter().map(|view| ReadView::new(self.clone(), view)).collect();
         Ok(Outcomes { results: outcomes.results, views })
+    }
+
+    /// Whether deletes of an emptied, mounted bucket are still to be queued.
+    fn sweeps_a_mount(&self) -> bool {
+        let buckets: Vec<BucketId> = self.status.unswept.lock().iter().map(|(bucket, _)| *bucket).collect();
+        self.any_mounted(&buckets)
     }
 
     /// The flush worker, once it is there.
@@ -327,12 +335,17 @@ impl Store {
         keys: Option<&[(BucketId, Vec<u8>)]>,
         timeout: Option<Duration>,
     ) -> Result<(u64, u64)> {
+        let timeout = timeout.unwrap_or(FOR_EVER);
+        let until = Instant::now() + timeout;
+        // An emptied bucket's deletes are queued as it is swept; they count as committed with FLUSHALL.
+        while self.shared.sweeps_a_mount() && Instant::now() < until {
+            tokio::time::sleep(SWEEP_POLL).await;
+        }
         let upto = self.shared.keyspace.visible();
         let Some(flusher) = self.shared.flusher() else { return Ok((0, 0)) };
         let keys: Option<Vec<(BucketId, Bytes)>> = keys
             .map(|keys| keys.iter().map(|(bucket, key)| (*bucket, Bytes::copy_from_slice(key))).collect());
-        let timeout = timeout.unwrap_or(FOR_EVER);
-        match flusher.wait(upto, keys.as_deref(), timeout).await {
+        match flusher.wait(upto, keys.as_deref(), until.saturating_duration_since(Instant::now())).await {
             Some(pending) => Ok((pending.rows, pending.parked)),
             None => Err(Error::Unavailable("this node does not work the flush queue yet")),
         }
