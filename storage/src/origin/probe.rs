@@ -1,7 +1,7 @@
 //! What an origin can, found by trying; and whether a prefix is still empty.
 //!
 //! Owns the probe's keys and its judgement. What a crash leaves: an object named `.forebay-probe-…`, which
-//! [`is_empty`] overlooks.
+//! [`is_empty`] overlooks and the next probe removes.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,20 @@ pub(super) async fn probe<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Resul
     let removed = origin.delete(delete(&key, None)).await;
     let capabilities = found?;
     removed?;
+    remove_leftovers(origin, prefix).await?;
     Ok(capabilities)
+}
+
+/// Removes what probes left that died on the way: objects of a probe's name, with a probe's body.
+async fn remove_leftovers<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Result<(), OriginError> {
+    let request = ListRequest { prefix: format!("{prefix}{PROBE_NAME}"), max: LIST_PAGE, start_after: None };
+    for object in origin.list(request).await?.objects {
+        let found = origin.get(&object.key, BODY.len() as u64).await;
+        if found.is_ok_and(|found| found.is_some_and(|found| found.body == BODY)) {
+            origin.delete(delete(&object.key, None)).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn judge<O: Origin + ?Sized>(origin: &O, key: &OriginKey) -> Result<Capabilities, OriginError> {
