@@ -47,8 +47,7 @@ fn a_late_put_never_resurrects_a_deleted_key() {
     wait::until_true("the first upload is under way", LIMIT, || origin.strikes(rule) == 1).unwrap();
     resp.call(&["DEL", "k"]).unwrap();
     node.flush_wait(LIMIT);
-    let applied = || origin.record().of_key("cloud", "db/k").count() >= 2;
-    wait::until_true("the late request has landed", LIMIT, applied).unwrap();
+    wait::until_true("the late request is over", LIMIT, || origin.held_back() == 0).unwrap();
     assert!(origin.object("cloud", "db/k").is_none());
     origin.record().assert_clean();
     node.finish(&["origin", "flush"]);
