@@ -1,7 +1,7 @@
 //! What an origin can, found by trying; and whether a prefix is still empty.
 //!
 //! Owns the probe's keys and its judgement. What a crash leaves: an object named `.forebay-probe-…`, which
-//! [`is_empty`] overlooks.
+//! [`is_empty`] overlooks and the next probe removes.
 
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,18 @@ pub(super) async fn probe<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Resul
     let removed = origin.delete(delete(&key, None)).await;
     let capabilities = found?;
     removed?;
+    sweep(origin, prefix).await;
     Ok(capabilities)
+}
+
+/// Removes what earlier probes left when a crash cut them short. What fails is left to the next probe.
+async fn sweep<O: Origin + ?Sized>(origin: &O, prefix: &str) {
+    let leftovers =
+        ListRequest { prefix: format!("{prefix}{PROBE_NAME}"), max: LIST_PAGE, start_after: None };
+    let Ok(page) = origin.list(leftovers).await else { return };
+    for object in page.objects {
+        let _ = origin.delete(delete(&object.key, None)).await;
+    }
 }
 
 async fn judge<O: Origin + ?Sized>(origin: &O, key: &OriginKey) -> Result<Capabilities, OriginError> {
