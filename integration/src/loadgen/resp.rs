@@ -11,8 +11,10 @@ use tokio::net::TcpStream;
 use super::Report;
 use crate::resp_wire::encode_command;
 
-/// Batches are chosen at random among so many pre-encoded ones per thread.
-const BATCHES: usize = 2_000;
+/// Batches are chosen at random among pre-encoded ones: at least so many,
+const BATCHES_MIN: usize = 2_000;
+/// and enough that they name up to so many keys, so that a large keyspace is not read through a small window.
+const COMMANDS_ENCODED: u64 = 1_000_000;
 
 /// Which command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +118,9 @@ impl Load {
             }
             bytes
         };
-        (0..BATCHES).map(|_| batch(&mut random)).collect()
+        let commands = usize::try_from(self.keys.min(COMMANDS_ENCODED)).unwrap_or(usize::MAX);
+        let batches = (commands / self.pipeline.max(1)).max(BATCHES_MIN);
+        (0..batches).map(|_| batch(&mut random)).collect()
     }
 
     fn encode(&self, out: &mut Vec<u8>, number: u64, value: &[u8]) {

@@ -7,6 +7,7 @@
 use std::io;
 use std::net::TcpListener as StdListener;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -153,10 +154,12 @@ impl Origin {
             Fault::ApplyLate(delay) => {
                 let mut request = buffered(request).await?;
                 request.extensions_mut().insert(LateRequest);
+                self.shared.held_back.fetch_add(1, Ordering::AcqRel);
                 tokio::spawn(async move {
                     tokio::time::sleep(delay).await;
                     let _ = self.apply(request).await;
                     drop(flight);
+                    self.shared.held_back.fetch_sub(1, Ordering::AcqRel);
                 });
                 std::future::pending().await
             }

@@ -23,6 +23,7 @@ mod tests;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -55,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     /// Separate from `state`: it is asked before a request touches anything.
     pub(crate) plan: Mutex<FaultPlan>,
+    /// Requests held back by [`ApplyLate`](fault::Fault::ApplyLate).
+    pub(crate) held_back: AtomicUsize,
     started: Instant,
 }
 
@@ -82,8 +85,12 @@ impl OriginSim {
         let listener = TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
         let addr = listener.local_addr()?;
-        let shared =
-            Arc::new(Shared { state: Mutex::default(), plan: Mutex::default(), started: Instant::now() });
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            plan: Mutex::default(),
+            held_back: AtomicUsize::new(0),
+            started: Instant::now(),
+        });
         for name in bucket_names {
             shared.state.lock().buckets.create(name);
         }
@@ -158,6 +165,12 @@ impl OriginSim {
     /// A copy of the record so far.
     pub fn record(&self) -> Record {
         self.shared.state.lock().record.clone()
+    }
+
+    /// Requests that [`ApplyLate`](fault::Fault::ApplyLate) still holds back. One that comes too late for its
+    /// signature is refused when its time has come.
+    pub fn held_back(&self) -> usize {
+        self.shared.held_back.load(Ordering::Acquire)
     }
 
     /// Number of changes applied so far, to wait on.

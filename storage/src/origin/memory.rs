@@ -392,6 +392,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_probe_removes_what_one_cut_short_left_and_nothing_else() {
+        let origin = MemoryOrigin::capable();
+        for key in ["p/.forebay-probe-00", "p/kept", "p/.forebay"] {
+            origin.put(put(key, b"x", Condition::None)).await.unwrap();
+        }
+        origin.probe("p/").await.unwrap();
+        assert_eq!(origin.keys(), ["p/.forebay", "p/kept"]);
+    }
+
+    #[tokio::test]
     async fn probe_assumes_nothing_of_an_origin_that_ignores_conditions_and_checksums() {
         let origin = MemoryOrigin::new("memory://bad", Capabilities::default());
         assert_eq!(origin.probe("").await.unwrap(), Capabilities::default());
