@@ -189,7 +189,7 @@ impl Pipeline {
         let name = args.at(0);
         if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
             // A browser was sent here by a page that means harm: nothing behind this line is a command.
-            tracing::warn!("a client speaks HTTP to the RESP port; its connection is closed");
+            tracing::warn!("HTTP on the Redis port, closing the connection");
             self.session.closing = true;
             return;
         }

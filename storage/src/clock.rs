@@ -69,3 +69,22 @@ impl SteadyClock {
         self.last_ms.fetch_max(stamp_ms, Ordering::AcqRel);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn pitfall_19_the_cores_time_never_goes_back() {
+        let wall = Arc::new(ManualClock::new(1_000));
+        let clock = SteadyClock::new(wall.clone());
+        assert_eq!(clock.now_ms(), 1_000);
+        wall.set(400);
+        assert_eq!(clock.now_ms(), 1_000);
+        clock.observe(2_000);
+        assert_eq!(clock.now_ms(), 2_000);
+        wall.set(3_000);
+        assert_eq!(clock.now_ms(), 3_000);
+    }
+}

@@ -563,6 +563,51 @@ impl<'a> Mutation<'a> {
         }
     }
 
+    /// The objects it looks up.
+    pub(crate) fn objects(&self, visit: &mut dyn FnMut(BucketId, &[u8])) {
+        match self {
+            Mutation::SetString { bucket, key, .. }
+            | Mutation::Append { bucket, key, .. }
+            | Mutation::SetRange { bucket, key, .. }
+            | Mutation::IncrBy { bucket, key, .. }
+            | Mutation::IncrByFloat { bucket, key, .. }
+            | Mutation::Delete { bucket, key }
+            | Mutation::Expire { bucket, key, .. }
+            | Mutation::Persist { bucket, key }
+            | Mutation::PutObject { bucket, key, .. }
+            | Mutation::Rewrite { bucket, key, .. }
+            | Mutation::ExpireDue { bucket, key }
+            | Mutation::Sweep { bucket, key }
+            | Mutation::MarkDirty { bucket, key }
+            | Mutation::FlushStarted { bucket, key, .. }
+            | Mutation::Flushed { bucket, key, .. }
+            | Mutation::FlushPark { bucket, key, .. }
+            | Mutation::FlushAbandon { bucket, key, .. } => visit(*bucket, key),
+            Mutation::Rename { bucket, from, to, .. } => {
+                visit(*bucket, from);
+                visit(*bucket, to);
+            }
+            Mutation::Copy { from_bucket, from, to_bucket, to, .. } => {
+                visit(*from_bucket, from);
+                visit(*to_bucket, to);
+            }
+            Mutation::Atomic { guards, mutations } => {
+                for Guard::VersionIs { bucket, key, .. } in guards {
+                    visit(*bucket, key);
+                }
+                for mutation in mutations {
+                    mutation.objects(visit);
+                }
+            }
+            Mutation::CreateBucket { .. }
+            | Mutation::DeleteBucket { .. }
+            | Mutation::FlushBucket { .. }
+            | Mutation::SweepDone { .. }
+            | Mutation::Mount { .. }
+            | Mutation::MountAttached { .. } => {}
+        }
+    }
+
     /// Takes one mutation off the front of `bytes`; `None` if they are malformed.
     pub(crate) fn decode(bytes: &mut &'a [u8]) -> Option<Mutation<'a>> {
         Mutation::decode_at(bytes, 0)

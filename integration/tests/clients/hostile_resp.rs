@@ -66,7 +66,7 @@ fn an_http_request_ends_the_connection_before_its_body_is_read_as_commands() {
         assert!(!said.ends_with(b"+PONG\r\n"), "{}", said.escape_ascii());
     }
     assert_eq!(node.resp().call(&["EXISTS", "k"]).unwrap(), b":0\r\n");
-    node.finish(&["speaks HTTP"]);
+    node.finish(&["HTTP on the Redis port"]);
 }
 
 /// Redis 7.0 takes up to 2^31 arguments; ours are a million at most, so that a request stays bounded.

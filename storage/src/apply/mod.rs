@@ -27,7 +27,7 @@ use crate::flush::FlushEvent;
 use crate::keyspace::base::BaseError;
 use crate::keyspace::memtable::{Horizon, RowKey, Value};
 use crate::keyspace::tables::{
-    BodyPart, QueueRow, RowReader, Table, blob_key, expiry_key, take_u8, take_u64,
+    BodyPart, QueueRow, RowReader, Table, blob_key, expiry_key, object_key, take_u8, take_u64,
 };
 use crate::keyspace::view::View;
 use crate::keyspace::{Keyspace, MemSet};
@@ -67,6 +67,14 @@ impl EntryHead {
             return None;
         }
         Some(EntryHead { stamp_ms: take_u64(&mut data)?, body_bytes_max: take_u64(&mut data)? })
+    }
+}
+
+/// The object rows that an entry's mutations will look up, as encoded row keys.
+pub(crate) fn entry_keys(entry: &[u8], visit: &mut dyn FnMut(Vec<u8>)) {
+    let mut bytes = entry.get(ENTRY_HEAD_BYTES..).unwrap_or(&[]);
+    while let Some(mutation) = Mutation::decode(&mut bytes) {
+        mutation.objects(&mut |bucket, key| visit(object_key(Table::Object, bucket, key)));
     }
 }
 

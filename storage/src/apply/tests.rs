@@ -319,3 +319,24 @@ fn a_lower_limit_in_the_config_does_not_change_what_a_replay_comes_to() {
     let outcome = story.run(&set(bucket, b"k", &[1; 2000]));
     assert_eq!(outcome, Outcome::Refused(Refusal::TooLarge(1024)));
 }
+
+#[test]
+fn pitfall_19_an_expired_key_stays_gone_when_the_clock_goes_back() {
+    let mut story = Story::new();
+    let start = 1_000_000;
+    let (bucket, existence) = (story.bucket, Existence::Any);
+    let until =
+        |at| Mutation::SetString { bucket, key: b"k", value: b"v", expiry: SetExpiry::At(at), existence };
+    done(story.run(&until(start + 100)));
+    story.world.clock.set(start + 200);
+    done(story.run(&Mutation::ExpireDue { bucket, key: b"k" }));
+    // The next leader's clock is behind; the stamps of the log are not.
+    story.world.crash(true);
+    story.world.clock.set(start);
+    story.world.open().unwrap();
+    assert!(story.row(b"k").is_none());
+    done(story.run(&until(start + 150)));
+    assert!(story.row(b"k").is_none(), "a time that has passed by the log's stamps has passed");
+    done(story.run(&until(start + 250)));
+    assert!(story.row(b"k").is_some());
+}

@@ -110,3 +110,24 @@ impl ReadCache {
         (self.rows.weight(), self.rows.hits(), self.rows.misses())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pitfall_6_a_row_read_before_a_checkpoint_is_not_kept_after_it() {
+        let cache = ReadCache::new(1 << 20);
+        let key = RowKey::encoded(b"O\0\0\0\x01k");
+        let old: Arc<[u8]> = Arc::from(&b"old"[..]);
+        let seen = cache.generation();
+        cache.offer(key, &old, seen);
+        assert_eq!(cache.get(key).as_deref(), Some(&b"old"[..]));
+        // A reader notes the generation, reads the old row, and is slow to offer it.
+        let seen = cache.generation();
+        cache.checkpointed([&b"O\0\0\0\x01k"[..]].into_iter());
+        assert_eq!(cache.get(key), None);
+        cache.offer(key, &old, seen);
+        assert_eq!(cache.get(key), None);
+    }
+}

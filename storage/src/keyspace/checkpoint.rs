@@ -16,11 +16,13 @@ use parking_lot::Mutex;
 
 use crate::blob::{BlobError, BlobId, Pointer, SegmentId, SegmentStore, SegmentUsage};
 use crate::keyspace::base::{Base, BaseError, Change};
-use crate::keyspace::memtable::RowKey;
+use crate::keyspace::memtable::{KeyBytes, RowKey};
 use crate::keyspace::tables::{CHECKPOINT_KEY, CheckpointRow, Table, numbered_key, split_blob_key};
 use crate::keyspace::{Frozen, Keyspace};
 use crate::object::Version;
 
+/// Page faults at once before a commit.
+const TOUCH_THREADS: usize = 8;
 /// How long a checkpoint waits for older views; they become too old then.
 const VIEWS_WAIT: Duration = Duration::from_secs(10);
 
@@ -112,6 +114,9 @@ impl Checkpointer {
     fn prepare(&self, frozen: &Frozen, row: CheckpointRow) -> Result<Prepared, CheckpointError> {
         let keyspace = &*self.keyspace;
         let keys = frozen.rows.all_keys();
+        if keyspace.base.may_block() {
+            touch_pages(&*keyspace.base, &keys);
+        }
         let mut changes: Vec<Change> = Vec::with_capacity(keys.len() + 1);
         let mut blobs: Vec<(usize, BlobId, Arc<[u8]>)> = Vec::new();
         let mut freed: Vec<Pointer> = Vec::new();
@@ -179,6 +184,22 @@ impl Checkpointer {
             }
         });
     }
+}
+
+/// Brings the pages that the commit will change into memory, many at once: LMDB would fault them in one by
+/// one on the writing thread.
+fn touch_pages(base: &dyn Base, keys: &[KeyBytes]) {
+    let share = keys.len().div_ceil(TOUCH_THREADS).max(1);
+    std::thread::scope(|scope| {
+        for keys in keys.chunks(share) {
+            scope.spawn(move || {
+                for key in keys {
+                    // Only the page fault is wanted; the commit meets an error again.
+                    let _ = base.get(key);
+                }
+            });
+        }
+    });
 }
 
 /// The segments in use, as the checkpoint store has them.

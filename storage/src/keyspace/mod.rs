@@ -191,6 +191,18 @@ impl Keyspace {
         self.base.get(&key.to_bytes())
     }
 
+    /// Brings the row's page into memory, unless a memtable or the cache has the row.
+    pub(crate) fn touch(&self, key: RowKey<'_>) {
+        let set = self.set.load();
+        if set.tables().any(|table| table.newest(key).is_some()) || self.cache.get(key).is_some() {
+            return;
+        }
+        if let Err(error) = self.base.get(&key.to_bytes()) {
+            // Whoever needs the row meets the error again, and handles it.
+            tracing::debug!(%error, "a row could not be touched");
+        }
+    }
+
     /// Up to `limit` rows of [from, end) in order, as of `at`, merged from all sources. May block.
     /// `None`: the index has become too old.
     pub(crate) fn range_at(

@@ -394,11 +394,12 @@ mod tests {
     #[tokio::test]
     async fn a_probe_removes_what_one_cut_short_left_and_nothing_else() {
         let origin = MemoryOrigin::capable();
-        for key in ["p/.forebay-probe-00", "p/kept", "p/.forebay"] {
+        origin.put(put("p/.forebay-probe-00", b"forebay probe", Condition::None)).await.unwrap();
+        for key in ["p/.forebay-probe-of-a-user", "p/kept", "p/.forebay"] {
             origin.put(put(key, b"x", Condition::None)).await.unwrap();
         }
         origin.probe("p/").await.unwrap();
-        assert_eq!(origin.keys(), ["p/.forebay", "p/kept"]);
+        assert_eq!(origin.keys(), ["p/.forebay", "p/.forebay-probe-of-a-user", "p/kept"]);
     }
 
     #[tokio::test]

@@ -27,18 +27,20 @@ pub(super) async fn probe<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Resul
     let removed = origin.delete(delete(&key, None)).await;
     let capabilities = found?;
     removed?;
-    sweep(origin, prefix).await;
+    remove_leftovers(origin, prefix).await?;
     Ok(capabilities)
 }
 
-/// Removes what earlier probes left when a crash cut them short. What fails is left to the next probe.
-async fn sweep<O: Origin + ?Sized>(origin: &O, prefix: &str) {
-    let leftovers =
-        ListRequest { prefix: format!("{prefix}{PROBE_NAME}"), max: LIST_PAGE, start_after: None };
-    let Ok(page) = origin.list(leftovers).await else { return };
-    for object in page.objects {
-        let _ = origin.delete(delete(&object.key, None)).await;
+/// Removes what probes left that died on the way: objects of a probe's name, with a probe's body.
+async fn remove_leftovers<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Result<(), OriginError> {
+    let request = ListRequest { prefix: format!("{prefix}{PROBE_NAME}"), max: LIST_PAGE, start_after: None };
+    for object in origin.list(request).await?.objects {
+        let found = origin.get(&object.key, BODY.len() as u64).await;
+        if found.is_ok_and(|found| found.is_some_and(|found| found.body == BODY)) {
+            origin.delete(delete(&object.key, None)).await?;
+        }
     }
+    Ok(())
 }
 
 async fn judge<O: Origin + ?Sized>(origin: &O, key: &OriginKey) -> Result<Capabilities, OriginError> {

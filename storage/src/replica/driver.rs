@@ -1,5 +1,5 @@
-//! The threads of a replica: the driver, which owns the engine, the checkpoint, and with `everysec` the
-//! syncer.
+//! The threads of a replica: the driver, which owns the engine, the checkpoint, those that touch cold rows
+//! ahead of apply, and with `everysec` the syncer.
 //!
 //! The driver waits for submissions, runs a turn, hands a full memtable to the checkpoint thread, and
 //! names the last batch as synced when nothing arrives for a while. Any fatal error ends the process:
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::inbox::{Arrived, Inbox};
+use super::prefetch::Prefetcher;
 use super::{CheckpointJob, Engine, Fatal, SyncMode};
 use crate::journal::{JournalError, PendingSync, Position};
 use crate::keyspace::checkpoint::Checkpointer;
@@ -114,6 +115,8 @@ impl Driver {
                 Some(syncer)
             }
         };
+        let (prefetcher, touching) = Prefetcher::start(engine.keyspace.clone())?;
+        threads.extend(touching);
         let driver_inbox = inbox.clone();
         threads.push(spawn("driver", move || {
             let (relief_jobs, relief_done) = (jobs.clone(), done.clone());
@@ -123,6 +126,7 @@ impl Driver {
                 }
                 relief_done.wait_or_pause();
             });
+            engine.prefetcher = Some(prefetcher);
             let mut driving = Driving { jobs, done, syncer };
             if let Err(fatal) = driving.run(&mut engine, &driver_inbox) {
                 tracing::error!(error = %fatal, "the node stops at once; a restart recovers what was acknowledged");

@@ -10,6 +10,7 @@
 mod driver;
 mod inbox;
 mod open;
+mod prefetch;
 
 #[cfg(test)]
 pub(crate) mod sim;
@@ -163,6 +164,8 @@ pub(crate) struct Engine {
     /// Term and vote as the journal has them.
     voted: (u64, u64),
     relief: Relief,
+    /// Absent in the simulator, whose store is in memory.
+    prefetcher: Option<prefetch::Prefetcher>,
     checkpointed: Arc<AtomicU64>,
 }
 
@@ -260,6 +263,9 @@ impl Engine {
     }
 
     fn propose(&mut self, packing: Packing, effects: &mut Effects) -> Result<(), Fatal> {
+        if let Some(prefetcher) = &self.prefetcher {
+            prefetcher.touch(&packing.data);
+        }
         self.core.step(Event::Propose(packing.data), effects)?;
         let proposed = Proposed { at: self.core.last(), places: packing.places, shares: packing.shares };
         self.proposed.push_back(proposed);

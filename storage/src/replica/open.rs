@@ -144,6 +144,7 @@ pub(crate) fn open(parts: Parts) -> Result<Opened, OpenError> {
         voted,
         // Whoever drives the engine puts its own in this place.
         relief: Box::new(|_| {}),
+        prefetcher: None,
         checkpointed,
     };
     Ok(Opened {

@@ -29,7 +29,7 @@ const BODY_BYTES_MAX: u64 = 64 << 10;
 pub(crate) struct World {
     disk: Arc<SimDisk>,
     base: Arc<SimBase>,
-    clock: Arc<ManualClock>,
+    pub(crate) clock: Arc<ManualClock>,
     random: fastrand::Rng,
     journal_file_bytes: u64,
     pub(crate) body_bytes_max: u64,
