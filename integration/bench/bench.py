@@ -34,7 +34,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one sample")
     parser.add_argument("--count", type=int, default=10_000_000, help="number of keys of `keys`")
-    parser.add_argument("--memory", default="512M", help="memory limit of `limited`")
+    parser.add_argument("--memory", default="1G", help="memory limit of `limited`")
     parser.add_argument("--redis-only", action="store_true", help="run the peer against itself, to test this program")
     options = parser.parse_args()
     bench = Bench(options)
@@ -46,8 +46,9 @@ def main():
         for case in cases:
             table += CASES[case](bench)
     finally:
+        # What was measured before a failure is shown too.
         bench.stop_servers()
-    bench.show(table)
+        bench.show(table)
 
 
 class Bench:
