@@ -1,0 +1,90 @@
+//! Record layouts: round trips, and no bytes that make a decoder panic.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn decode_all(bytes: &[u8]) {
+    if let Some(row) = RowReader::new(bytes) {
+        row.parts().for_each(|part| {
+            part.len();
+        });
+        row.meta();
+    }
+    BucketRow::decode(bytes);
+    MountRow::decode(bytes);
+    QueueRow::decode(bytes);
+    OriginRow::decode(bytes);
+    CheckpointRow::decode(bytes);
+    decode_started(bytes);
+    decode_next_numbers(bytes);
+    decode_meta(bytes);
+    meta_without_checksum(bytes);
+    split_object_key(bytes);
+    split_expiry_key(bytes);
+    split_queue_key(bytes);
+    split_blob_key(bytes);
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        decode_all(&bytes);
+        let known = [&[1u8][..], &bytes].concat();
+        decode_all(&known);
+    }
+
+    #[test]
+    fn an_object_row_reads_back_whole_and_cut_short_it_never_reads_more(
+        version in any::<u64>(),
+        expiry in proptest::option::of(any::<u64>()),
+        md5 in proptest::option::of(any::<[u8; 16]>()),
+        content in any::<u64>(),
+        meta in proptest::collection::vec(any::<u8>(), 0..40),
+        body in proptest::collection::vec(any::<u8>(), 0..600),
+        cut in any::<proptest::sample::Index>(),
+    ) {
+        let head = RowHead {
+            version: Version(version),
+            modified_ms: 7,
+            expires_at_ms: expiry,
+            md5,
+            content_version: Version(content),
+            meta: &meta,
+        };
+        let row = head.row_inline(&body, &mut Vec::new());
+        let read = RowReader::new(&row).unwrap();
+        prop_assert_eq!(read.head(), head);
+        prop_assert_eq!(read.inline_body(), Some(&body[..]));
+        decode_all(&row[..cut.index(row.len())]);
+        let blob = BlobId { a: 1, b: 2 };
+        let parts = [BodyPart::Inline(&body), BodyPart::Zeros(9), BodyPart::Extent { blob, offset: 3, len: 4 }];
+        let row = head.row_parts(&parts, &mut Vec::new());
+        let read = RowReader::new(&row).unwrap();
+        prop_assert_eq!(read.parts().collect::<Vec<_>>(), parts.to_vec());
+        prop_assert_eq!(read.body_len, body.len() as u64 + 13);
+        decode_all(&row[..cut.index(row.len())]);
+    }
+
+    #[test]
+    fn an_origin_row_and_a_queue_row_read_back(
+        rows in any::<u32>(),
+        pending in proptest::option::of(any::<u64>()),
+        started in proptest::option::of(any::<(u64, u64)>()),
+        origin in proptest::option::of((any::<u64>(), "[a-f0-9]{0,40}")),
+        flags in any::<[bool; 3]>(),
+        parked in proptest::option::of("[ -~]{0,60}"),
+    ) {
+        let row = OriginRow {
+            rows,
+            pending: pending.map(Version),
+            started: started.map(|(version, at)| (Version(version), at)),
+            origin: origin.map(|(version, etag)| (Version(version), etag)),
+        };
+        prop_assert_eq!(OriginRow::decode(&row.encode()), Some(row));
+        let [delete, barrier, overwrite] = flags;
+        let (mount, stamp_ms, bytes) = (rows, 5, 6);
+        let row = QueueRow { delete, barrier, overwrite, mount, stamp_ms, bytes, parked, held: None };
+        prop_assert_eq!(QueueRow::decode(&row.encode()), Some(row));
+    }
+}

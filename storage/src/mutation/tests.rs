@@ -1,0 +1,91 @@
+//! The byte form of mutations: round trips, damage, nesting.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn examples<'a>(key: &'a [u8], value: &'a [u8], text: &'a str, number: u64) -> Vec<Mutation<'a>> {
+    let (bucket, version) = (BucketId(3), Version(number));
+    let (existence, expiry) = (Existence::Absent, SetExpiry::At(number));
+    let condition = PutIf { if_match: Some(text), if_none_match: None };
+    let plain = vec![
+        Mutation::SetString { bucket, key, value, expiry, existence },
+        Mutation::Append { bucket, key, value },
+        Mutation::SetRange { bucket, key, offset: number, value },
+        Mutation::IncrBy { bucket, key, delta: number as i64 },
+        Mutation::IncrByFloat { bucket, key, delta: value },
+        Mutation::Delete { bucket, key },
+        Mutation::Expire {
+            bucket,
+            key,
+            at_ms: number,
+            condition: ExpireIf { gt: true, ..ExpireIf::default() },
+        },
+        Mutation::Persist { bucket, key },
+        Mutation::Rename { bucket, from: key, to: key, if_absent: true },
+        Mutation::Copy { from_bucket: bucket, from: key, to_bucket: bucket, to: key, replace: false },
+        Mutation::PutObject { bucket, key, value, meta: value, md5: [7; 16], condition },
+        Mutation::Rewrite { bucket, key, version, value },
+        Mutation::CreateBucket { name: value },
+        Mutation::DeleteBucket { name: value },
+        Mutation::FlushBucket { bucket },
+        Mutation::ExpireDue { bucket, key },
+        Mutation::Sweep { bucket, key },
+        Mutation::SweepDone { bucket, epoch: version },
+        Mutation::Mount {
+            bucket: value,
+            prefix: key,
+            origin: text,
+            origin_prefix: text,
+            mode: MountMode::Local,
+            flushall: true,
+        },
+        Mutation::MountAttached { mount: 9 },
+        Mutation::MarkDirty { bucket, key },
+        Mutation::FlushStarted { bucket, key, version, deadline_ms: number },
+        Mutation::Flushed { bucket, key, version, origin_etag: Some(text) },
+        Mutation::FlushPark { bucket, key, version, reason: text },
+        Mutation::FlushAbandon { bucket, key, version },
+    ];
+    let guards = vec![Guard::VersionIs { bucket, key, version: Some(version) }];
+    let group = Mutation::Atomic { guards: Vec::new(), mutations: plain.clone() };
+    let nested = Mutation::Atomic { guards, mutations: vec![group] };
+    plain.into_iter().chain([nested]).collect()
+}
+
+proptest! {
+    #[test]
+    fn every_mutation_reads_back_and_damaged_it_never_panics(
+        key in proptest::collection::vec(any::<u8>(), 0..40),
+        value in proptest::collection::vec(any::<u8>(), 0..80),
+        text in "[ -~]{0,20}",
+        number in any::<u64>(),
+        at in any::<proptest::sample::Index>(),
+        flip in 1..=255u8,
+    ) {
+        for mutation in examples(&key, &value, &text, number) {
+            let mut bytes = Vec::new();
+            mutation.encode(&mut bytes);
+            let mut rest = &bytes[..];
+            let read = Mutation::decode(&mut rest);
+            prop_assert_eq!(read, Some(mutation));
+            prop_assert!(rest.is_empty());
+            let mut damaged = bytes.clone();
+            damaged[at.index(bytes.len())] ^= flip;
+            Mutation::decode(&mut &damaged[..]);
+            Mutation::decode(&mut &bytes[..at.index(bytes.len())]);
+        }
+    }
+}
+
+#[test]
+fn groups_nest_no_deeper_than_the_codec_allows() {
+    let nest = |inner| Mutation::Atomic { guards: Vec::new(), mutations: vec![inner] };
+    let deep = nest(nest(nest(Mutation::FlushBucket { bucket: BucketId(1) })));
+    let mut bytes = Vec::new();
+    deep.encode(&mut bytes);
+    assert_eq!(Mutation::decode(&mut &bytes[..]), None);
+    // Ten thousand heads, each announcing one more inside.
+    let endless = [TAG_ATOMIC, 0, 0, 0, 0, 1, 0, 0, 0].repeat(10_000);
+    assert_eq!(Mutation::decode(&mut &endless[..]), None);
+}
