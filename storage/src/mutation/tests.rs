@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::codec::TAG_ATOMIC;
 use super::*;
 
 fn examples<'a>(key: &'a [u8], value: &'a [u8], text: &'a str, number: u64) -> Vec<Mutation<'a>> {

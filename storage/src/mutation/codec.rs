@@ -1,0 +1,360 @@
+//! The byte form of mutations: to disk and, with more nodes, over the network.
+//!
+//! A tag per mutation, then its fields; old tags stay readable, and decoding trusts no length.
+
+use super::{Existence, ExpireIf, Guard, MountMode, Mutation, PutIf, SetExpiry};
+use crate::keyspace::tables::{put_bytes, take_bytes, take_u8, take_u32, take_u64};
+use crate::object::{BucketId, KEY_BYTES_MAX, Version};
+
+/// Nesting that the codec allows: EXEC around MSETNX.
+const ATOMIC_DEPTH_MAX: u32 = 2;
+
+impl<'a> Mutation<'a> {
+    /// Appends the byte form.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Mutation::SetString { bucket, key, value, expiry, existence } => {
+                out.push(1);
+                let expiry_tag = match expiry {
+                    SetExpiry::Clear => 0,
+                    SetExpiry::Keep => 1,
+                    SetExpiry::At(_) => 2,
+                };
+                out.push(expiry_tag | (existence_tag(*existence) << 4));
+                put_key(out, *bucket, key);
+                put_bytes(out, value);
+                if let SetExpiry::At(at) = expiry {
+                    out.extend_from_slice(&at.to_le_bytes());
+                }
+            }
+            Mutation::Append { bucket, key, value } => {
+                out.push(2);
+                put_key(out, *bucket, key);
+                put_bytes(out, value);
+            }
+            Mutation::SetRange { bucket, key, offset, value } => {
+                out.push(3);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&offset.to_le_bytes());
+                put_bytes(out, value);
+            }
+            Mutation::IncrBy { bucket, key, delta } => {
+                out.push(4);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&delta.to_le_bytes());
+            }
+            Mutation::IncrByFloat { bucket, key, delta } => {
+                out.push(5);
+                put_key(out, *bucket, key);
+                put_bytes(out, delta);
+            }
+            Mutation::Delete { bucket, key } => {
+                out.push(6);
+                put_key(out, *bucket, key);
+            }
+            Mutation::Expire { bucket, key, at_ms, condition } => {
+                out.push(7);
+                let c = condition;
+                out.push(u8::from(c.nx) | u8::from(c.xx) << 1 | u8::from(c.gt) << 2 | u8::from(c.lt) << 3);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&at_ms.to_le_bytes());
+            }
+            Mutation::Persist { bucket, key } => {
+                out.push(8);
+                put_key(out, *bucket, key);
+            }
+            Mutation::Rename { bucket, from, to, if_absent } => {
+                out.push(9);
+                out.push(u8::from(*if_absent));
+                put_key(out, *bucket, from);
+                put_bytes(out, to);
+            }
+            Mutation::Copy { from_bucket, from, to_bucket, to, replace } => {
+                out.push(10);
+                out.push(u8::from(*replace));
+                put_key(out, *from_bucket, from);
+                put_key(out, *to_bucket, to);
+            }
+            Mutation::PutObject { bucket, key, value, meta, md5, condition } => {
+                out.push(11);
+                out.push(
+                    u8::from(condition.if_match.is_some()) | u8::from(condition.if_none_match.is_some()) << 1,
+                );
+                put_key(out, *bucket, key);
+                put_bytes(out, value);
+                put_bytes(out, meta);
+                out.extend_from_slice(md5);
+                for text in [condition.if_match, condition.if_none_match].into_iter().flatten() {
+                    put_bytes(out, text.as_bytes());
+                }
+            }
+            Mutation::Rewrite { bucket, key, version, value } => {
+                out.push(12);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+                put_bytes(out, value);
+            }
+            Mutation::CreateBucket { name } => {
+                out.push(13);
+                put_bytes(out, name);
+            }
+            Mutation::DeleteBucket { name } => {
+                out.push(14);
+                put_bytes(out, name);
+            }
+            Mutation::FlushBucket { bucket } => {
+                out.push(15);
+                out.extend_from_slice(&bucket.0.to_le_bytes());
+            }
+            Mutation::ExpireDue { bucket, key } => {
+                out.push(16);
+                put_key(out, *bucket, key);
+            }
+            Mutation::Sweep { bucket, key } => {
+                out.push(17);
+                put_key(out, *bucket, key);
+            }
+            Mutation::SweepDone { bucket, epoch } => {
+                out.push(26);
+                out.extend_from_slice(&bucket.0.to_le_bytes());
+                out.extend_from_slice(&epoch.0.to_le_bytes());
+            }
+            Mutation::Mount { bucket, prefix, origin, origin_prefix, mode, flushall } => {
+                out.push(18);
+                out.push(u8::from(*mode == MountMode::Local) | u8::from(*flushall) << 1);
+                put_bytes(out, bucket);
+                put_bytes(out, prefix);
+                put_bytes(out, origin.as_bytes());
+                put_bytes(out, origin_prefix.as_bytes());
+            }
+            Mutation::MountAttached { mount } => {
+                out.push(19);
+                out.extend_from_slice(&mount.to_le_bytes());
+            }
+            Mutation::MarkDirty { bucket, key } => {
+                out.push(20);
+                put_key(out, *bucket, key);
+            }
+            Mutation::FlushStarted { bucket, key, version, deadline_ms } => {
+                out.push(21);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+                out.extend_from_slice(&deadline_ms.to_le_bytes());
+            }
+            Mutation::Flushed { bucket, key, version, origin_etag } => {
+                out.push(22);
+                out.push(u8::from(origin_etag.is_some()));
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+                put_bytes(out, origin_etag.unwrap_or("").as_bytes());
+            }
+            Mutation::FlushPark { bucket, key, version, reason } => {
+                out.push(23);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+                put_bytes(out, reason.as_bytes());
+            }
+            Mutation::FlushAbandon { bucket, key, version } => {
+                out.push(24);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+            }
+            Mutation::Atomic { guards, mutations } => {
+                encode_atomic_head(out, guards, mutations.len() as u32);
+                for mutation in mutations {
+                    mutation.encode(out);
+                }
+            }
+        }
+    }
+
+    /// Takes one mutation off the front of `bytes`; `None` if they are malformed.
+    pub(crate) fn decode(bytes: &mut &'a [u8]) -> Option<Mutation<'a>> {
+        Mutation::decode_at(bytes, 0)
+    }
+
+    fn decode_at(b: &mut &'a [u8], depth: u32) -> Option<Mutation<'a>> {
+        Some(match take_u8(b)? {
+            1 => {
+                let tags = take_u8(b)?;
+                let (bucket, key) = take_key(b)?;
+                let value = take_bytes(b)?;
+                let expiry = match tags & 15 {
+                    0 => SetExpiry::Clear,
+                    1 => SetExpiry::Keep,
+                    2 => SetExpiry::At(take_u64(b)?),
+                    _ => return None,
+                };
+                let existence = match tags >> 4 {
+                    0 => Existence::Any,
+                    1 => Existence::Absent,
+                    2 => Existence::Present,
+                    _ => return None,
+                };
+                Mutation::SetString { bucket, key, value, expiry, existence }
+            }
+            2 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Append { bucket, key, value: take_bytes(b)? }
+            }
+            3 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::SetRange { bucket, key, offset: take_u64(b)?, value: take_bytes(b)? }
+            }
+            4 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::IncrBy { bucket, key, delta: take_u64(b)? as i64 }
+            }
+            5 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::IncrByFloat { bucket, key, delta: take_bytes(b)? }
+            }
+            6 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Delete { bucket, key }
+            }
+            7 => {
+                let tags = take_u8(b)?;
+                let (bucket, key) = take_key(b)?;
+                let condition =
+                    ExpireIf { nx: tags & 1 != 0, xx: tags & 2 != 0, gt: tags & 4 != 0, lt: tags & 8 != 0 };
+                Mutation::Expire { bucket, key, at_ms: take_u64(b)?, condition }
+            }
+            8 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Persist { bucket, key }
+            }
+            9 => {
+                let if_absent = take_u8(b)? != 0;
+                let (bucket, from) = take_key(b)?;
+                Mutation::Rename { bucket, from, to: take_key_bytes(b)?, if_absent }
+            }
+            10 => {
+                let replace = take_u8(b)? != 0;
+                let (from_bucket, from) = take_key(b)?;
+                let (to_bucket, to) = take_key(b)?;
+                Mutation::Copy { from_bucket, from, to_bucket, to, replace }
+            }
+            11 => {
+                let tags = take_u8(b)?;
+                let (bucket, key) = take_key(b)?;
+                let value = take_bytes(b)?;
+                let meta = take_bytes(b)?;
+                let (md5, rest) = b.split_first_chunk::<16>()?;
+                *b = rest;
+                let if_match = if tags & 1 != 0 { Some(take_str(b)?) } else { None };
+                let if_none_match = if tags & 2 != 0 { Some(take_str(b)?) } else { None };
+                let condition = PutIf { if_match, if_none_match };
+                Mutation::PutObject { bucket, key, value, meta, md5: *md5, condition }
+            }
+            12 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Rewrite { bucket, key, version: Version(take_u64(b)?), value: take_bytes(b)? }
+            }
+            13 => Mutation::CreateBucket { name: take_bytes(b)? },
+            14 => Mutation::DeleteBucket { name: take_bytes(b)? },
+            15 => Mutation::FlushBucket { bucket: BucketId(take_u32(b)?) },
+            16 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::ExpireDue { bucket, key }
+            }
+            17 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Sweep { bucket, key }
+            }
+            18 => {
+                let tags = take_u8(b)?;
+                Mutation::Mount {
+                    bucket: take_bytes(b)?,
+                    prefix: take_bytes(b)?,
+                    origin: take_str(b)?,
+                    origin_prefix: take_str(b)?,
+                    mode: if tags & 1 != 0 { MountMode::Local } else { MountMode::WriteBack },
+                    flushall: tags & 2 != 0,
+                }
+            }
+            19 => Mutation::MountAttached { mount: take_u32(b)? },
+            20 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::MarkDirty { bucket, key }
+            }
+            21 => {
+                let (bucket, key) = take_key(b)?;
+                let version = Version(take_u64(b)?);
+                Mutation::FlushStarted { bucket, key, version, deadline_ms: take_u64(b)? }
+            }
+            22 => {
+                let present = take_u8(b)? != 0;
+                let (bucket, key) = take_key(b)?;
+                let version = Version(take_u64(b)?);
+                let etag = take_str(b)?;
+                Mutation::Flushed { bucket, key, version, origin_etag: present.then_some(etag) }
+            }
+            23 => {
+                let (bucket, key) = take_key(b)?;
+                let version = Version(take_u64(b)?);
+                Mutation::FlushPark { bucket, key, version, reason: take_str(b)? }
+            }
+            24 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::FlushAbandon { bucket, key, version: Version(take_u64(b)?) }
+            }
+            26 => Mutation::SweepDone { bucket: BucketId(take_u32(b)?), epoch: Version(take_u64(b)?) },
+            TAG_ATOMIC if depth < ATOMIC_DEPTH_MAX => {
+                let mut guards = Vec::new();
+                for _ in 0..take_u32(b)? {
+                    let present = take_u8(b)? != 0;
+                    let (bucket, key) = take_key(b)?;
+                    let version = Version(take_u64(b)?);
+                    guards.push(Guard::VersionIs { bucket, key, version: present.then_some(version) });
+                }
+                let mut mutations = Vec::new();
+                for _ in 0..take_u32(b)? {
+                    mutations.push(Mutation::decode_at(b, depth + 1)?);
+                }
+                Mutation::Atomic { guards, mutations }
+            }
+            _ => return None,
+        })
+    }
+}
+
+pub(super) const TAG_ATOMIC: u8 = 25;
+
+/// Appends the head of an atomic group; the caller appends `count` mutations behind it.
+pub(crate) fn encode_atomic_head(out: &mut Vec<u8>, guards: &[Guard<'_>], count: u32) {
+    out.push(TAG_ATOMIC);
+    out.extend_from_slice(&(guards.len() as u32).to_le_bytes());
+    for Guard::VersionIs { bucket, key, version } in guards {
+        out.push(u8::from(version.is_some()));
+        put_key(out, *bucket, key);
+        out.extend_from_slice(&version.unwrap_or(Version::ZERO).0.to_le_bytes());
+    }
+    out.extend_from_slice(&count.to_le_bytes());
+}
+
+fn existence_tag(existence: Existence) -> u8 {
+    match existence {
+        Existence::Any => 0,
+        Existence::Absent => 1,
+        Existence::Present => 2,
+    }
+}
+
+fn put_key(out: &mut Vec<u8>, bucket: BucketId, key: &[u8]) {
+    out.extend_from_slice(&bucket.0.to_le_bytes());
+    put_bytes(out, key);
+}
+
+fn take_key<'a>(b: &mut &'a [u8]) -> Option<(BucketId, &'a [u8])> {
+    let bucket = BucketId(take_u32(b)?);
+    Some((bucket, take_key_bytes(b)?))
+}
+
+fn take_key_bytes<'a>(b: &mut &'a [u8]) -> Option<&'a [u8]> {
+    take_bytes(b).filter(|key| key.len() <= KEY_BYTES_MAX)
+}
+
+fn take_str<'a>(b: &mut &'a [u8]) -> Option<&'a str> {
+    std::str::from_utf8(take_bytes(b)?).ok()
+}
