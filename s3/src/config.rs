@@ -42,6 +42,9 @@ pub struct S3Config {
     /// The region told to clients (GetBucketLocation, HeadBucket). Signatures for any region are accepted:
     /// clients guess it, and it protects nothing here.
     pub region: String,
+    /// Domains under which a host names a bucket (`s3.localhost`: `bucket.s3.localhost`); lower case, without
+    /// a port. Empty: path style alone.
+    pub domains: Vec<String>,
     /// Connections served at once. Further ones wait in the kernel's accept queue. Each may hold one
     /// request head and one body of at most the inline threshold.
     pub connections_max: usize,
@@ -69,6 +72,7 @@ impl S3Config {
             access_key_id: access_key_id.into(),
             secret_access_key,
             region: "us-east-1".to_owned(),
+            domains: Vec::new(),
             connections_max: 4096,
             skew_max: Duration::from_secs(15 * 60),
             head_timeout: Duration::from_secs(30),

@@ -12,6 +12,8 @@ use forebay_storage::submission::Submission;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio::task::JoinHandle;
 
+mod bucket_operations;
+
 use super::*;
 use crate::testing::client::{Answer, Connection, within};
 use crate::testing::{ACCESS_KEY, RawRequest, SECRET_KEY};
@@ -34,6 +36,15 @@ async fn start() -> Server {
 
 /// With the bucket `bucket`, and bodies of up to `body_bytes`.
 async fn start_in(region: &str, body_bytes: u64) -> Server {
+    start_node(body_bytes, |config| config.region = region.to_owned()).await
+}
+
+/// With other settings of the front end.
+async fn start_with(change: impl FnOnce(&mut S3Config)) -> Server {
+    start_node(64 << 10, change).await
+}
+
+async fn start_node(body_bytes: u64, change: impl FnOnce(&mut S3Config)) -> Server {
     let dir = tempfile::tempdir().expect("a directory");
     let mut storage =
         StorageConfig { map_bytes: 1 << 30, journal_file_bytes: 16 << 20, ..StorageConfig::new(dir.path()) };
@@ -44,7 +55,7 @@ async fn start_in(region: &str, body_bytes: u64) -> Server {
     let address = listener.local_addr().expect("an address");
     let shutdown = CancellationToken::new();
     let mut config = S3Config::new(ACCESS_KEY, SecretAccessKey::new(SECRET_KEY));
-    config.region = region.to_owned();
+    change(&mut config);
     let task = tokio::spawn(serve(listener, node.store(), config, shutdown.clone()));
     Server { address, node, shutdown, task, _dir: dir }
 }
@@ -490,6 +501,9 @@ async fn subresources_leave_the_object_as_it_is() {
     let before = server.put("k", b"v").await.header("etag").map(str::to_owned);
     for method in ["PUT", "DELETE", "POST"] {
         for name in ["tagging", "acl", "uploadId", "partNumber", "uploads", "retention", "versionId"] {
+            if (method, name) == ("DELETE", "tagging") {
+                continue;
+            }
             let answer = server.ask(object(method, "k").query(name, "1").body(b"evil")).await;
             assert_eq!((answer.status, answer.code()), (501, "NotImplemented"), "{method} ?{name}");
         }

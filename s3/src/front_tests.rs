@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::auth::SigningKeys;
-use crate::body::Announced;
+use crate::body::{AlsoWanted, Announced, Receiving};
 use crate::config::SecretAccessKey;
 use crate::testing::client::{Answer, Connection, within};
 use crate::testing::{ACCESS_KEY, RawRequest, SECRET_KEY};
@@ -61,7 +61,13 @@ impl MapRoute {
             Operation::PutObject => {
                 let announced = Announced::read(headers, LIMIT)?;
                 let claim = facts.claim.as_ref().expect("s3s lets no anonymous request through");
-                let body = announced.receive(&facts.body, claim, &self.keys, self.stall_timeout).await?;
+                let receiving = Receiving {
+                    body: &facts.body,
+                    claim,
+                    keys: &self.keys,
+                    stall_timeout: self.stall_timeout,
+                };
+                let body = announced.receive(receiving, AlsoWanted::default()).await?;
                 self.objects.lock().expect("unpoisoned").insert(key.clone(), body.bytes);
                 Ok(S3Response::new(Body::empty()))
             }
@@ -70,7 +76,7 @@ impl MapRoute {
                 None => Err(Refused::no_such_key()),
             },
             Operation::NotImplemented(name) => Err(Refused::not_implemented(name)),
-            other => panic!("{other:?} through the route"),
+            _ => Err(Refused::not_implemented("not an operation of the map")),
         }
     }
 }

@@ -11,7 +11,7 @@
 //! error      kinds of the core become S3 codes in one match
 //! ```
 //!
-//! Path style only. The crate knows no RESP and no cluster; it reads and writes through
+//! The crate knows no RESP and no cluster; it reads and writes through
 //! [`forebay_storage::store::Store`] alone.
 //!
 //! # Why the body goes around s3s
@@ -45,6 +45,7 @@ mod config;
 mod core_tests;
 mod error;
 mod front;
+mod host;
 mod listener;
 mod metadata;
 mod operation;
@@ -57,6 +58,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 mod timestamp;
+mod xml;
 
 use std::io;
 use std::sync::Arc;

@@ -8,6 +8,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use forebay_storage::error::Error;
 use forebay_storage::object::{BucketId, ObjectRow};
 use forebay_storage::read::{Lookup, ReadView};
 use forebay_storage::store::{Store, SyncMode};
@@ -18,14 +20,36 @@ use s3s::dto;
 use s3s::route::S3Route;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::SigningKeys;
+use crate::body::{AlsoWanted, Announced, Receiving, too_long};
 use crate::config::S3Config;
 use crate::error::Refused;
+use crate::host::Domains;
 use crate::operation::{self, Operation};
 use crate::request::RequestFacts;
 use crate::request_id::RequestIds;
 use crate::target::Target;
+
+/// XML documents that may be held at once, in permits of [`DOCUMENT_PERMIT_BYTES`]: 32 MiB. Further ones wait
+/// unread.
+const DOCUMENT_PERMITS: usize = 32 << 10;
+const DOCUMENT_PERMIT_BYTES: u64 = 1 << 10;
+
+/// An XML document that has passed the checks its headers asked for.
+pub(crate) struct Document {
+    bytes: Bytes,
+    _held: OwnedSemaphorePermit,
+}
+
+impl std::ops::Deref for Document {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
 
 /// What operations work with.
 pub(crate) struct Operations {
@@ -36,6 +60,7 @@ pub(crate) struct Operations {
     /// node runs.
     pub(crate) ack: HeaderValue,
     ids: Arc<RequestIds>,
+    documents: Arc<Semaphore>,
 }
 
 impl Operations {
@@ -50,12 +75,49 @@ impl Operations {
         let ack = HeaderValue::try_from(format!("{copies}/{voters} {noun}{sync}"))
             .unwrap_or(HeaderValue::from_static("unknown"));
         let keys = SigningKeys::new(config.secret_access_key.clone());
-        Operations { store, config, keys, ack, ids }
+        let documents = Arc::new(Semaphore::new(DOCUMENT_PERMITS));
+        Operations { store, config, keys, ack, ids, documents }
     }
 
     /// The bucket of that name.
     pub(crate) fn bucket(&self, name: &str) -> Result<BucketId, Refused> {
         self.store.bucket(name.as_bytes()).ok_or_else(|| Refused::no_such_bucket(name))
+    }
+
+    /// What is needed to take the request's body off the socket. s3s lets no anonymous request through.
+    pub(crate) fn receiving<'a>(&'a self, facts: &'a RequestFacts) -> Result<Receiving<'a>, Refused> {
+        let Some(claim) = &facts.claim else {
+            return Err(Refused::new("AccessDenied", 403, "Signature is required"));
+        };
+        let stall_timeout = self.config.stall_timeout;
+        Ok(Receiving { body: &facts.body, claim, keys: &self.keys, stall_timeout })
+    }
+
+    /// A whole XML document of at most `limit` bytes, verified. Waits while too much of such is held.
+    /// With `needs_digest` the client must have sent Content-MD5 or a checksum.
+    pub(crate) async fn receive_document(
+        &self,
+        facts: &RequestFacts,
+        headers: &HeaderMap,
+        limit: u64,
+        needs_digest: bool,
+    ) -> Result<Document, Refused> {
+        let announced = Announced::read(headers, u64::MAX)?;
+        if announced.length() > limit {
+            return Err(too_long(limit));
+        }
+        if needs_digest && !announced.has_digest() {
+            return Err(Refused::new(
+                "InvalidRequest",
+                400,
+                "Missing required header for this request: Content-MD5 OR x-amz-checksum-*",
+            ));
+        }
+        let permits = (announced.length() / DOCUMENT_PERMIT_BYTES + 1).min(DOCUMENT_PERMITS as u64) as u32;
+        let held = Arc::clone(&self.documents).acquire_many_owned(permits).await;
+        let held = held.map_err(|_| Refused::from(Error::Stopping))?;
+        let body = announced.receive(self.receiving(facts)?, AlsoWanted::default()).await?;
+        Ok(Document { bytes: body.bytes, _held: held })
     }
 
     /// The object as it stands, with a view that reads its body where the row does not hold it.
@@ -95,6 +157,9 @@ pub(crate) fn configure(builder: &mut S3ServiceBuilder, config: &S3Config) {
     let mut s3s_config = S3sConfig::default();
     s3s_config.presigned_url_max_skew_time_secs =
         u32::try_from(config.skew_max.as_secs()).unwrap_or(u32::MAX);
+    if !config.domains.is_empty() {
+        builder.set_host(Domains(config.domains.clone()));
+    }
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(s3s_config))));
 }
 
@@ -157,6 +222,20 @@ impl S3 for BucketOperations {
         Ok(S3Response::new(operation::get_bucket_location::run(&self.0, &req.input)?))
     }
 
+    async fn list_objects(
+        &self,
+        req: S3Request<dto::ListObjectsInput>,
+    ) -> S3Result<S3Response<dto::ListObjectsOutput>> {
+        Ok(S3Response::new(operation::list_objects::run(&self.0, req.input).await?))
+    }
+
+    async fn list_object_versions(
+        &self,
+        req: S3Request<dto::ListObjectVersionsInput>,
+    ) -> S3Result<S3Response<dto::ListObjectVersionsOutput>> {
+        Ok(S3Response::new(operation::list_object_versions::run(&self.0, req.input).await?))
+    }
+
     async fn list_objects_v2(
         &self,
         req: S3Request<dto::ListObjectsV2Input>,
@@ -196,8 +275,10 @@ async fn run_object_operation(
     if let Operation::NotImplemented(name) = facts.operation {
         return Err(Refused::not_implemented(name));
     }
-    let Target::Object { bucket, key } = &facts.target else {
-        return Err(Refused::not_implemented("this request"));
+    let (bucket, key) = match &facts.target {
+        Target::Object { bucket, key } => (bucket, &key[..]),
+        Target::Bucket { bucket } => (bucket, &b""[..]),
+        Target::Service => return Err(Refused::not_implemented("this request")),
     };
     let bucket = operations.bucket(bucket)?;
     Store::check_key(key)?;
@@ -206,12 +287,26 @@ async fn run_object_operation(
         Operation::GetObject => operation::get_object::run(operations, facts, headers, bucket, key).await,
         Operation::HeadObject => operation::head_object::run(operations, facts, headers, bucket, key).await,
         Operation::DeleteObject => operation::delete_object::run(operations, bucket, key).await,
+        Operation::DeleteObjects => operation::delete_objects::run(operations, facts, headers, bucket).await,
+        Operation::GetObjectAttributes => {
+            operation::get_object_attributes::run(operations, headers, bucket, key).await
+        }
+        Operation::GetObjectTagging => operation::tagging::get(operations, bucket, key).await,
+        Operation::DeleteObjectTagging => operation::tagging::delete(operations, bucket, key).await,
+        Operation::GetObjectAcl => operation::acl::get_object(operations, bucket, key).await,
+        Operation::PutObjectAcl => operation::acl::put_object(operations, facts, headers, bucket, key).await,
+        Operation::GetBucketAcl => Ok(operation::acl::get_bucket()),
+        Operation::PutBucketAcl => operation::acl::put_bucket(facts, headers),
+        Operation::GetBucketVersioning => Ok(operation::bucket_settings::versioning()),
+        Operation::GetAbsentSetting(setting) => Err(operation::bucket_settings::absent(setting)),
         Operation::ListBuckets
         | Operation::CreateBucket
         | Operation::HeadBucket
         | Operation::DeleteBucket
         | Operation::GetBucketLocation
+        | Operation::ListObjects
         | Operation::ListObjectsV2
+        | Operation::ListObjectVersions
         | Operation::NotImplemented(_) => Err(Refused::not_implemented("this request")),
     }
 }

@@ -10,7 +10,7 @@ use forebay_storage::submission::Submission;
 use http::{HeaderMap, HeaderValue};
 use s3s::{Body, S3Response};
 
-use crate::body::Announced;
+use crate::body::{AlsoWanted, Announced, VerifiedBody};
 use crate::condition::write_condition;
 use crate::error::Refused;
 use crate::metadata;
@@ -33,26 +33,17 @@ pub(crate) async fn run(
     let announced = Announced::read(headers, operations.store.body_bytes_max())?;
     // Refuses bad metadata before the body travels; the checksum joins it below.
     let mut meta = metadata::from_headers(headers, None)?;
-    let Some(claim) = &facts.claim else {
-        return Err(Refused::new("AccessDenied", 403, "Signature is required"));
-    };
-    let stall_timeout = operations.config.stall_timeout;
-    let body = announced.receive(&facts.body, claim, &operations.keys, stall_timeout).await?;
-    meta.checksum = body.checksum.as_ref().map(|c| (c.algorithm.name().to_owned(), c.base64.clone()));
+    let also = AlsoWanted { md5: true, checksum: None };
+    let VerifiedBody { bytes, verified } = announced.receive(operations.receiving(facts)?, also).await?;
+    let md5 = verified.md5.unwrap_or_default();
+    meta.checksum = verified.checksum.map(|c| (c.algorithm.name().to_owned(), c.base64));
 
     let mut submission = Submission::new();
     let encoded = encode_meta(&meta);
-    submission.push(&Mutation::PutObject {
-        bucket,
-        key,
-        value: &body.bytes,
-        meta: &encoded,
-        md5: body.md5,
-        condition,
-    });
+    submission.push(&Mutation::PutObject { bucket, key, value: &bytes, meta: &encoded, md5, condition });
     let outcomes = operations.store.submit(submission).await?;
     match outcomes.results.first() {
-        Some(Outcome::Done(version)) => Ok(answer(operations, &meta, ETag::Md5(body.md5), *version)),
+        Some(Outcome::Done(version)) => Ok(answer(operations, &meta, ETag::Md5(md5), *version)),
         Some(Outcome::Refused(refusal)) => Err(refusal.clone().into()),
         other => Err(Refused::unexpected(other)),
     }
