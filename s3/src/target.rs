@@ -28,6 +28,14 @@ pub(crate) enum Target {
 }
 
 impl Target {
+    /// The bucket's name; empty for the service.
+    pub(crate) fn bucket(&self) -> &str {
+        match self {
+            Target::Service => "",
+            Target::Bucket { bucket } | Target::Object { bucket, .. } => bucket,
+        }
+    }
+
     /// Parses the request path, still percent-encoded. With a bucket in the host the whole path is the key's.
     pub(crate) fn parse(path: &str, bucket_of_host: Option<&str>) -> Result<Target, Refused> {
         let decoded = percent_decode_str(path)

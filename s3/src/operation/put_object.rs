@@ -33,17 +33,31 @@ pub(crate) async fn run(
     let announced = Announced::read(headers, operations.store.body_bytes_max())?;
     // Refuses bad metadata before the body travels; the checksum joins it below.
     let mut meta = metadata::from_headers(headers, None)?;
-    let also = AlsoWanted { md5: true, checksum: None };
+    let fast = operations.config.fast_etags.contains(facts.target.bucket());
+    let also = AlsoWanted { md5: !fast, checksum: None };
     let VerifiedBody { bytes, verified } = announced.receive(operations.receiving(facts)?, also).await?;
-    let md5 = verified.md5.unwrap_or_default();
+    let md5 = verified.md5.filter(|_| !fast);
     meta.checksum = verified.checksum.map(|c| (c.algorithm.name().to_owned(), c.base64));
 
     let mut submission = Submission::new();
     let encoded = encode_meta(&meta);
-    submission.push(&Mutation::PutObject { bucket, key, value: &bytes, meta: &encoded, md5, condition });
+    submission.push(&Mutation::PutObject {
+        bucket,
+        key,
+        value: bytes[..].into(),
+        meta: &encoded,
+        md5,
+        condition,
+    });
     let outcomes = operations.store.submit(submission).await?;
     match outcomes.results.first() {
-        Some(Outcome::Done(version)) => Ok(answer(operations, &meta, ETag::Md5(md5), *version)),
+        Some(Outcome::Done(version)) => {
+            let etag = match md5 {
+                Some(md5) => ETag::Md5(md5),
+                None => ETag::derived(operations.store.cluster_id(), *version),
+            };
+            Ok(answer(operations, &meta, etag, *version))
+        }
         Some(Outcome::Refused(refusal)) => Err(refusal.clone().into()),
         other => Err(Refused::unexpected(other)),
     }
