@@ -6,11 +6,12 @@
 //! would change or refuse what S3 takes (bad ranges, unquoted ETags, dates it cannot parse) and cost more
 //! than the operation.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay_storage::error::Error;
-use forebay_storage::object::{BucketId, ObjectRow};
+use forebay_storage::object::{BucketId, ObjectRow, Version};
 use forebay_storage::read::{Lookup, ReadView};
 use forebay_storage::store::{Store, SyncMode};
 use http::{Extensions, HeaderMap, HeaderValue, Method, Uri};
@@ -23,7 +24,9 @@ use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::SigningKeys;
+use crate::body::digest_pool::DigestPool;
 use crate::body::{AlsoWanted, Announced, Receiving, too_long};
+use crate::body_stream::PieceBudget;
 use crate::config::S3Config;
 use crate::error::Refused;
 use crate::host::Domains;
@@ -61,10 +64,19 @@ pub(crate) struct Operations {
     pub(crate) ack: HeaderValue,
     ids: Arc<RequestIds>,
     documents: Arc<Semaphore>,
+    pub(crate) digest_pool: DigestPool,
+    pub(crate) pieces: PieceBudget,
 }
 
 impl Operations {
-    pub(crate) fn new(store: Store, config: Arc<S3Config>, ids: Arc<RequestIds>) -> Operations {
+    /// # Errors
+    ///
+    /// If the operating system gives no threads.
+    pub(crate) fn new(
+        store: Store,
+        config: Arc<S3Config>,
+        ids: Arc<RequestIds>,
+    ) -> io::Result<Operations> {
         let voters = store.stats().voters.max(1);
         let copies = voters / 2 + 1;
         let noun = if copies == 1 { "copy" } else { "copies" };
@@ -76,12 +88,21 @@ impl Operations {
             .unwrap_or(HeaderValue::from_static("unknown"));
         let keys = SigningKeys::new(config.secret_access_key.clone());
         let documents = Arc::new(Semaphore::new(DOCUMENT_PERMITS));
-        Operations { store, config, keys, ack, ids, documents }
+        let (digest_pool, pieces) = (DigestPool::start()?, PieceBudget::new());
+        Ok(Operations { store, config, keys, ack, ids, documents, digest_pool, pieces })
     }
 
     /// The bucket of that name.
     pub(crate) fn bucket(&self, name: &str) -> Result<BucketId, Refused> {
         self.store.bucket(name.as_bytes()).ok_or_else(|| Refused::no_such_bucket(name))
+    }
+
+    /// Writes what an acknowledged write is told by.
+    pub(crate) fn acknowledge(&self, version: Version, headers: &mut HeaderMap) {
+        if let Ok(version) = HeaderValue::try_from(version.to_string()) {
+            headers.insert("x-forebay-version", version);
+        }
+        headers.insert("x-forebay-ack", self.ack.clone());
     }
 
     /// What is needed to take the request's body off the socket. s3s lets no anonymous request through.
@@ -94,24 +115,14 @@ impl Operations {
     }
 
     /// A whole XML document of at most `limit` bytes, verified. Waits while too much of such is held.
-    /// With `needs_digest` the client must have sent Content-MD5 or a checksum.
     pub(crate) async fn receive_document(
         &self,
         facts: &RequestFacts,
-        headers: &HeaderMap,
+        announced: &Announced,
         limit: u64,
-        needs_digest: bool,
     ) -> Result<Document, Refused> {
-        let announced = Announced::read(headers, u64::MAX)?;
         if announced.length() > limit {
             return Err(too_long(limit));
-        }
-        if needs_digest && !announced.has_digest() {
-            return Err(Refused::new(
-                "InvalidRequest",
-                400,
-                "Missing required header for this request: Content-MD5 OR x-amz-checksum-*",
-            ));
         }
         let permits = (announced.length() / DOCUMENT_PERMIT_BYTES + 1).min(DOCUMENT_PERMITS as u64) as u32;
         let held = Arc::clone(&self.documents).acquire_many_owned(permits).await;
@@ -284,6 +295,24 @@ async fn run_object_operation(
     Store::check_key(key)?;
     match facts.operation {
         Operation::PutObject => operation::put_object::run(operations, facts, headers, bucket, key).await,
+        Operation::CopyObject => operation::copy_object::run(operations, facts, headers, bucket, key).await,
+        Operation::CreateMultipartUpload => {
+            operation::create_multipart_upload::run(operations, facts, headers, bucket, key).await
+        }
+        Operation::UploadPart => operation::upload_part::run(operations, facts, headers, bucket, key).await,
+        Operation::UploadPartCopy => {
+            operation::upload_part_copy::run(operations, facts, headers, bucket, key).await
+        }
+        Operation::CompleteMultipartUpload => {
+            operation::complete_multipart_upload::run(operations, facts, headers, bucket, key).await
+        }
+        Operation::AbortMultipartUpload => {
+            operation::abort_multipart_upload::run(operations, facts, bucket, key).await
+        }
+        Operation::ListParts => operation::list_parts::run(operations, facts, bucket, key).await,
+        Operation::ListMultipartUploads => {
+            operation::list_multipart_uploads::run(operations, facts, bucket).await
+        }
         Operation::GetObject => operation::get_object::run(operations, facts, headers, bucket, key).await,
         Operation::HeadObject => operation::head_object::run(operations, facts, headers, bucket, key).await,
         Operation::DeleteObject => operation::delete_object::run(operations, bucket, key).await,

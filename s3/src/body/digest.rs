@@ -13,13 +13,6 @@ pub(crate) struct WantedDigests {
     pub(crate) checksum: Option<ChecksumAlgorithm>,
 }
 
-impl WantedDigests {
-    /// Whether there is nothing to compute.
-    pub(crate) fn is_none(self) -> bool {
-        self == WantedDigests::default()
-    }
-}
-
 /// Digests that are being computed.
 pub(crate) struct Digests {
     length: u64,

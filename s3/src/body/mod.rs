@@ -78,6 +78,11 @@ pub(crate) struct VerifiedBody {
 pub(crate) trait Sink {
     /// Takes the next piece; waits when it is behind.
     fn take(&mut self, piece: Bytes) -> impl Future<Output = Result<(), Refused>> + Send;
+
+    /// The whole body has come. Runs beside the last digests, so it must not make anything visible.
+    fn end(&mut self) -> impl Future<Output = Result<(), Refused>> + Send {
+        async { Ok(()) }
+    }
 }
 
 /// What is needed to take a body off the socket.
@@ -99,6 +104,16 @@ pub(crate) struct AlsoWanted {
 }
 
 impl Announced {
+    /// As [`Announced::read`] for a document whose checksum headers speak of something else than itself
+    /// (CompleteMultipartUpload: of the object).
+    pub(crate) fn read_without_checksum(headers: &HeaderMap) -> Result<Announced, Refused> {
+        let own = headers.iter().filter(|(name, _)| {
+            !name.as_str().starts_with("x-amz-checksum-") && *name != "x-amz-sdk-checksum-algorithm"
+        });
+        let own: HeaderMap = own.map(|(name, value)| (name.clone(), value.clone())).collect();
+        Announced::read(&own, u64::MAX)
+    }
+
     /// Reads the headers; refuses what cannot be verified, and what is over `limit` bytes.
     pub(crate) fn read(headers: &HeaderMap, limit: u64) -> Result<Announced, Refused> {
         let trailer = announced_trailer(headers)?;
@@ -140,7 +155,7 @@ impl Announced {
     }
 
     /// The algorithm of the checksum that the client sends.
-    fn checksum_algorithm(&self) -> Option<ChecksumAlgorithm> {
+    pub(crate) fn checksum_algorithm(&self) -> Option<ChecksumAlgorithm> {
         let trailer = match &self.framing {
             Framing::Plain { .. } => None,
             Framing::Chunked { trailer, .. } => *trailer,
@@ -168,7 +183,7 @@ impl Announced {
         let bytes = gathered.finish();
         let mut digests = Digests::new(self.wanted_digests(also));
         digests.update(&bytes);
-        let verified = self.verify(&digests.finish(), &trailers)?;
+        let verified = self.verify(&digests.finish(), &trailers, also)?;
         Ok(VerifiedBody { bytes, verified })
     }
 
@@ -184,7 +199,10 @@ impl Announced {
         let digests = pool.body(self.wanted_digests(also));
         let mut both = Both { digests, sink };
         let trailers = self.pump(from, &mut both).await?;
-        self.verify(&both.digests.finish().await, &trailers)
+        let Both { digests, sink } = both;
+        let (digested, ended) = futures_util::future::join(digests.finish(), sink.end()).await;
+        let verified = self.verify(&digested, &trailers, also)?;
+        ended.map(|()| verified)
     }
 
     /// Decodes the body piece by piece; returns its trailers.
@@ -214,7 +232,12 @@ impl Announced {
     }
 
     /// Compares the digests of a body with everything that was announced.
-    fn verify(&self, computed: &Digested, trailers: &[(String, String)]) -> Result<Verified, Refused> {
+    fn verify(
+        &self,
+        computed: &Digested,
+        trailers: &[(String, String)],
+        also: AlsoWanted,
+    ) -> Result<Verified, Refused> {
         if computed.length != self.framing.length() {
             return Err(Refused::new("IncompleteBody", 400, "The request body terminated unexpectedly"));
         }
@@ -239,7 +262,8 @@ impl Announced {
         if let Some(sent) = &sent {
             sent.verify(digest)?;
         }
-        Ok(Verified { md5: computed.md5, checksum: sent })
+        let wanted = || also.checksum.map(|algorithm| Checksum::computed(algorithm, digest.to_vec()));
+        Ok(Verified { md5: computed.md5, checksum: sent.or_else(wanted) })
     }
 
     /// The announced trailer, which must have come, and come alone.
@@ -477,9 +501,10 @@ mod tests {
         body: &[u8],
         trailers: &[(String, String)],
     ) -> Result<Verified, Refused> {
-        let mut digests = Digests::new(announced.wanted_digests(AlsoWanted { md5: true, checksum: None }));
+        let also = AlsoWanted { md5: true, checksum: None };
+        let mut digests = Digests::new(announced.wanted_digests(also));
         digests.update(body);
-        announced.verify(&digests.finish(), trailers)
+        announced.verify(&digests.finish(), trailers, also)
     }
 
     fn trailer(name: &str, value: &str) -> [(String, String); 1] {

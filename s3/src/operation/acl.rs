@@ -7,7 +7,7 @@ use s3s::{Body, S3Response};
 
 use crate::body::RequestBody;
 use crate::error::Refused;
-use crate::operation::listing::owner;
+use crate::operation::listing::owner_to_xml;
 use crate::request::RequestFacts;
 use crate::service::Operations;
 use crate::xml::XmlWriter;
@@ -56,20 +56,15 @@ fn check_private(headers: &HeaderMap, body: &RequestBody) -> Result<(), Refused>
 }
 
 fn owned() -> S3Response<Body> {
-    let owner = owner();
     let mut xml = XmlWriter::new("AccessControlPolicy");
-    let person = |xml: &mut XmlWriter| {
-        xml.optional("ID", owner.id.as_deref());
-        xml.optional("DisplayName", owner.display_name.as_deref());
-    };
-    xml.group("Owner", person);
+    xml.group("Owner", owner_to_xml);
     xml.group("AccessControlList", |xml| {
         xml.group("Grant", |xml| {
             xml.raw(
                 "<Grantee xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\" \
                  xsi:type=\"CanonicalUser\">",
             );
-            person(xml);
+            owner_to_xml(xml);
             xml.raw("</Grantee>");
             xml.element("Permission", "FULL_CONTROL");
         });

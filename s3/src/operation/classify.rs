@@ -89,7 +89,7 @@ const OBJECT_SUBRESOURCES: &[(&str, &str)] = &[
 
 /// Headers of a PUT that ask for more than storing a body; ignoring one would be a false promise.
 const PUT_HEADERS: &[(&str, &str)] = &[
-    ("x-amz-copy-source", "CopyObject"),
+    ("x-amz-copy-source-server-side-encryption", "server-side encryption (x-amz-copy-source-server-side-*)"),
     ("x-amz-grant-", "object grants (x-amz-grant-*)"),
     ("x-amz-object-lock-", "object lock (x-amz-object-lock-*)"),
     ("x-amz-rename-source", "RenameObject"),
@@ -124,6 +124,7 @@ fn bucket_subresource(method: &Method, name: &str, noun: &'static str) -> Operat
         ("GET", "acl") => Operation::GetBucketAcl,
         ("PUT", "acl") => Operation::PutBucketAcl,
         ("GET", "versioning") => Operation::GetBucketVersioning,
+        ("GET", "uploads") => Operation::ListMultipartUploads,
         ("GET", "versions") => Operation::ListObjectVersions,
         ("GET", name) => match AbsentSetting::find(name) {
             Some(setting) => Operation::GetAbsentSetting(setting),
@@ -141,16 +142,16 @@ fn classify_object(method: &Method, query: &Query, headers: &HeaderMap) -> Opera
     }
     match subresources[..] {
         [] => {}
-        [(name, noun)] => return object_subresource(method, name, noun),
+        [(name, noun)] => return object_subresource(method, name, noun, headers),
+        [("partNumber", _), ("uploadId", _)] if *method == Method::PUT => {
+            return with_body(headers, Operation::UploadPart, Operation::UploadPartCopy);
+        }
         _ => return Operation::NotImplemented(SEVERAL),
     }
     match *method {
         Method::GET => Operation::GetObject,
         Method::HEAD => Operation::HeadObject,
-        Method::PUT => match asked_by_header(headers) {
-            Some(name) => Operation::NotImplemented(name),
-            None => Operation::PutObject,
-        },
+        Method::PUT => with_body(headers, Operation::PutObject, Operation::CopyObject),
         Method::DELETE if is_conditional_delete(headers) => {
             Operation::NotImplemented("conditional DeleteObject")
         }
@@ -160,8 +161,22 @@ fn classify_object(method: &Method, query: &Query, headers: &HeaderMap) -> Opera
     }
 }
 
-fn object_subresource(method: &Method, name: &str, noun: &'static str) -> Operation {
+fn object_subresource(
+    method: &Method,
+    name: &str,
+    noun: &'static str,
+    headers: &HeaderMap,
+) -> Operation {
     match (method.as_str(), name) {
+        ("POST", "uploads") => match asked_by_header(headers) {
+            Some(name) => Operation::NotImplemented(name),
+            None => Operation::CreateMultipartUpload,
+        },
+        ("POST", "uploadId") => Operation::CompleteMultipartUpload,
+        ("DELETE", "uploadId") => Operation::AbortMultipartUpload,
+        ("GET", "uploadId") => Operation::ListParts,
+        ("GET", "partNumber") => Operation::GetObject,
+        ("HEAD", "partNumber") => Operation::HeadObject,
         ("GET", "acl") => Operation::GetObjectAcl,
         ("PUT", "acl") => Operation::PutObjectAcl,
         ("GET", "attributes") => Operation::GetObjectAttributes,
@@ -181,6 +196,15 @@ fn subresources(
         return SmallVec::new();
     }
     table.iter().filter(|(name, _)| query.has(name)).copied().collect()
+}
+
+/// An operation that takes its bytes from the request, or from the object that a header names.
+fn with_body(headers: &HeaderMap, sent: Operation, copied: Operation) -> Operation {
+    match asked_by_header(headers) {
+        Some(name) => Operation::NotImplemented(name),
+        None if headers.contains_key("x-amz-copy-source") => copied,
+        None => sent,
+    }
 }
 
 fn asked_by_header(headers: &HeaderMap) -> Option<&'static str> {
@@ -242,6 +266,7 @@ mod tests {
                     | Operation::GetObject
                     | Operation::HeadObject
                     | Operation::DeleteObject
+                    | Operation::CopyObject
                     | Operation::CreateBucket
                     | Operation::HeadBucket
                     | Operation::DeleteBucket
@@ -251,6 +276,9 @@ mod tests {
         };
         for method in ["GET", "HEAD", "PUT", "DELETE", "POST", "PATCH"] {
             for (name, _) in OBJECT_SUBRESOURCES {
+                if *name == "partNumber" && matches!(method, "GET" | "HEAD") {
+                    continue;
+                }
                 for target in [format!("/bucket/key?{name}"), format!("/bucket/key?x-id=a&{name}=1")] {
                     assert!(!plain(classify(method, &target, None)), "{method} {target}");
                 }
@@ -285,6 +313,17 @@ mod tests {
             ("GET", "/bucket/key?tagging&versionId=null", Operation::GetObjectTagging),
             ("DELETE", "/bucket/key?tagging", Operation::DeleteObjectTagging),
             ("GET", "/bucket/key?tagging&acl", Operation::NotImplemented(SEVERAL)),
+            ("POST", "/bucket/key?uploads", Operation::CreateMultipartUpload),
+            ("PUT", "/bucket/key?uploadId=1&partNumber=2", Operation::UploadPart),
+            ("PUT", "/bucket/key?uploadId=1", Operation::NotImplemented("multipart upload (uploadId)")),
+            ("PUT", "/bucket/key?partNumber=1", Operation::NotImplemented("multipart (partNumber)")),
+            ("POST", "/bucket/key?uploadId=1", Operation::CompleteMultipartUpload),
+            ("DELETE", "/bucket/key?uploadId=1", Operation::AbortMultipartUpload),
+            ("GET", "/bucket/key?uploadId=1&max-parts=2", Operation::ListParts),
+            ("GET", "/bucket/key?partNumber=1", Operation::GetObject),
+            ("HEAD", "/bucket/key?partNumber=1", Operation::HeadObject),
+            ("DELETE", "/bucket/key?partNumber=1", Operation::NotImplemented("multipart (partNumber)")),
+            ("GET", "/bucket?uploads", Operation::ListMultipartUploads),
             ("GET", "/bucket?versions&acl", Operation::NotImplemented(SEVERAL)),
             ("GET", "/bucket?website", Operation::NotImplemented("BucketWebsite")),
         ] {
@@ -297,7 +336,7 @@ mod tests {
     #[test]
     fn put_headers_that_ask_for_more_are_refused_by_name() {
         for (header, noun) in [
-            ("x-amz-copy-source", "CopyObject"),
+            ("x-amz-copy-source-server-side-encryption", "server-side encryption (x-amz-copy-source-server-side-*)"),
             ("x-amz-tagging", "object tagging (x-amz-tagging)"),
             ("x-amz-grant-read", "object grants (x-amz-grant-*)"),
             ("x-amz-object-lock-mode", "object lock (x-amz-object-lock-*)"),
@@ -306,6 +345,13 @@ mod tests {
             assert_eq!(operation, Operation::NotImplemented(noun), "{header}");
         }
         assert_eq!(classify("PUT", "/bucket/key", Some("x-amz-acl")), Operation::PutObject);
+        let copy = Some("x-amz-copy-source");
+        assert_eq!(classify("PUT", "/bucket/key", copy), Operation::CopyObject);
+        assert_eq!(classify("PUT", "/bucket/key?partNumber=1&uploadId=1", copy), Operation::UploadPartCopy);
+        assert!(matches!(
+            classify("POST", "/bucket/key?uploads", Some("x-amz-tagging")),
+            Operation::NotImplemented(_)
+        ));
         assert_eq!(
             classify("DELETE", "/bucket/key", Some("if-match")),
             Operation::NotImplemented("conditional DeleteObject")
@@ -319,7 +365,6 @@ mod tests {
             ("PUT", "/bucket?delete"),
             ("POST", "/bucket"),
             ("POST", "/"),
-            ("POST", "/bucket/key?uploads"),
             ("OPTIONS", "/bucket/key"),
         ] {
             assert!(

@@ -12,6 +12,7 @@ use forebay_storage::submission::{MutationSlot, Submission};
 use http::HeaderMap;
 use s3s::{Body, S3Response};
 
+use crate::body::Announced;
 use crate::error::Refused;
 use crate::request::RequestFacts;
 use crate::service::Operations;
@@ -41,7 +42,12 @@ pub(crate) async fn run(
     headers: &HeaderMap,
     bucket: BucketId,
 ) -> Result<S3Response<Body>, Refused> {
-    let document = operations.receive_document(facts, headers, XML_BYTES_MAX, true).await?;
+    let announced = Announced::read(headers, u64::MAX)?;
+    if !announced.has_digest() {
+        let text = "Missing required header for this request: Content-MD5 OR x-amz-checksum-*";
+        return Err(Refused::new("InvalidRequest", 400, text));
+    }
+    let document = operations.receive_document(facts, &announced, XML_BYTES_MAX).await?;
     let (records, quiet) = read_request(&document)?;
     drop(document);
     let mut submission = Submission::new();

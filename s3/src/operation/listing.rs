@@ -17,6 +17,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use s3s::dto;
 
 use crate::error::Refused;
+use crate::metadata;
+use crate::query::Query;
+use crate::xml::XmlWriter;
 
 /// Most items of a page, as on AWS.
 const MAX_KEYS: usize = 1000;
@@ -82,8 +85,8 @@ pub(super) fn object(
         storage_class: Some(dto::ObjectStorageClass::from_static(dto::ObjectStorageClass::STANDARD)),
         owner: fetch_owner.then(owner),
         checksum_type: checksum
-            .is_some()
-            .then(|| dto::ChecksumType::from_static(dto::ChecksumType::FULL_OBJECT)),
+            .as_ref()
+            .map(|(_, value)| dto::ChecksumType::from_static(metadata::checksum_type(value))),
         checksum_algorithm: checksum
             .map(|(algorithm, _)| vec![dto::ChecksumAlgorithm::from(algorithm.to_uppercase())]),
         ..Default::default()
@@ -93,6 +96,29 @@ pub(super) fn object(
 /// A common prefix as listings show it.
 pub(super) fn common_prefix_element(prefix: &[u8], coding: NameCoding) -> dto::CommonPrefix {
     dto::CommonPrefix { prefix: Some(coding.key(prefix)) }
+}
+
+/// Reads the size of a page from the query, as `max-keys` is read.
+pub(super) fn page_size(query: &Query, name: &'static str) -> Result<usize, Refused> {
+    match query.get(name).filter(|text| !text.is_empty()) {
+        None => Ok(MAX_KEYS),
+        Some(text) => match text.parse::<i32>() {
+            Ok(size @ 0..) => Ok((size as usize).min(MAX_KEYS)),
+            _ => Err(Refused::new(
+                "InvalidArgument",
+                400,
+                format!("Argument {name} must be an integer between 0 and 2147483647"),
+            )
+            .with("ArgumentName", name)),
+        },
+    }
+}
+
+/// The one owner of everything, inside an element.
+pub(super) fn owner_to_xml(xml: &mut XmlWriter) {
+    let owner = owner();
+    xml.optional("ID", owner.id.as_deref());
+    xml.optional("DisplayName", owner.display_name.as_deref());
 }
 
 /// The one owner of everything.
@@ -211,19 +237,22 @@ pub(super) async fn page<S: Rows>(rows: &S, query: &PageQuery) -> Result<Page<S:
     }
 }
 
-/// The key up to and including the first delimiter behind the prefix.
 fn common_prefix<'a>(key: &'a [u8], query: &PageQuery) -> Option<&'a [u8]> {
-    let delimiter = query.delimiter.as_slice();
+    common_prefix_of(key, &query.prefix, &query.delimiter)
+}
+
+/// The key up to and including the first delimiter behind the prefix.
+pub(super) fn common_prefix_of<'a>(key: &'a [u8], prefix: &[u8], delimiter: &[u8]) -> Option<&'a [u8]> {
     if delimiter.is_empty() {
         return None;
     }
-    let tail = key.strip_prefix(query.prefix.as_slice())?;
+    let tail = key.strip_prefix(prefix)?;
     let at = tail.windows(delimiter.len()).position(|window| window == delimiter)?;
-    Some(&key[..query.prefix.len() + at + delimiter.len()])
+    Some(&key[..prefix.len() + at + delimiter.len()])
 }
 
 /// Not less than any key under the prefix, and less than every key behind them.
-fn last_key_under(prefix: &[u8]) -> Vec<u8> {
+pub(super) fn last_key_under(prefix: &[u8]) -> Vec<u8> {
     let mut key = prefix.to_vec();
     key.resize(KEY_BYTES_MAX.max(prefix.len()), 0xFF);
     key

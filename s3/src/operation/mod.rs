@@ -4,10 +4,14 @@
 //! else happens, so a request for something this version does not have (a sub-resource, a version) is
 //! answered 501 by its own name and can never fall through to the plain operation of the same method.
 
+pub(crate) mod abort_multipart_upload;
 pub(crate) mod acl;
 pub(crate) mod bucket_settings;
 mod classify;
+pub(crate) mod complete_multipart_upload;
+pub(crate) mod copy_object;
 pub(crate) mod create_bucket;
+pub(crate) mod create_multipart_upload;
 pub(crate) mod delete_bucket;
 pub(crate) mod delete_object;
 pub(crate) mod delete_objects;
@@ -17,12 +21,16 @@ pub(crate) mod get_object_attributes;
 pub(crate) mod head_bucket;
 pub(crate) mod head_object;
 pub(crate) mod list_buckets;
+pub(crate) mod list_multipart_uploads;
 pub(crate) mod list_object_versions;
 pub(crate) mod list_objects;
 pub(crate) mod list_objects_v2;
+pub(crate) mod list_parts;
 mod listing;
 pub(crate) mod put_object;
 pub(crate) mod tagging;
+pub(crate) mod upload_part;
+pub(crate) mod upload_part_copy;
 
 use bucket_settings::AbsentSetting;
 
@@ -43,10 +51,18 @@ pub(crate) enum Operation {
     ListObjectsV2,
     ListObjectVersions,
     PutObject,
+    CopyObject,
     GetObject,
     HeadObject,
     DeleteObject,
     DeleteObjects,
+    CreateMultipartUpload,
+    UploadPart,
+    UploadPartCopy,
+    CompleteMultipartUpload,
+    AbortMultipartUpload,
+    ListParts,
+    ListMultipartUploads,
     GetObjectAttributes,
     GetObjectTagging,
     DeleteObjectTagging,
@@ -73,10 +89,18 @@ impl Operation {
             | Operation::PutBucketAcl
             | Operation::GetAbsentSetting(_)
             | Operation::PutObject
+            | Operation::CopyObject
             | Operation::GetObject
             | Operation::HeadObject
             | Operation::DeleteObject
             | Operation::DeleteObjects
+            | Operation::CreateMultipartUpload
+            | Operation::UploadPart
+            | Operation::UploadPartCopy
+            | Operation::CompleteMultipartUpload
+            | Operation::AbortMultipartUpload
+            | Operation::ListParts
+            | Operation::ListMultipartUploads
             | Operation::GetObjectAttributes
             | Operation::GetObjectTagging
             | Operation::DeleteObjectTagging
