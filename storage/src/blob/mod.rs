@@ -28,13 +28,49 @@ pub use store::{FoundExtent, SegmentConfig, SegmentStore};
 
 use crate::io::DiskError;
 
-/// The name of a blob: unique for ever, given by the caller, opaque here.
+/// The name of a blob: unique for ever.
+///
+/// ```text
+/// made by apply   a = version (its first bit is 0)              b = 0, 1, ...
+/// staged          a = 1 << 63 | node:15 << 48 | boot number:48  b = counter of that run of the node, from 1
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobId {
     /// First half.
     pub a: u64,
     /// Second half.
     pub b: u64,
+}
+
+impl BlobId {
+    const STAGED: u64 = 1 << 63;
+    const BOOT_BITS: u32 = 48;
+    /// The largest node number that a staged blob can name.
+    pub const NODE_MAX: u16 = (1 << 15) - 1;
+    /// The largest boot number.
+    pub const BOOT_MAX: u64 = (1 << Self::BOOT_BITS) - 1;
+
+    /// The name of the `n`th piece that this node stages in this run.
+    pub fn staged(node: u16, boot: u64, n: u64) -> BlobId {
+        debug_assert!(node <= Self::NODE_MAX && boot <= Self::BOOT_MAX, "node {node}, boot {boot}");
+        let node = u64::from(node & Self::NODE_MAX);
+        BlobId { a: Self::STAGED | node << Self::BOOT_BITS | (boot & Self::BOOT_MAX), b: n }
+    }
+
+    /// Whether a node staged it, as opposed to apply.
+    pub fn is_staged(self) -> bool {
+        self.a & Self::STAGED != 0
+    }
+
+    /// The node that staged it; meaningless for a blob that apply made.
+    pub fn node(self) -> u16 {
+        (self.a >> Self::BOOT_BITS) as u16 & Self::NODE_MAX
+    }
+
+    /// The run of that node; meaningless for a blob that apply made.
+    pub fn boot(self) -> u64 {
+        self.a & Self::BOOT_MAX
+    }
 }
 
 /// A segment's fixed name.

@@ -87,6 +87,16 @@ fn ranges_are_cut_out_of_checked_chunks() {
 }
 
 #[test]
+fn staged_names_say_node_and_boot_and_are_never_apply_s() {
+    let id = BlobId::staged(BlobId::NODE_MAX, BlobId::BOOT_MAX, 9);
+    assert_eq!((id.node(), id.boot(), id.b, id.is_staged()), (BlobId::NODE_MAX, BlobId::BOOT_MAX, 9, true));
+    let id = BlobId::staged(3, 7, 1);
+    assert_eq!((id.node(), id.boot(), id.a), (3, 7, 1 << 63 | 3 << 48 | 7));
+    let made_by_apply = BlobId { a: crate::object::Version::new(1 << 40, 5).0, b: 0 };
+    assert!(!made_by_apply.is_staged());
+}
+
+#[test]
 fn pointer_and_usage_survive_their_codecs() {
     let pointer =
         Pointer { segment: SegmentId(1), offset: 2, generation: Generation(u64::MAX - 3), length: 1 << 40 };
