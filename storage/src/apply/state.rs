@@ -35,6 +35,8 @@ pub(crate) struct State {
     pub(super) names: FastMap<Box<[u8]>, BucketId>,
     /// By number; a mount is never removed.
     pub(super) mounts: Vec<(u32, MountRow)>,
+    /// The present run of each node.
+    pub(super) boots: FastMap<u16, u64>,
     pub(super) next_bucket: u32,
     pub(super) next_mount: u32,
     /// Objects and bytes waiting for their origin.
@@ -50,6 +52,7 @@ impl State {
             buckets: FastMap::default(),
             names: FastMap::default(),
             mounts: Vec::new(),
+            boots: FastMap::default(),
             next_bucket: 1,
             next_mount: 1,
             dirty: (0, 0),
@@ -71,6 +74,13 @@ impl State {
                 key.get(1..5).and_then(|k| k.first_chunk::<4>()).map_or(0, |n| u32::from_be_bytes(*n));
             if let Some(row) = MountRow::decode(value) {
                 state.mounts.push((number, row));
+            }
+        })?;
+        scan(keyspace, Table::Boot, &mut |key, value| {
+            if let (Some(node), Some(boot)) =
+                (key.get(1..).and_then(|n| n.first_chunk()), value.first_chunk())
+            {
+                state.boots.insert(u16::from_be_bytes(*node), u64::from_le_bytes(*boot));
             }
         })?;
         scan(keyspace, Table::Queue, &mut |key, value| {
