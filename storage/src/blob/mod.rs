@@ -12,19 +12,28 @@
 //!   only what nobody points to.
 //! - A pinned segment is not recycled.
 //!
-//! A crash leaves: extents that no table names, at the end of segments or in segments of their own. They are
-//! garbage: a start never writes on in an old segment, and takes those that the tables do not name as free.
+//! - A segment is free if neither the tables name it nor a pin holds it. Staged blobs that no table names yet
+//!   hold pins in the place map.
+//!
+//! A crash leaves: extents that no table names, at the end of segments or in segments of their own. A start
+//! never writes on in an old segment. It looks for staged extents, which the log may name, wherever the tables
+//! cannot vouch for all that a segment holds; every other extent that they do not name is garbage.
 
 mod extent;
+mod lane;
+mod places;
 mod segment;
 mod spill;
 mod store;
 #[cfg(test)]
 mod tests;
+mod writers;
 
+pub(crate) use lane::{Lane, PieceEncoder};
 pub use segment::SegmentPin;
 pub use spill::SpillWriter;
 pub use store::{FoundExtent, SegmentConfig, SegmentStore};
+pub(crate) use writers::{Answer, SegmentWriters};
 
 use crate::io::DiskError;
 
@@ -72,6 +81,9 @@ impl BlobId {
         self.a & Self::BOOT_MAX
     }
 }
+
+/// A staged body is cut into pieces of at most this many bytes; each is a blob.
+pub const PIECE_BYTES_MAX: u64 = 32 << 20;
 
 /// A segment's fixed name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
