@@ -80,7 +80,7 @@ impl Connection {
         let mut rules = Rules {
             authenticated: self.pipeline.session.authenticated,
             bulk_bytes_max: settings.bulk_bytes_max.load(Ordering::Relaxed),
-            value_bytes_max: self.server.store.body_bytes_max(),
+            value_bytes_max: self.server.store.inline_bytes_max(),
             request_bytes_max: settings.request_bytes_max.load(Ordering::Relaxed),
         };
         while !self.pipeline.session.closing {

@@ -78,6 +78,7 @@ impl From<Error> for CommandError {
             Error::Unknown(_)
             | Error::KeyTooLong(_)
             | Error::BodyTooLarge(..)
+            | Error::BodyLength { .. }
             | Error::GroupTooLarge(..)
             | Error::Damaged(_)
             | Error::Disk(_)

@@ -231,7 +231,7 @@ impl Pipeline {
     pub(crate) fn refuse(&mut self, too_large: TooLarge) {
         self.tally.commands += 1;
         let error = match too_large {
-            TooLarge::Value(len) => Error::BodyTooLarge(len, self.server.store.body_bytes_max()).into(),
+            TooLarge::Value(len) => Error::BodyTooLarge(len, self.server.store.inline_bytes_max()).into(),
             TooLarge::Request(limit) => {
                 CommandError::text(format!("ERR forebay: a request may hold at most {limit} bytes"))
             }
@@ -536,6 +536,7 @@ impl Pipeline {
                 Error::Unavailable(_)
                 | Error::Unknown(_)
                 | Error::KeyTooLong(_)
+                | Error::BodyLength { .. }
                 | Error::Stopping
                 | Error::Damaged(_)
                 | Error::Disk(_)

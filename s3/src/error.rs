@@ -144,6 +144,7 @@ impl From<Error> for Refused {
                 .with("Size", size.to_string())
                 .with("MaxSizeAllowed", forebay_storage::object::KEY_BYTES_MAX.to_string()),
             Error::BodyTooLarge(size, limit) => entity_too_large(Some(size), limit),
+            Error::BodyLength { .. } => Refused::new("IncompleteBody", 400, text),
             Error::GroupTooLarge(..) => Refused::new("InvalidRequest", 400, text),
             Error::Stopping => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
             Error::Damaged(_) => Refused::new("InternalError", 500, text),

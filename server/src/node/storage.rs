@@ -14,6 +14,9 @@ use crate::config::{self, Config, EtagMode, FlushOrder, S3Credentials, SyncMode}
 /// This node's number, until a cluster descriptor says otherwise.
 pub(super) const NODE_ID: u64 = 1;
 
+/// Longest value that RESP may make, as in Redis.
+const BODY_BYTES_MAX: u64 = 512 << 20;
+
 /// The core's settings.
 pub(super) fn storage_config(config: &Config) -> StorageConfig {
     StorageConfig {
@@ -24,7 +27,9 @@ pub(super) fn storage_config(config: &Config) -> StorageConfig {
         limits: Limits {
             capacity_bytes: config.capacity.0,
             dirty_bytes: config.dirty_limit.0,
-            body_bytes: config.inline_threshold.0,
+            inline_bytes: config.inline_threshold.0,
+            body_bytes: BODY_BYTES_MAX,
+            disk_reserve_bytes: None,
         },
         memtable_bytes: config.memtable.bytes.0 as usize,
         memtable_rows: config.memtable.rows as usize,

@@ -77,10 +77,9 @@ impl State {
             }
         })?;
         scan(keyspace, Table::Boot, &mut |key, value| {
-            if let (Some(node), Some(boot)) =
-                (key.get(1..).and_then(|n| n.first_chunk()), value.first_chunk())
-            {
-                state.boots.insert(u16::from_be_bytes(*node), u64::from_le_bytes(*boot));
+            let node = key.get(1..).and_then(|node| node.first_chunk()).map(|n| u32::from_be_bytes(*n));
+            if let (Some(Ok(node)), Some(boot)) = (node.map(u16::try_from), value.first_chunk()) {
+                state.boots.insert(node, u64::from_le_bytes(*boot));
             }
         })?;
         scan(keyspace, Table::Queue, &mut |key, value| {

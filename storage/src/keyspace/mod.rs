@@ -178,6 +178,18 @@ impl Keyspace {
         })
     }
 
+    /// Whether a memtable has anything to say of the row, be it that it is gone.
+    pub(crate) fn has_in_memory(&self, key: RowKey<'_>) -> bool {
+        self.set.load().tables().any(|table| table.newest(key).is_some())
+    }
+
+    /// The row in the checkpoint store, whatever the memtables say; `None` if it may be newer than `at`. May
+    /// block.
+    pub(crate) fn in_base_at(&self, key: &[u8], at: Version) -> Result<Option<Value>, BaseError> {
+        let row = self.base.get(key)?;
+        Ok((self.committing.load(Ordering::SeqCst) <= at.0).then_some(row))
+    }
+
     /// The newest row, for the apply thread: sees what the running entry has written. May block.
     pub(crate) fn newest(&self, set: &MemSet, key: RowKey<'_>, cached: bool) -> Result<Value, BaseError> {
         for table in set.tables() {

@@ -16,7 +16,7 @@
 //! Q queue    'Q' version:u64be bucket:u32be key      queue row: what must still reach the origin
 //! G origin   'G' bucket:u32be key                     origin row: what is known of the key's origin object
 //! S started  'S' bucket:u32be key                     version:u64le deadline_ms:u64le: the origin rows with an attempt
-//! A boot     'A' node:u16be                           number:u64le of the node's present run
+//! A boot     'A' node:u32be                           number:u64le of the node's present run
 //! X meta     'X' name                                 applied index, cluster identity, ... (local and replicated)
 //! U usage    'U' segment:u32be                        live bytes of a segment (local)
 //!
@@ -30,6 +30,8 @@
 //!      with parts:    body_len:u64, then parts to the end:
 //!                     0 len:u32 bytes | 1 blob.a:u64 blob.b:u64 offset:u32 len:u32 | 2 len:u64 zeros
 //!
+//! scan row:    'Xscan' (local): layout:u8=1, then segment:u32le to the end: where a start must look for staged
+//!              extents that no B row names yet
 //! bucket row:  layout:u8=1 created_ms:u64 epoch:u64 swept:u64 objects:u64 bytes:u64 name (to the end)
 //! mount row:   layout:u8=1 flags:u8 (1 local, 2 flushall, 4 attached) bucket:u32 prefix origin origin_prefix
 //! queue row:   layout:u8=1 flags:u8 (1 delete, 2 barrier, 4 overwrite, 8 parked) mount:u32 stamp_ms:u64
@@ -41,6 +43,7 @@
 
 use std::sync::Arc;
 
+use crate::blob::SegmentId;
 use crate::object::{BlobId, BucketId, ObjectMeta, Version};
 
 /// First byte of every key: which table.
@@ -145,9 +148,9 @@ pub(crate) fn numbered_key(table: Table, number: u32) -> [u8; 5] {
 }
 
 /// Key of a boot row.
-pub(crate) fn boot_key(node: u16) -> [u8; 3] {
-    let [high, low] = node.to_be_bytes();
-    [Table::Boot as u8, high, low]
+pub(crate) fn boot_key(node: u16) -> [u8; 5] {
+    // Not shorter: a memtable tells keys by their first five bytes and the rest.
+    numbered_key(Table::Boot, u32::from(node))
 }
 
 /// Key of a queue row.
@@ -789,3 +792,26 @@ impl CheckpointRow {
 
 #[cfg(test)]
 mod tests;
+
+/// Key of the scan row.
+pub(crate) const SCAN_KEY: &[u8] = b"Xscan";
+
+/// The scan row: the segments that usage rows cannot vouch for.
+pub(crate) fn encode_scan(segments: &[SegmentId]) -> Arc<[u8]> {
+    let mut out = Vec::with_capacity(1 + 4 * segments.len());
+    out.push(1);
+    segments.iter().for_each(|segment| out.extend_from_slice(&segment.0.to_le_bytes()));
+    Arc::from(out)
+}
+
+/// The segments of a scan row; `None` if it is of no known layout.
+pub(crate) fn decode_scan(mut row: &[u8]) -> Option<Vec<SegmentId>> {
+    if take_u8(&mut row)? != 1 || !row.len().is_multiple_of(4) {
+        return None;
+    }
+    let mut segments = Vec::with_capacity(row.len() / 4);
+    while !row.is_empty() {
+        segments.push(SegmentId(take_u32(&mut row)?));
+    }
+    Some(segments)
+}
