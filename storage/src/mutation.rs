@@ -416,9 +416,9 @@ pub enum Refusal {
     Malformed,
 }
 
-impl Mutation<'_> {
+impl<'a> Mutation<'a> {
     /// The objects it looks up.
-    pub(crate) fn objects(&self, visit: &mut dyn FnMut(BucketId, &[u8])) {
+    pub(crate) fn objects(&self, visit: &mut dyn FnMut(BucketId, &'a [u8])) {
         match self {
             Mutation::SetString { bucket, key, .. }
             | Mutation::Append { bucket, key, .. }
