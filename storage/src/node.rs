@@ -57,6 +57,8 @@ pub struct StorageConfig {
     pub journal_align: u32,
     /// Threads for cold reads.
     pub read_threads: usize,
+    /// Age at which a multipart upload is given up.
+    pub upload_expiry: Duration,
     /// The flush workers' settings.
     pub flush: FlushSettings,
     /// Buckets and prefixes with an origin.
@@ -78,6 +80,7 @@ impl StorageConfig {
             journal_file_bytes: 64 << 20,
             journal_align: 512,
             read_threads: 8,
+            upload_expiry: Duration::from_secs(7 * 24 * 3600),
             flush: FlushSettings::default(),
             mounts: Vec::new(),
         }
@@ -299,7 +302,7 @@ impl Node {
             let (worker, stop) = (worker.clone(), stop.clone());
             async move { worker.run(stop).await }
         });
-        let housekeeping = tokio::spawn(background::run(shared.clone(), stop.clone()));
+        let housekeeping = tokio::spawn(background::run(shared.clone(), config.upload_expiry, stop.clone()));
         Ok(Node { shared, driver, stop, housekeeping, flusher: worker, flushing, _lock: lock })
     }
 

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use super::Applier;
 use crate::keyspace::memtable::RowKey;
-use crate::keyspace::tables::{
-    BucketRow, MountRow, Table, boot_key, decode_meta, encode_next_numbers, numbered_key,
-};
+use crate::keyspace::tables::{BucketRow, MountRow, Table, decode_meta, encode_next_numbers, numbered_key};
 use crate::mutation::{MountMode, Outcome, Refusal};
 use crate::object::{BucketId, Version};
 use crate::object_name::encode_key;
@@ -80,7 +78,8 @@ impl Applier {
         {
             return Outcome::Refused(Refusal::Mounted(mount_path(name, &mount.prefix)));
         }
-        if bucket.row.objects > 0 || bucket.pending_rows > 0 || bucket.row.swept < bucket.row.epoch {
+        let busy = bucket.pending_rows > 0 || bucket.uploads > 0;
+        if bucket.row.objects > 0 || busy || bucket.row.swept < bucket.row.epoch {
             return Outcome::Refused(Refusal::BucketNotEmpty);
         }
         self.state.buckets.remove(&id);
@@ -94,7 +93,10 @@ impl Applier {
     pub(super) fn abort_before(&mut self, node: u16) -> Outcome {
         let boot = self.state.boots.get(&node).map_or(1, |boot| boot + 1);
         self.state.boots.insert(node, boot);
-        self.put(RowKey::encoded(&boot_key(node)), Some(Arc::from(&boot.to_le_bytes()[..])));
+        self.put(
+            RowKey::encoded(&numbered_key(Table::Boot, u32::from(node))),
+            Some(Arc::from(&boot.to_le_bytes()[..])),
+        );
         Outcome::Boot(boot)
     }
 
