@@ -13,6 +13,7 @@ mod bucket;
 mod float;
 mod flush;
 mod key;
+mod multipart;
 mod object;
 mod state;
 mod string;
@@ -36,6 +37,8 @@ use crate::keyspace::{Keyspace, MemSet, PREFETCH_KEYS};
 use crate::mutation::{Guard, Mutation, Outcome, Refusal};
 use crate::object::{BlobId, BucketId, ClusterId, Version};
 use crate::registry::Registry;
+
+use multipart::{PartSource, UploadName};
 
 pub(crate) use flush::{content_of, flush_row};
 pub(crate) use state::State;
@@ -356,6 +359,34 @@ impl Applier {
                 self.flush_park(*bucket, key, *version, reason)
             }
             Mutation::FlushAbandon { bucket, key, version } => self.flush_abandon(*bucket, key, *version),
+            Mutation::CopyObject { from_bucket, from, source, to_bucket, to, meta, condition } => {
+                self.copy_object((*from_bucket, from, *source), (*to_bucket, to), *meta, condition)
+            }
+            Mutation::CreateUpload { bucket, key, meta, options } => {
+                Ok(self.create_upload(*bucket, key, meta, options))
+            }
+            Mutation::PutPart { bucket, key, upload, number, value, meta, md5 } => {
+                let name = UploadName { bucket: *bucket, key, upload: *upload };
+                self.put_part(name, *number, value, meta, *md5)
+            }
+            Mutation::CopyPart { bucket, key, upload, number, from_bucket, from, source, start, len } => {
+                let name = UploadName { bucket: *bucket, key, upload: *upload };
+                let source = PartSource {
+                    bucket: *from_bucket,
+                    key: from,
+                    version: *source,
+                    start: *start,
+                    len: *len,
+                };
+                self.copy_part(name, *number, source)
+            }
+            Mutation::CompleteUpload { bucket, key, upload, parts, etag, checksum, condition } => {
+                let name = UploadName { bucket: *bucket, key, upload: *upload };
+                self.complete_upload(name, parts, *etag, checksum, condition)
+            }
+            Mutation::AbortUpload { bucket, key, upload } => {
+                self.abort_upload(UploadName { bucket: *bucket, key, upload: *upload })
+            }
             Mutation::AbortBefore { node } => Ok(self.abort_before(*node)),
             // Walked by `step`.
             Mutation::Atomic { .. } => Ok(Outcome::Refused(Refusal::Malformed)),
