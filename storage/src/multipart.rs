@@ -72,13 +72,13 @@ impl ReadView {
     }
 
     /// One part of an upload.
-    pub async fn part(&self, upload: Version, number: u16) -> Result<Option<ObjectRow>> {
+    pub async fn upload_part(&self, upload: Version, number: u16) -> Result<Option<ObjectRow>> {
         let row = self.row(part_key(upload, number).to_vec()).await?;
         Ok(row.map(ObjectRow::from_encoded))
     }
 
     /// Up to `limit` parts of an upload with numbers above `after`, in order.
-    pub async fn parts(&self, upload: Version, after: u16, limit: usize) -> Result<Vec<(u16, ObjectRow)>> {
+    pub async fn upload_parts(&self, upload: Version, after: u16, limit: usize) -> Result<Vec<(u16, ObjectRow)>> {
         let from = Bound::Excluded(part_key(upload, after).to_vec());
         let end = prefix_end(&part_key(upload, 0)[..9]);
         let rows = self.page(from, end, limit).await?;

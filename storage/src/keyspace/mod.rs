@@ -185,7 +185,8 @@ impl Keyspace {
 
     /// Whether a memtable has anything to say of the row, be it that it is gone.
     pub(crate) fn has_in_memory(&self, key: RowKey<'_>) -> bool {
-        self.set.load().tables().any(|table| table.newest(key).is_some())
+        let hash = Memtable::hash(&self.hasher, key);
+        self.set.load().tables().any(|table| table.newest(hash, key).is_some())
     }
 
     /// The row in the checkpoint store, whatever the memtables say; `None` if it may be newer than `at`. May
