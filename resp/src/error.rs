@@ -108,6 +108,9 @@ impl From<&Refusal> for CommandError {
             )),
             Refusal::Aborted => CommandError::text(format!("TRYAGAIN forebay: {refusal}")),
             Refusal::TooLarge(_)
+            | Refusal::NoSuchUpload
+            | Refusal::InvalidPart(_)
+            | Refusal::PartTooSmall(..)
             | Refusal::NoSuchBucket
             | Refusal::BucketNotEmpty
             | Refusal::PreconditionFailed

@@ -169,7 +169,7 @@ impl FlushSource for CoreLink {
         let etag = row.etag(self.shared.cluster);
         let md5 = match etag {
             ETag::Md5(md5) => Some(md5),
-            ETag::Derived(_) => None,
+            ETag::Derived(_) | ETag::Text(_) => None,
         };
         let object = FlushObject { body, meta: row.meta(), etag: etag.to_string(), md5 };
         Ok(SourceObject::Found(Box::new(object)))

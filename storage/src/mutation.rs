@@ -7,9 +7,11 @@
 use crate::object::{BucketId, Version};
 
 pub(crate) use codec::encode_atomic_head;
+pub use multipart::{PART_BYTES_MIN, PART_NUMBER_MAX, PartNames};
 pub use payload::{Payload, StagedPart, StagedParts};
 
 mod codec;
+mod multipart;
 mod payload;
 
 /// What becomes of an expiry time when a string is set.
@@ -205,6 +207,101 @@ pub enum Mutation<'a> {
         md5: Option<[u8; 16]>,
         /// If-Match, If-None-Match.
         condition: PutIf<'a>,
+    },
+    /// S3 CopyObject: no byte of a blob moves; the copy has no expiry time. Outcome `Done`, `Unmet` if the source
+    /// does not stand at `source` (any more), or a refusal.
+    CopyObject {
+        /// Bucket of the source.
+        from_bucket: BucketId,
+        /// Source.
+        from: &'a [u8],
+        /// The version of the source that the request's conditions were judged by.
+        source: Version,
+        /// Bucket of the target.
+        to_bucket: BucketId,
+        /// Target; may be the source.
+        to: &'a [u8],
+        /// Encoded metadata instead of the source's.
+        meta: Option<&'a [u8]>,
+        /// If-Match, If-None-Match on the target.
+        condition: PutIf<'a>,
+    },
+    /// Begins a multipart upload. Outcome `Done`: its version is the upload's name.
+    CreateUpload {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key of the object to be.
+        key: &'a [u8],
+        /// Encoded metadata of the object to be.
+        meta: &'a [u8],
+        /// Kept with the upload, opaque to the core.
+        options: &'a [u8],
+    },
+    /// Writes a part, or writes it anew. Outcome `Done`, or refusal `NoSuchUpload`.
+    PutPart {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The upload.
+        upload: Version,
+        /// Its number, from 1.
+        number: u16,
+        /// Body.
+        value: Payload<'a>,
+        /// Encoded metadata: the part's checksum; empty for none.
+        meta: &'a [u8],
+        /// MD5 of the part; `None` gives it a derived ETag.
+        md5: Option<[u8; 16]>,
+    },
+    /// Takes a part from an object; no byte of a blob moves. Outcome `Done`, `Unmet` if the source does not stand
+    /// at `source` (any more), or a refusal.
+    CopyPart {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The upload.
+        upload: Version,
+        /// Its number, from 1.
+        number: u16,
+        /// Bucket of the source.
+        from_bucket: BucketId,
+        /// Source.
+        from: &'a [u8],
+        /// The version of the source that the request's conditions were judged by.
+        source: Version,
+        /// First byte taken.
+        start: u64,
+        /// Number of bytes, clamped to the source's end.
+        len: u64,
+    },
+    /// Puts parts together to an object; parts that are not named go. Outcome `Done` or a refusal; one that is
+    /// refused leaves the upload as it was.
+    CompleteUpload {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The upload.
+        upload: Version,
+        /// The parts, in ascending order.
+        parts: PartNames<'a>,
+        /// The object's ETag; `None` gives it a derived one.
+        etag: Option<&'a str>,
+        /// The object's checksum as encoded metadata, appended to the upload's; empty for none.
+        checksum: &'a [u8],
+        /// If-Match, If-None-Match.
+        condition: PutIf<'a>,
+    },
+    /// Gives a multipart upload up. Outcome `Done`, or refusal `NoSuchUpload`.
+    AbortUpload {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The upload.
+        upload: Version,
     },
     /// Replaces the list of parts by the same bytes in one piece, if the object still stands at `version`.
     /// Proposed by the store before a body becomes too fragmented. Outcome `Done` or `Unmet`.
@@ -408,6 +505,15 @@ pub enum Refusal {
     /// User metadata with ours would pass the origin's 2 KB.
     #[error("the metadata would be {0} bytes long in the origin, which takes at most 2048")]
     OriginMetaTooLarge(u64),
+    /// The upload was completed or given up, or never was.
+    #[error("no such upload")]
+    NoSuchUpload,
+    /// A part is absent or has another ETag, or its number is out of range or order.
+    #[error("part {0} is missing, or was written with another ETag, or stands in the wrong place")]
+    InvalidPart(u16),
+    /// A part that is not the last one is too short.
+    #[error("part {0} has {1} bytes; all but the last need {PART_BYTES_MIN}")]
+    PartTooSmall(u16, u64),
     /// It names a staged body that was given up when its node began another run.
     #[error("the body was given up: its node has started anew; send it again")]
     Aborted,
@@ -416,9 +522,9 @@ pub enum Refusal {
     Malformed,
 }
 
-impl Mutation<'_> {
+impl<'a> Mutation<'a> {
     /// The objects it looks up.
-    pub(crate) fn objects(&self, visit: &mut dyn FnMut(BucketId, &[u8])) {
+    pub(crate) fn objects(&self, visit: &mut dyn FnMut(BucketId, &'a [u8])) {
         match self {
             Mutation::SetString { bucket, key, .. }
             | Mutation::Append { bucket, key, .. }
@@ -429,6 +535,7 @@ impl Mutation<'_> {
             | Mutation::Expire { bucket, key, .. }
             | Mutation::Persist { bucket, key }
             | Mutation::PutObject { bucket, key, .. }
+            | Mutation::CompleteUpload { bucket, key, .. }
             | Mutation::Rewrite { bucket, key, .. }
             | Mutation::ExpireDue { bucket, key }
             | Mutation::Sweep { bucket, key }
@@ -441,7 +548,8 @@ impl Mutation<'_> {
                 visit(*bucket, from);
                 visit(*bucket, to);
             }
-            Mutation::Copy { from_bucket, from, to_bucket, to, .. } => {
+            Mutation::Copy { from_bucket, from, to_bucket, to, .. }
+            | Mutation::CopyObject { from_bucket, from, to_bucket, to, .. } => {
                 visit(*from_bucket, from);
                 visit(*to_bucket, to);
             }
@@ -459,7 +567,11 @@ impl Mutation<'_> {
             | Mutation::SweepDone { .. }
             | Mutation::Mount { .. }
             | Mutation::MountAttached { .. }
+            | Mutation::CreateUpload { .. }
+            | Mutation::PutPart { .. }
+            | Mutation::AbortUpload { .. }
             | Mutation::AbortBefore { .. } => {}
+            Mutation::CopyPart { from_bucket, from, .. } => visit(*from_bucket, from),
         }
     }
 }

@@ -63,6 +63,8 @@ pub struct StorageConfig {
     pub read_threads: usize,
     /// Threads that write and sync staged bodies.
     pub stage_threads: usize,
+    /// Age at which a multipart upload is given up.
+    pub upload_expiry: Duration,
     /// The flush workers' settings.
     pub flush: FlushSettings,
     /// Buckets and prefixes with an origin.
@@ -91,6 +93,7 @@ impl StorageConfig {
             journal_align: 512,
             read_threads: 8,
             stage_threads: 4,
+            upload_expiry: Duration::from_secs(7 * 24 * 3600),
             flush: FlushSettings::default(),
             mounts: Vec::new(),
         }
@@ -320,7 +323,7 @@ impl Node {
             let (worker, stop) = (worker.clone(), stop.clone());
             async move { worker.run(stop).await }
         });
-        let housekeeping = tokio::spawn(background::run(shared.clone(), stop.clone()));
+        let housekeeping = tokio::spawn(background::run(shared.clone(), config.upload_expiry, stop.clone()));
         Ok(Node { shared, driver, stop, housekeeping, flusher: worker, flushing, _lock: lock })
     }
 

@@ -125,6 +125,18 @@ impl ReadView {
         }
     }
 
+    /// A row of any table; no cache is asked.
+    pub(crate) async fn row(&self, row_key: Vec<u8>) -> Result<Option<Arc<[u8]>>> {
+        match self.view.get(RowKey::encoded(&row_key), false, false).map_err(view_error)? {
+            Some(row) => Ok(row),
+            None => {
+                let view = self.view.clone();
+                let read = move || view.get(RowKey::encoded(&row_key), false, true);
+                Ok(self.on_pool(read).await?.map_err(view_error)?.flatten())
+            }
+        }
+    }
+
     async fn remove_expired(&self, keys: &[(BucketId, &[u8])]) -> Result<()> {
         let mut submission = Submission::new();
         for (bucket, key) in keys {
@@ -239,7 +251,7 @@ impl ReadView {
         Ok(listed)
     }
 
-    async fn page(&self, from: Bound<Vec<u8>>, end: Vec<u8>, limit: usize) -> Result<Vec<Pair>> {
+    pub(crate) async fn page(&self, from: Bound<Vec<u8>>, end: Vec<u8>, limit: usize) -> Result<Vec<Pair>> {
         let view = self.view.clone();
         let read = move || view.range(from.as_ref().map(Vec::as_slice), &end, limit).map_err(view_error);
         if limit <= INLINE_LIMIT && !self.shared.keyspace.base.may_block() {
@@ -260,7 +272,7 @@ impl ReadView {
 }
 
 /// The end of the range of keys that begin with `prefix`.
-fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
         if last < u8::MAX {

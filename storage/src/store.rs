@@ -23,7 +23,7 @@ use crate::keyspace::checkpoint::Checkpointer;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{OriginRow, QueueRow, Table, queue_key};
 use crate::keyspace::view::View;
-use crate::keyspace::{Got, Keyspace};
+use crate::keyspace::{Got, Keyspace, PREFETCH_KEYS};
 use crate::mutation::{Mutation, Outcome, Payload};
 use crate::object::{BucketId, ClusterId, KEY_BYTES_MAX, ObjectRow, Version};
 use crate::read::{Lookup, ReadView, base_error, judge, view_error};
@@ -335,6 +335,15 @@ impl Store {
             (Got::Value(raw), at) => Ok(judge(&self.shared, bucket, raw, at)),
             (Got::Cold | Got::Restart, _) => Ok(Lookup::Later),
         }
+    }
+
+    /// Keys worth giving to [`Store::prefetch`] at once.
+    pub const PREFETCH_KEYS: usize = PREFETCH_KEYS;
+
+    /// Says which keys are about to be read, so that the CPU waits for their rows together instead of one by one. Only
+    /// a hint; never blocks.
+    pub fn prefetch<'a>(&self, bucket: BucketId, keys: impl Iterator<Item = &'a [u8]> + Clone) {
+        self.shared.keyspace.prefetch(keys.map(|key| RowKey::object(Table::Object, bucket, key)));
     }
 
     /// Submits mutations; resolves when all of them are committed, durable (with `everysec`: written) and

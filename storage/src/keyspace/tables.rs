@@ -16,16 +16,19 @@
 //! Q queue    'Q' version:u64be bucket:u32be key      queue row: what must still reach the origin
 //! G origin   'G' bucket:u32be key                     origin row: what is known of the key's origin object
 //! S started  'S' bucket:u32be key                     version:u64le deadline_ms:u64le: the origin rows with an attempt
+//! V upload   'V' bucket:u32be key upload:u64be        upload row
+//! W part     'W' upload:u64be number:u16be            object row: the part's body, MD5 and checksum
 //! A boot     'A' node:u32be                           number:u64le of the node's present run
 //! X meta     'X' name                                 applied index, cluster identity, ... (local and replicated)
 //! U usage    'U' segment:u32be                        live bytes of a segment (local)
 //!
 //! object row, little-endian, layout 1:
 //!   0  layout:u8 = 1
-//!   1  flags:u8      1 expiry | 2 md5 | 4 meta | 8 parts | 16 content version
+//!   1  flags:u8      1 expiry | 2 md5 | 4 meta | 8 parts | 16 content version | 32 etag | 64 part runs
 //!   2  version:u64
 //!  10  modified_ms:u64
-//!      [expires_at_ms:u64] [md5:16] [content_version:u64] [meta_len:u32 meta]
+//!      [expires_at_ms:u64] [md5:16] [content_version:u64] [etag: len:u32 text]
+//!      [part runs: len:u32 of (part_len:u64 count:u32)] [meta_len:u32 meta]
 //!      without parts: the body is the rest of the row
 //!      with parts:    body_len:u64, then parts to the end:
 //!                     0 len:u32 bytes | 1 blob.a:u64 blob.b:u64 offset:u32 len:u32 | 2 len:u64 zeros
@@ -38,6 +41,7 @@
 //!              bytes:u64 reason held (an object row, or empty)
 //! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin) rows:u32 [pending:u64]
 //!              [started:u64 deadline_ms:u64] [origin:u64 etag]   (byte strings: len:u32 bytes)
+//! upload row:  layout:u8=1 created_ms:u64 last_part:u16 meta options   (byte strings)
 //! meta: fields to the end: tag:u8 len:u16 bytes, user pairs as tag 7 (name) then tag 8 (value)
 //! ```
 
@@ -68,6 +72,10 @@ pub(crate) enum Table {
     Origin = b'G',
     /// Index of the origin rows with an attempt that may still be under way.
     Started = b'S',
+    /// Multipart uploads under way.
+    Upload = b'V',
+    /// Their parts.
+    UploadPart = b'W',
     /// The present run of each node.
     Boot = b'A',
     /// Live bytes by segment (local).
@@ -77,7 +85,7 @@ pub(crate) enum Table {
 impl Table {
     /// Tables that are a function of the log alone.
     #[cfg(test)]
-    pub(crate) const REPLICATED: [Table; 10] = [
+    pub(crate) const REPLICATED: [Table; 12] = [
         Table::Object,
         Table::Expiry,
         Table::Blob,
@@ -87,6 +95,8 @@ impl Table {
         Table::Queue,
         Table::Origin,
         Table::Started,
+        Table::Upload,
+        Table::UploadPart,
         Table::Boot,
     ];
 }
@@ -139,7 +149,7 @@ pub(crate) fn split_blob_key(row_key: &[u8]) -> Option<BlobId> {
     Some(BlobId { a: u64::from_be_bytes(*a), b: u64::from_be_bytes(*b) })
 }
 
-/// Key of a row numbered by a `u32` (bucket, mount, segment usage).
+/// Key of a row numbered by a `u32` (bucket, mount, node's boot, segment usage).
 pub(crate) fn numbered_key(table: Table, number: u32) -> [u8; 5] {
     let mut out = [0; 5];
     out[0] = table as u8;
@@ -151,6 +161,34 @@ pub(crate) fn numbered_key(table: Table, number: u32) -> [u8; 5] {
 pub(crate) fn boot_key(node: u16) -> [u8; 5] {
     // Not shorter: a memtable tells keys by their first five bytes and the rest.
     numbered_key(Table::Boot, u32::from(node))
+}
+
+/// Key of an upload row.
+pub(crate) fn upload_key(bucket: BucketId, key: &[u8], upload: Version) -> Vec<u8> {
+    let mut out = object_key(Table::Upload, bucket, key);
+    out.extend_from_slice(&upload.0.to_be_bytes());
+    out
+}
+
+/// Splits an upload key into bucket, object key and upload.
+pub(crate) fn split_upload_key(row_key: &[u8]) -> Option<(BucketId, &[u8], Version)> {
+    let (bucket, rest) = split_object_key(row_key)?;
+    let (key, upload) = rest.split_last_chunk::<8>()?;
+    Some((bucket, key, Version(u64::from_be_bytes(*upload))))
+}
+
+/// Key of an upload's part.
+pub(crate) fn part_key(upload: Version, number: u16) -> [u8; 11] {
+    let mut out = [0; 11];
+    out[0] = Table::UploadPart as u8;
+    out[1..9].copy_from_slice(&upload.0.to_be_bytes());
+    out[9..].copy_from_slice(&number.to_be_bytes());
+    out
+}
+
+/// The part's number in a key made by [`part_key`].
+pub(crate) fn split_part_key(row_key: &[u8]) -> Option<u16> {
+    row_key.get(9..)?.first_chunk().map(|number| u16::from_be_bytes(*number))
 }
 
 /// Key of a queue row.
@@ -175,6 +213,8 @@ const FLAG_MD5: u8 = 2;
 const FLAG_META: u8 = 4;
 const FLAG_PARTS: u8 = 8;
 const FLAG_CONTENT_VERSION: u8 = 16;
+const FLAG_ETAG: u8 = 32;
+const FLAG_PART_RUNS: u8 = 64;
 
 /// One part of a body, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,6 +261,10 @@ pub(crate) struct RowHead<'a> {
     /// The version that wrote the body: EXPIRE and PERSIST move the version on, not this. It gives the
     /// derived ETag and names the bytes in the origin.
     pub(crate) content_version: Version,
+    /// An ETag that can be computed from nothing here.
+    pub(crate) etag: Option<&'a str>,
+    /// Encoded part runs (see [`encode_part_runs`]); empty for none.
+    pub(crate) part_runs: &'a [u8],
     /// Encoded metadata (see [`encode_meta`]).
     pub(crate) meta: &'a [u8],
 }
@@ -235,6 +279,8 @@ impl RowHead<'_> {
         flags |= if self.meta.is_empty() { 0 } else { FLAG_META };
         flags |= if parts { FLAG_PARTS } else { 0 };
         flags |= if own_content { FLAG_CONTENT_VERSION } else { 0 };
+        flags |= if self.etag.is_some() { FLAG_ETAG } else { 0 };
+        flags |= if self.part_runs.is_empty() { 0 } else { FLAG_PART_RUNS };
         out.extend_from_slice(&[ROW_LAYOUT, flags]);
         out.extend_from_slice(&self.version.0.to_le_bytes());
         out.extend_from_slice(&self.modified_ms.to_le_bytes());
@@ -246,6 +292,12 @@ impl RowHead<'_> {
         }
         if own_content {
             out.extend_from_slice(&self.content_version.0.to_le_bytes());
+        }
+        if let Some(etag) = self.etag {
+            put_bytes(out, etag.as_bytes());
+        }
+        if !self.part_runs.is_empty() {
+            put_bytes(out, self.part_runs);
         }
         if !self.meta.is_empty() {
             out.extend_from_slice(&(self.meta.len() as u32).to_le_bytes());
@@ -299,6 +351,8 @@ pub(crate) struct RowReader<'a> {
     pub(crate) expires_at_ms: Option<u64>,
     pub(crate) md5: Option<[u8; 16]>,
     pub(crate) content_version: Version,
+    pub(crate) etag: Option<&'a str>,
+    pub(crate) part_runs: &'a [u8],
     pub(crate) meta: &'a [u8],
     pub(crate) body_len: u64,
     has_parts: bool,
@@ -313,6 +367,8 @@ impl<'a> RowReader<'a> {
         expires_at_ms: None,
         md5: None,
         content_version: Version::ZERO,
+        etag: None,
+        part_runs: &[],
         meta: &[],
         body_len: 0,
         has_parts: false,
@@ -338,6 +394,14 @@ impl<'a> RowReader<'a> {
         };
         let content_version =
             if flags & FLAG_CONTENT_VERSION != 0 { Version(take_u64(&mut rest)?) } else { version };
+        let mut etag = None;
+        if flags & FLAG_ETAG != 0 {
+            etag = Some(std::str::from_utf8(take_bytes(&mut rest)?).ok()?);
+        }
+        let mut part_runs: &[u8] = &[];
+        if flags & FLAG_PART_RUNS != 0 {
+            part_runs = take_bytes(&mut rest)?;
+        }
         let mut meta: &[u8] = &[];
         if flags & FLAG_META != 0 {
             let len = take_u32(&mut rest)? as usize;
@@ -352,6 +416,8 @@ impl<'a> RowReader<'a> {
             expires_at_ms,
             md5,
             content_version,
+            etag,
+            part_runs,
             meta,
             body_len,
             has_parts,
@@ -367,6 +433,8 @@ impl<'a> RowReader<'a> {
             expires_at_ms: self.expires_at_ms,
             md5: self.md5,
             content_version: self.content_version,
+            etag: self.etag,
+            part_runs: self.part_runs,
             meta: self.meta,
         }
     }
@@ -424,6 +492,35 @@ impl<'a> Iterator for PartIter<'a> {
             _ => None,
         }
     }
+}
+
+/// Consecutive parts of one length of which a multipart object was put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartRun {
+    /// Length of each, in bytes.
+    pub part_len: u64,
+    /// How many.
+    pub count: u32,
+}
+
+/// Encodes the lengths of parts, in order, as runs.
+pub(crate) fn encode_part_runs(lens: impl Iterator<Item = u64>) -> Vec<u8> {
+    let mut runs: Vec<PartRun> = Vec::new();
+    for part_len in lens {
+        match runs.last_mut() {
+            Some(run) if run.part_len == part_len => run.count += 1,
+            _ => runs.push(PartRun { part_len, count: 1 }),
+        }
+    }
+    let encode = |run: &PartRun| [&run.part_len.to_le_bytes()[..], &run.count.to_le_bytes()].concat();
+    runs.iter().flat_map(encode).collect()
+}
+
+/// Decodes what [`encode_part_runs`] wrote, up to the first run that is cut short.
+pub(crate) fn decode_part_runs(mut bytes: &[u8]) -> Vec<PartRun> {
+    let b = &mut bytes;
+    let run = || Some(PartRun { part_len: take_u64(b)?, count: take_u32(b)? });
+    std::iter::from_fn(run).collect()
 }
 
 /// Encodes metadata for [`crate::mutation::Mutation::PutObject`]; empty for empty metadata.
@@ -685,6 +782,45 @@ impl QueueRow {
             bytes,
             parked: (flags & 8 != 0).then_some(reason),
             held: (!held.is_empty()).then(|| Arc::from(held)),
+        })
+    }
+}
+
+/// A multipart upload under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UploadRow {
+    pub(crate) created_ms: u64,
+    /// The highest part number that was ever written; 0 before the first.
+    pub(crate) last_part: u16,
+    /// Encoded metadata of the object to be.
+    pub(crate) meta: Box<[u8]>,
+    /// What the front end keeps with it, opaque here.
+    pub(crate) options: Box<[u8]>,
+}
+
+impl UploadRow {
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let mut out = vec![LAYOUT];
+        out.extend_from_slice(&self.created_ms.to_le_bytes());
+        out.extend_from_slice(&self.last_part.to_le_bytes());
+        put_bytes(&mut out, &self.meta);
+        put_bytes(&mut out, &self.options);
+        Arc::from(out)
+    }
+
+    pub(crate) fn decode(mut row: &[u8]) -> Option<UploadRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        let created_ms = take_u64(b)?;
+        let (last_part, rest) = b.split_first_chunk()?;
+        *b = rest;
+        Some(UploadRow {
+            created_ms,
+            last_part: u16::from_le_bytes(*last_part),
+            meta: Box::from(take_bytes(b)?),
+            options: Box::from(take_bytes(b)?),
         })
     }
 }

@@ -40,16 +40,26 @@ proptest! {
         expiry in proptest::option::of(any::<u64>()),
         md5 in proptest::option::of(any::<[u8; 16]>()),
         content in any::<u64>(),
+        etag in proptest::option::of("[0-9a-f-]{0,40}"),
+        lens in proptest::collection::vec(1..3u64, 0..9),
         meta in proptest::collection::vec(any::<u8>(), 0..40),
         body in proptest::collection::vec(any::<u8>(), 0..600),
         cut in any::<proptest::sample::Index>(),
     ) {
+        let part_runs = encode_part_runs(lens.iter().copied());
+        let run_lens: Vec<u64> = decode_part_runs(&part_runs)
+            .iter()
+            .flat_map(|run| vec![run.part_len; run.count as usize])
+            .collect();
+        prop_assert_eq!(run_lens, lens);
         let head = RowHead {
             version: Version(version),
             modified_ms: 7,
             expires_at_ms: expiry,
             md5,
             content_version: Version(content),
+            etag: etag.as_deref(),
+            part_runs: &part_runs,
             meta: &meta,
         };
         let row = head.row_inline(&body, &mut Vec::new());
