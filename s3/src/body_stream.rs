@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use forebay_storage::body::BodyReader;
+use forebay_storage::BodyReader;
 use forebay_storage::error::Error;
 use futures_util::stream;
 use http_body_util::StreamBody;

@@ -56,9 +56,7 @@ impl CopySource {
         match judge_read(&CopyHeaders(headers), &etag, modified) {
             Verdict::Proceed => Ok((bucket, row)),
             Verdict::Failed(condition) => Err(Refused::precondition_failed(condition)),
-            Verdict::NotModified => {
-                Err(Refused::precondition_failed("x-amz-copy-source-If-None-Match"))
-            }
+            Verdict::NotModified => Err(Refused::precondition_failed("x-amz-copy-source-If-None-Match")),
         }
     }
 }

@@ -12,6 +12,8 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use s3s::{Body, S3Error, S3ErrorCode, S3Response};
 
+use crate::multipart::no_such_upload;
+use crate::operation::complete_multipart_upload::{invalid_part, part_too_small};
 use crate::xml::element;
 
 /// A request that is answered with an error.
@@ -171,27 +173,10 @@ impl From<Refusal> for Refused {
             Refusal::OriginMetaTooLarge(size) => Refused::new("MetadataTooLarge", 400, text)
                 .with("Size", size.to_string())
                 .with("MaxSizeAllowed", "2048"),
-            Refusal::NoSuchUpload => Refused::new(
-                "NoSuchUpload",
-                404,
-                "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted \
-                 or completed.",
-            ),
-            Refusal::InvalidPart(number) => Refused::new(
-                "InvalidPart",
-                400,
-                "One or more of the specified parts could not be found.  The part may not have been uploaded, or the \
-                 specified entity tag may not match the part's entity tag.",
-            )
-            .with("PartNumber", number.to_string()),
-            Refusal::PartTooSmall(number, size) => Refused::new(
-                "EntityTooSmall",
-                400,
-                "Your proposed upload is smaller than the minimum allowed size",
-            )
-            .with("PartNumber", number.to_string())
-            .with("ProposedSize", size.to_string()),
-            Refusal::Aborted => Refused::new("ServiceUnavailable", 503, text),
+            Refusal::NoSuchUpload => no_such_upload(),
+            Refusal::InvalidPart(number) => invalid_part(number),
+            Refusal::PartTooSmall(number, len) => part_too_small(number, len),
+            Refusal::Aborted => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
             Refusal::TooLarge(limit) => entity_too_large(None, limit),
             // Outcomes of RESP's commands; an S3 operation proposes none of them.
             Refusal::NotAnInteger

@@ -427,7 +427,7 @@ async fn subresources_are_refused_and_the_object_stays() {
     let server = start(config()).await;
     server.ask(&put("kept").body(b"hello").sign()).await;
     for method in ["PUT", "DELETE", "GET", "HEAD"] {
-        for name in ["tagging", "acl", "uploadId", "partNumber", "retention", "legal-hold"] {
+        for name in ["tagging", "acl", "uploadId", "attributes", "retention", "legal-hold"] {
             let wire = RawRequest::new(method, "/bucket/kept").query(name, "").body(b"evil").sign();
             let mut connection = server.connect().await;
             connection.send(&wire).await;

@@ -5,6 +5,7 @@
 
 use forebay_storage::multipart::Upload;
 use forebay_storage::object::{BucketId, Version};
+use forebay_storage::read::ReadView;
 use http::HeaderMap;
 
 use crate::body::checksum::ChecksumAlgorithm;
@@ -14,6 +15,9 @@ use crate::service::Operations;
 
 /// First byte of an upload's options, so that another layout can follow.
 const OPTIONS_LAYOUT: u8 = 1;
+
+/// Parts read at a time: the row of a short one holds its body.
+const PARTS_BATCH: usize = 100;
 
 /// How the checksum of the whole comes out of those of the parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,11 +50,9 @@ impl ChecksumType {
             None => Ok(None),
             Some(name) if name == b"FULL_OBJECT" => Ok(Some(ChecksumType::FullObject)),
             Some(name) if name == b"COMPOSITE" => Ok(Some(ChecksumType::Composite)),
-            Some(_) => Err(Refused::new(
-                "InvalidRequest",
-                400,
-                "Value for x-amz-checksum-type header is invalid.",
-            )),
+            Some(_) => {
+                Err(Refused::new("InvalidRequest", 400, "Value for x-amz-checksum-type header is invalid."))
+            }
         }
     }
 }
@@ -144,6 +146,49 @@ pub(crate) fn part_number(facts: &RequestFacts) -> Result<u16, Refused> {
         )
         .with("ArgumentName", "partNumber")),
     }
+}
+
+/// What is told of a part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PartFacts {
+    pub(crate) number: u16,
+    pub(crate) len: u64,
+    /// Without quotes.
+    pub(crate) etag: String,
+    /// Algorithm and base64.
+    pub(crate) checksum: Option<(String, String)>,
+    pub(crate) modified_ms: u64,
+}
+
+/// Up to `limit` parts of an upload with numbers above `after`, in order.
+pub(crate) async fn part_facts(
+    operations: &Operations,
+    view: &ReadView,
+    upload: Version,
+    mut after: u16,
+    limit: usize,
+) -> Result<Vec<PartFacts>, Refused> {
+    let cluster = operations.store.cluster_id();
+    let mut facts: Vec<PartFacts> = Vec::new();
+    while facts.len() < limit {
+        let batch_len = PARTS_BATCH.min(limit - facts.len());
+        let batch = view.upload_parts(upload, after, batch_len).await?;
+        let is_last = batch.len() < batch_len;
+        for (number, row) in batch {
+            after = number;
+            facts.push(PartFacts {
+                number,
+                len: row.body_len(),
+                etag: row.etag(cluster).to_string(),
+                checksum: row.meta().checksum,
+                modified_ms: row.modified_ms(),
+            });
+        }
+        if is_last {
+            break;
+        }
+    }
+    Ok(facts)
 }
 
 /// The upload that the request names.

@@ -72,11 +72,7 @@ impl Operations {
     /// # Errors
     ///
     /// If the operating system gives no threads.
-    pub(crate) fn new(
-        store: Store,
-        config: Arc<S3Config>,
-        ids: Arc<RequestIds>,
-    ) -> io::Result<Operations> {
+    pub(crate) fn new(store: Store, config: Arc<S3Config>, ids: Arc<RequestIds>) -> io::Result<Operations> {
         let voters = store.stats().voters.max(1);
         let copies = voters / 2 + 1;
         let noun = if copies == 1 { "copy" } else { "copies" };

@@ -161,12 +161,7 @@ fn classify_object(method: &Method, query: &Query, headers: &HeaderMap) -> Opera
     }
 }
 
-fn object_subresource(
-    method: &Method,
-    name: &str,
-    noun: &'static str,
-    headers: &HeaderMap,
-) -> Operation {
+fn object_subresource(method: &Method, name: &str, noun: &'static str, headers: &HeaderMap) -> Operation {
     match (method.as_str(), name) {
         ("POST", "uploads") => match asked_by_header(headers) {
             Some(name) => Operation::NotImplemented(name),
@@ -336,7 +331,10 @@ mod tests {
     #[test]
     fn put_headers_that_ask_for_more_are_refused_by_name() {
         for (header, noun) in [
-            ("x-amz-copy-source-server-side-encryption", "server-side encryption (x-amz-copy-source-server-side-*)"),
+            (
+                "x-amz-copy-source-server-side-encryption",
+                "server-side encryption (x-amz-copy-source-server-side-*)",
+            ),
             ("x-amz-tagging", "object tagging (x-amz-tagging)"),
             ("x-amz-grant-read", "object grants (x-amz-grant-*)"),
             ("x-amz-object-lock-mode", "object lock (x-amz-object-lock-*)"),

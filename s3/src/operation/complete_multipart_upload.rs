@@ -8,9 +8,9 @@
 //! time.
 
 use forebay_storage::encode_meta;
-use forebay_storage::mutation::{Mutation, Outcome, PART_BYTES_MIN, PART_NUMBER_MAX, PartNames};
 use forebay_storage::multipart::Upload;
-use forebay_storage::object::{BucketId, ETag, ObjectMeta, ObjectRow};
+use forebay_storage::mutation::{Mutation, Outcome, PART_BYTES_MIN, PART_NUMBER_MAX, PartNames};
+use forebay_storage::object::{BucketId, ETag, ObjectMeta};
 use forebay_storage::submission::Submission;
 use http::HeaderMap;
 use md5::{Digest, Md5};
@@ -21,7 +21,7 @@ use crate::body::checksum::{Checksum, ChecksumAlgorithm, ChecksumState};
 use crate::condition::put_condition;
 use crate::error::Refused;
 use crate::metadata;
-use crate::multipart::{ChecksumType, UploadChecksum, no_such_upload, upload_id};
+use crate::multipart::{ChecksumType, PartFacts, UploadChecksum, no_such_upload, part_facts, upload_id};
 use crate::operation::listing::NameCoding;
 use crate::request::RequestFacts;
 use crate::service::Operations;
@@ -63,7 +63,8 @@ pub(crate) async fn run(
         let row = row.ok_or_else(no_such_upload)?;
         return Ok(answer(operations, facts, key, &etag, &row.meta()));
     };
-    let parts = find_parts(operations, &named, view.parts(id, 0, usize::from(PART_NUMBER_MAX)).await?)?;
+    let rows = part_facts(operations, &view, id, 0, usize::from(PART_NUMBER_MAX)).await?;
+    let parts = find_parts(&named, rows)?;
     drop(view);
     check_size(headers, &parts)?;
     let checksum = object_checksum(headers, &upload, &parts)?;
@@ -159,27 +160,22 @@ fn etag_of(parts: &[NamedPart]) -> String {
     format!("{}-{}", hex::encode(whole.finalize()), parts.len())
 }
 
-/// The rows of the parts that were named.
-fn find_parts(
-    operations: &Operations,
-    named: &[NamedPart],
-    rows: Vec<(u16, ObjectRow)>,
-) -> Result<Vec<ObjectRow>, Refused> {
-    let cluster = operations.store.cluster_id();
+/// The parts that were named, of those that are there.
+fn find_parts(named: &[NamedPart], there: Vec<PartFacts>) -> Result<Vec<PartFacts>, Refused> {
     let mut found = Vec::with_capacity(named.len());
     for (at, part) in named.iter().enumerate() {
-        let row = rows.binary_search_by_key(&part.number, |(number, _)| *number).ok().map(|at| &rows[at].1);
-        let row = row.filter(|row| row.etag(cluster).to_string() == part.etag);
-        let row = row.ok_or_else(|| invalid_part(part.number))?;
-        if let Some((algorithm, value)) = row.meta().checksum
-            && part.checksums.iter().any(|(a, v)| a.name() == algorithm && *v != value)
+        let place = there.binary_search_by_key(&part.number, |facts| facts.number).ok();
+        let facts = place.map(|place| &there[place]).filter(|facts| facts.etag == part.etag);
+        let facts = facts.ok_or_else(|| invalid_part(part.number))?;
+        if let Some((algorithm, value)) = &facts.checksum
+            && part.checksums.iter().any(|(a, v)| a.name() == algorithm && v != value)
         {
             return Err(invalid_part(part.number));
         }
-        if at + 1 < named.len() && row.body_len() < PART_BYTES_MIN {
-            return Err(part_too_small(part.number, row.body_len()).with("ETag", part.etag.clone()));
+        if at + 1 < named.len() && facts.len < PART_BYTES_MIN {
+            return Err(part_too_small(part.number, facts.len).with("ETag", part.etag.clone()));
         }
-        found.push(row.clone());
+        found.push(facts.clone());
     }
     Ok(found)
 }
@@ -204,9 +200,9 @@ pub(crate) fn part_too_small(number: u16, len: u64) -> Refused {
 }
 
 /// Compares `x-amz-mp-object-size`.
-fn check_size(headers: &HeaderMap, parts: &[ObjectRow]) -> Result<(), Refused> {
+fn check_size(headers: &HeaderMap, parts: &[PartFacts]) -> Result<(), Refused> {
     let Some(sent) = headers.get("x-amz-mp-object-size") else { return Ok(()) };
-    let len: u64 = parts.iter().map(ObjectRow::body_len).sum();
+    let len: u64 = parts.iter().map(|part| part.len).sum();
     if sent.to_str().ok().and_then(|text| text.trim().parse().ok()) == Some(len) {
         return Ok(());
     }
@@ -218,7 +214,7 @@ fn check_size(headers: &HeaderMap, parts: &[ObjectRow]) -> Result<(), Refused> {
 fn object_checksum(
     headers: &HeaderMap,
     upload: &Upload,
-    parts: &[ObjectRow],
+    parts: &[PartFacts],
 ) -> Result<Option<(ChecksumAlgorithm, String)>, Refused> {
     let begun = UploadChecksum::of(upload);
     let sent_type = ChecksumType::read(headers)?;
@@ -229,11 +225,13 @@ fn object_checksum(
         return Err(Refused::new(
             "InvalidRequest",
             400,
-            format!("The upload was created using the {expected} checksum mode. The complete request must use the same checksum mode. It was {sent}."),
+            format!(
+                "The upload was created using the {expected} checksum mode. The complete request must use the same checksum mode. It was {sent}."
+            ),
         ));
     }
-    let kept = parts.iter().map(|row| (row.meta().checksum, row.body_len()));
-    let kept: Option<Vec<(Checksum, u64)>> = kept.map(|(kept, len)| Some((parse(kept?)?, len))).collect();
+    let kept = parts.iter().map(|part| Some((parse(part.checksum.as_ref()?)?, part.len)));
+    let kept: Option<Vec<(Checksum, u64)>> = kept.collect();
     let computed = kept.and_then(|kept| {
         let algorithm = kept.first()?.0.algorithm;
         let kind = begun.map(|begun| begun.kind).or(sent_type);
@@ -259,7 +257,9 @@ fn object_checksum(
                 return Err(Refused::new(
                     "InvalidRequest",
                     400,
-                    format!("The object's {name} checksum cannot be verified: its parts were not uploaded with it"),
+                    format!(
+                        "The object's {name} checksum cannot be verified: its parts were not uploaded with it"
+                    ),
                 ));
             }
         }
@@ -267,8 +267,8 @@ fn object_checksum(
     Ok(computed)
 }
 
-fn parse((algorithm, value): (String, String)) -> Option<Checksum> {
-    Checksum::parse(ChecksumAlgorithm::from_name(&algorithm)?, &value).ok()
+fn parse((algorithm, value): &(String, String)) -> Option<Checksum> {
+    Checksum::parse(ChecksumAlgorithm::from_name(algorithm)?, value).ok()
 }
 
 /// `None` if the parts' checksums are of different kinds.
@@ -279,12 +279,12 @@ fn put_together(parts: &[(Checksum, u64)], kind: ChecksumType) -> Option<(Checks
     }
     match (kind, algorithm.crc()) {
         (ChecksumType::FullObject, Some(crc)) => {
-            let number = |checksum: &Checksum| checksum.digest().iter().fold(0, |n, b| n << 8 | u64::from(*b));
+            let number =
+                |checksum: &Checksum| checksum.digest().iter().fold(0, |n, b| n << 8 | u64::from(*b));
             let mut parts = parts.iter();
             let first = number(&parts.next()?.0);
-            let whole = parts.fold(first, |whole, (part, len)| {
-                crc_fast::checksum_combine(crc, whole, number(part), *len)
-            });
+            let whole = parts
+                .fold(first, |whole, (part, len)| crc_fast::checksum_combine(crc, whole, number(part), *len));
             let digest = whole.to_be_bytes()[8 - algorithm.digest_len()..].to_vec();
             Some((algorithm, Checksum::computed(algorithm, digest).base64))
         }

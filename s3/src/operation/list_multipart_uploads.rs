@@ -22,7 +22,7 @@ use crate::xml::XmlWriter;
 const BATCH: usize = 250;
 
 enum Item {
-    Upload(Upload),
+    Upload(Box<Upload>),
     CommonPrefix(Vec<u8>),
 }
 
@@ -126,7 +126,7 @@ async fn items(
                 }
                 None => {
                     after = Some((upload.key.to_vec(), upload.id));
-                    items.push(Item::Upload(upload));
+                    items.push(Item::Upload(Box::new(upload)));
                 }
             }
             if items.len() == limit {
