@@ -80,6 +80,38 @@ impl HttpWire {
         }
     }
 
+    /// As [`HttpWire::answer`] for a 2xx with a Content-Length, whose body is handed to `each` as it comes and
+    /// not kept.
+    pub fn answer_streamed(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<Answer> {
+        let head_end = loop {
+            if let Some(at) = find(&self.received, b"\r\n\r\n") {
+                break at + 4;
+            }
+            self.read_more()?;
+        };
+        let head = self.received.drain(..head_end).collect::<Vec<u8>>();
+        let (status, headers) = parse_head(&head)?;
+        let answer = Answer { status, headers, body: Vec::new() };
+        let mut left: u64 = answer
+            .header("content-length")
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| invalid("length"))?;
+        let early = std::mem::take(&mut self.received);
+        each(&early);
+        left = left.saturating_sub(early.len() as u64);
+        let mut piece = vec![0; 256 * 1024];
+        while left > 0 {
+            let most = left.min(piece.len() as u64) as usize;
+            let read = self.stream.read(&mut piece[..most])?;
+            if read == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            each(&piece[..read]);
+            left -= read as u64;
+        }
+        Ok(answer)
+    }
+
     /// Whether the server has closed its side, waiting for that up to the limit.
     pub fn closed(&mut self) -> bool {
         match self.read_more() {

@@ -424,14 +424,19 @@ impl Node {
 
     /// Resident set size in bytes.
     pub fn rss_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// Of it, memory that no file backs: buffers and heap, without pages of mapped files.
+    pub fn rss_anon_bytes(&self) -> u64 {
+        self.status_bytes("RssAnon:")
+    }
+
+    fn status_bytes(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.pid());
         let text = fs::read_to_string(path).expect("/proc of a running process");
-        let line = text.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
-        let kib = line
-            .split_whitespace()
-            .nth(1)
-            .and_then(|number| number.parse::<u64>().ok())
-            .expect("VmRSS in kB");
+        let line = text.lines().find(|line| line.starts_with(name)).expect("a line of that name");
+        let kib = line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok()).expect("kB");
         kib * 1024
     }
 

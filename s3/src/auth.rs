@@ -193,6 +193,18 @@ impl ClaimedSignature {
         Ok(())
     }
 
+    /// Refuses a region that can be none, naming ours: s3cmd signs for `US` until it is told so. Any other is
+    /// taken.
+    pub(crate) fn check_region(&self, config: &S3Config) -> Result<(), Refused> {
+        let part_of_a_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if !self.region.is_empty() && self.region.bytes().all(part_of_a_name) {
+            return Ok(());
+        }
+        let (sent, expected) = (&self.region, &config.region);
+        let what = format!("the region '{sent}' is wrong; expecting '{expected}'");
+        Err(malformed_header(&what).with("Region", expected))
+    }
+
     /// Refuses a request that was signed too long ago, or in the future.
     pub(crate) fn check_time(&self, now: OffsetDateTime, config: &S3Config) -> Result<(), Refused> {
         let skew_max = Duration::try_from(config.skew_max).unwrap_or(Duration::MAX);

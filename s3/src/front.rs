@@ -113,6 +113,7 @@ impl Front {
         if let Some(claim) = &claim {
             claim.check_coverage(&parts.headers)?;
             claim.check_time(now, &self.config)?;
+            claim.check_region(&self.config)?;
         }
         let operation = Operation::classify(&parts.method, &target, &query, &parts.headers);
         Ok(Arc::new(RequestFacts { id, operation, target, query, claim, body: Arc::clone(body) }))

@@ -423,6 +423,17 @@ async fn skewed_clocks_are_told_both_times() {
 }
 
 #[tokio::test]
+async fn a_region_that_can_be_none_is_answered_with_ours() {
+    let server = start(config()).await;
+    let wire = String::from_utf8(put("k").sign()).expect("ASCII");
+    let answer = server.ask(wire.replace("/us-east-1/s3/", "/US/s3/").as_bytes()).await;
+    assert_eq!((answer.status, answer.code()), (400, "AuthorizationHeaderMalformed"));
+    assert!(answer.body.contains("<Region>us-east-1</Region>"), "{}", answer.body);
+    let answer = server.ask(wire.replace("/us-east-1/s3/", "/mars-1/s3/").as_bytes()).await;
+    assert_eq!(answer.code(), "SignatureDoesNotMatch");
+}
+
+#[tokio::test]
 async fn subresources_are_refused_and_the_object_stays() {
     let server = start(config()).await;
     server.ask(&put("kept").body(b"hello").sign()).await;
