@@ -285,7 +285,7 @@ fn rclone_syncs_and_checks_a_tree() {
     python::run(rclone(&node).args(["touch", "-t", "2021-01-02T03:04:05", "fb:clone/dir/file-1"]));
     python::run(rclone(&node).args(["copy", "fb:clone/dir"]).arg(back.path()));
     assert_same(there.path(), back.path());
-    let piped = python::run(rclone(&node).args(["cat", "fb:clone/dir/file-511"]));
+    let piped = python::run(rclone(&node).args(["cat", "fb:clone/dir/file-65536"]));
     assert!(!piped.is_empty());
     python::run(rclone(&node).args(["purge", "fb:clone/copy"]));
     python::run(rclone(&node).args(["delete", "fb:clone"]));
