@@ -25,6 +25,7 @@ pub mod flush;
 pub mod identity;
 pub mod io;
 pub mod journal;
+pub mod mounts;
 pub mod mutation;
 pub mod node;
 pub mod object;

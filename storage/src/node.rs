@@ -19,6 +19,7 @@ use crate::io::threads::{ReadPool, ThreadsDisk};
 use crate::journal::{BackgroundPreparer, JournalConfig};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::lmdb::Lmdb;
+use crate::mounts;
 use crate::origin::Origin;
 use crate::origin::s3::{S3Origin, S3OriginConfig};
 use crate::replica::{Driver, DriverParts, Inbox, MemtableLimits, OpenError, Opened, Parts, SyncMode, open};
@@ -279,7 +280,9 @@ impl Node {
         let parts = DriverParts { engine, inbox, checkpointer, stats, done, sync, now_ms };
         let driver = Driver::start(parts).map_err(StartError::Threads)?;
         let started = match wait_until_leading(&shared).await {
-            Ok(()) => flush_link::start(&shared, &config.mounts, &config.flush).await,
+            Ok(()) => mounts::record(&shared, &config.mounts)
+                .await
+                .and_then(|specs| flush_link::start(&shared, specs, &config.flush)),
             Err(error) => Err(error),
         };
         let worker = match started {
