@@ -88,7 +88,13 @@ fn object(method: &'static str, key: &str) -> RawRequest {
 }
 
 fn string<'a>(server: &Server, key: &'a [u8], value: &'a [u8], expiry: SetExpiry) -> Mutation<'a> {
-    Mutation::SetString { bucket: server.bucket(), key, value, expiry, existence: Existence::Any }
+    Mutation::SetString {
+        bucket: server.bucket(),
+        key,
+        value: value.into(),
+        expiry,
+        existence: Existence::Any,
+    }
 }
 
 /// The texts of all elements of that name.
@@ -472,7 +478,9 @@ async fn a_long_composed_body_is_streamed() {
     let server = start_in("us-east-1", 1 << 20).await;
     let piece: Vec<u8> = (0..60_000u32).map(|i| b'a' + (i % 26) as u8).collect();
     for _ in 0..10 {
-        server.resp(&[Mutation::Append { bucket: server.bucket(), key: b"long", value: &piece }]).await;
+        server
+            .resp(&[Mutation::Append { bucket: server.bucket(), key: b"long", value: piece[..].into() }])
+            .await;
     }
     let whole = piece.repeat(10);
     let answer = server.ask(object("GET", "long")).await;

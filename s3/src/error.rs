@@ -171,6 +171,7 @@ impl From<Refusal> for Refused {
             Refusal::OriginMetaTooLarge(size) => Refused::new("MetadataTooLarge", 400, text)
                 .with("Size", size.to_string())
                 .with("MaxSizeAllowed", "2048"),
+            Refusal::Aborted => Refused::new("ServiceUnavailable", 503, text),
             Refusal::TooLarge(limit) => entity_too_large(None, limit),
             // Outcomes of RESP's commands and of an operator's; an S3 operation proposes none of them.
             Refusal::NotAnInteger

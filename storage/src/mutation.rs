@@ -7,8 +7,10 @@
 use crate::object::{BucketId, Version};
 
 pub(crate) use codec::encode_atomic_head;
+pub use payload::{Payload, StagedPart, StagedParts};
 
 mod codec;
+mod payload;
 
 /// What becomes of an expiry time when a string is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +96,7 @@ pub enum Mutation<'a> {
         /// Key.
         key: &'a [u8],
         /// Body.
-        value: &'a [u8],
+        value: Payload<'a>,
         /// What becomes of the expiry time.
         expiry: SetExpiry,
         /// NX / XX.
@@ -107,7 +109,7 @@ pub enum Mutation<'a> {
         /// Key.
         key: &'a [u8],
         /// Bytes to append.
-        value: &'a [u8],
+        value: Payload<'a>,
     },
     /// RESP SETRANGE with a non-empty value; a gap reads as zeros. Outcome `Length`.
     SetRange {
@@ -118,7 +120,7 @@ pub enum Mutation<'a> {
         /// First byte to overwrite.
         offset: u64,
         /// Bytes to write.
-        value: &'a [u8],
+        value: Payload<'a>,
     },
     /// RESP INCRBY / DECRBY. Outcome `Integer` or a refusal.
     IncrBy {
@@ -189,18 +191,18 @@ pub enum Mutation<'a> {
         /// Overwrite an existing target.
         replace: bool,
     },
-    /// S3 PUT of a small body: clears the expiry time. Outcome `Done` or a refusal.
+    /// S3 PUT: clears the expiry time. Outcome `Done` or a refusal.
     PutObject {
         /// Bucket.
         bucket: BucketId,
         /// Key.
         key: &'a [u8],
         /// Body.
-        value: &'a [u8],
+        value: Payload<'a>,
         /// Encoded metadata (`keyspace::tables::encode_meta`; empty for none).
         meta: &'a [u8],
-        /// MD5 of the body.
-        md5: [u8; 16],
+        /// MD5 of the body; `None` gives it a derived ETag.
+        md5: Option<[u8; 16]>,
         /// If-Match, If-None-Match.
         condition: PutIf<'a>,
     },
@@ -214,7 +216,7 @@ pub enum Mutation<'a> {
         /// The version that was read.
         version: Version,
         /// The whole body.
-        value: &'a [u8],
+        value: Payload<'a>,
     },
     /// Creates a bucket. Outcome `Bucket`.
     CreateBucket {
@@ -333,6 +335,12 @@ pub enum Mutation<'a> {
         /// Version of the flush row.
         version: Version,
     },
+    /// A run of a node begins: what its earlier runs have staged and not committed is given up, and a mutation
+    /// that still names it is refused. Outcome `Boot`.
+    AbortBefore {
+        /// The node.
+        node: u16,
+    },
     /// All or nothing: judged by its guards, then its mutations in order. Outcome `Done` or `Unmet`, followed
     /// by one outcome for each mutation inside.
     Atomic {
@@ -360,6 +368,8 @@ pub enum Outcome {
     Bucket(BucketId, bool),
     /// The mount's number.
     Mount(u32),
+    /// The number of the run that begins.
+    Boot(u64),
     /// It was refused: nothing was changed.
     Refused(Refusal),
     /// It stands in an atomic group whose guards did not hold.
@@ -411,6 +421,9 @@ pub enum Refusal {
     /// User metadata with ours would pass the origin's 2 KB.
     #[error("the metadata would be {0} bytes long in the origin, which takes at most 2048")]
     OriginMetaTooLarge(u64),
+    /// It names a staged body that was given up when its node began another run.
+    #[error("the body was given up: its node has started anew; send it again")]
+    Aborted,
     /// The entry holds bytes that are no mutation of this version.
     #[error("malformed mutation")]
     Malformed,
@@ -459,7 +472,8 @@ impl Mutation<'_> {
             | Mutation::SweepDone { .. }
             | Mutation::Mount { .. }
             | Mutation::MountAttached { .. }
-            | Mutation::MountForget { .. } => {}
+            | Mutation::MountForget { .. }
+            | Mutation::AbortBefore { .. } => {}
         }
     }
 }

@@ -297,7 +297,7 @@ impl Store {
         let Some(row) = view.fetch(bucket, key).await? else { return Ok(()) };
         let body = view.read_body(&row, 0..row.body_len()).await?;
         let mut submission = Submission::new();
-        submission.push(&Mutation::Rewrite { bucket, key, version: row.version(), value: &body });
+        submission.push(&Mutation::Rewrite { bucket, key, version: row.version(), value: body[..].into() });
         self.shared.submit(submission).await.map(|_| ())
     }
 

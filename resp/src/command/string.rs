@@ -29,7 +29,8 @@ pub(super) fn set(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     };
     let bucket = planner.bucket_to_write()?;
     let (key, value) = (planner.key(args, 1)?, planner.value(args, 2)?);
-    let mutation = Mutation::SetString { bucket, key, value, expiry, existence: options.existence };
+    let mutation =
+        Mutation::SetString { bucket, key, value: value.into(), expiry, existence: options.existence };
     Ok(match options.get {
         true => planner.read_then_write(VALUE, &mutation, ok_or_nil),
         false => planner.write(&mutation, ok_or_nil),
@@ -111,7 +112,7 @@ pub(super) fn msetnx(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> 
 pub(super) fn append(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let bucket = planner.bucket_to_write()?;
     let (key, value) = (planner.key(args, 1)?, planner.value(args, 2)?);
-    Ok(planner.write(&Mutation::Append { bucket, key, value }, length))
+    Ok(planner.write(&Mutation::Append { bucket, key, value: value.into() }, length))
 }
 
 pub(super) fn strlen(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
@@ -142,7 +143,7 @@ pub(super) fn setrange(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan
     }
     planner.check_value_len(len)?;
     let bucket = planner.bucket_to_write()?;
-    Ok(planner.write(&Mutation::SetRange { bucket, key, offset, value }, length))
+    Ok(planner.write(&Mutation::SetRange { bucket, key, offset, value: value.into() }, length))
 }
 
 pub(super) fn incr(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
@@ -185,7 +186,7 @@ fn plain_set<'a>(
 ) -> Result<Mutation<'a>> {
     let bucket = planner.bucket_to_write()?;
     let (key, value) = (planner.key(args, key)?, planner.value(args, value)?);
-    Ok(Mutation::SetString { bucket, key, value, expiry, existence })
+    Ok(Mutation::SetString { bucket, key, value: value.into(), expiry, existence })
 }
 
 /// The sets of MSET and MSETNX.

@@ -45,9 +45,9 @@ pub(crate) async fn run(
     submission.push(&Mutation::PutObject {
         bucket,
         key,
-        value: &body.bytes,
+        value: body.bytes[..].into(),
         meta: &encoded,
-        md5: body.md5,
+        md5: Some(body.md5),
         condition,
     });
     let outcomes = operations.store.submit(submission).await?;

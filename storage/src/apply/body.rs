@@ -7,9 +7,10 @@
 use std::sync::Arc;
 
 use super::Applier;
+use crate::keyspace::base::BaseError;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{BodyPart, RowHead, Table, blob_key};
-use crate::mutation::Refusal;
+use crate::mutation::{Payload, Refusal, StagedPart};
 use crate::object::BlobId;
 
 /// Longest body that stands in its row; beyond, values never enter LMDB.
@@ -28,13 +29,59 @@ impl Applier {
         head.row_parts(&[part], &mut self.scratch)
     }
 
-    /// The one blob that the running mutation may make.
+    /// A row with the body that a mutation brings.
+    pub(super) fn payload_row(
+        &mut self,
+        head: &RowHead<'_>,
+        payload: &Payload<'_>,
+    ) -> Result<Result<Arc<[u8]>, Refusal>, BaseError> {
+        if let Payload::Inline(body) = payload {
+            return Ok(Ok(self.whole_row(head, body)));
+        }
+        if let Some(refusal) = self.refuse_payload(payload)? {
+            return Ok(Err(refusal));
+        }
+        let mut parts = Vec::new();
+        payload_parts(payload, &mut parts);
+        self.own_payload(payload);
+        Ok(Ok(head.row_parts(&parts, &mut self.scratch)))
+    }
+
+    /// Why a staged body may not be taken over: given up, taken over before, or malformed.
+    pub(super) fn refuse_payload(&self, payload: &Payload<'_>) -> Result<Option<Refusal>, BaseError> {
+        let Payload::Staged(parts) = payload else { return Ok(None) };
+        for StagedPart { blob, len } in parts.iter() {
+            if !blob.is_staged() || len == 0 || len > u64::from(u32::MAX) {
+                return Ok(Some(Refusal::Malformed));
+            }
+            if self.state.boots.get(&blob.node()).is_none_or(|boot| blob.boot() != *boot) {
+                return Ok(Some(Refusal::Aborted));
+            }
+            if self.newest(RowKey::encoded(&blob_key(Table::Blob, blob)), false)?.is_some() {
+                return Ok(Some(Refusal::Malformed));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the blobs over that [`Applier::refuse_payload`] let pass, once nothing can refuse the mutation
+    /// any more.
+    pub(super) fn own_payload(&mut self, payload: &Payload<'_>) {
+        let Payload::Staged(staged) = payload else { return };
+        for part in staged.iter() {
+            self.put(RowKey::encoded(&blob_key(Table::Blob, part.blob)), Some(Arc::from(&[][..])));
+            self.made.push(part.blob);
+        }
+    }
+
+    /// The one blob that the running mutation may make of inline bytes.
     fn blob_id(&self) -> BlobId {
         BlobId { a: self.version().0, b: 0 }
     }
 
     fn new_blob(&mut self, bytes: &[u8]) -> BlobId {
         let blob = self.blob_id();
+        self.made.push(blob);
         self.put(RowKey::encoded(&blob_key(Table::Blob, blob)), Some(Arc::from(bytes)));
         blob
     }
@@ -82,6 +129,18 @@ impl Applier {
             self.new_blob(&gather_inline(parts));
         }
         Ok(head.row_parts(&list, &mut self.scratch))
+    }
+}
+
+/// The parts that a mutation's body stands for.
+pub(super) fn payload_parts<'a>(payload: &Payload<'a>, out: &mut Vec<BodyPart<'a>>) {
+    match payload {
+        Payload::Inline(bytes) => out.push(BodyPart::Inline(bytes)),
+        Payload::Staged(staged) => out.extend(staged.iter().map(|part| BodyPart::Extent {
+            blob: part.blob,
+            offset: 0,
+            len: part.len as u32,
+        })),
     }
 }
 

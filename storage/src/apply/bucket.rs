@@ -1,9 +1,13 @@
 //! Buckets and mounts, and what refuses a write before it is looked at.
 
+use std::sync::Arc;
+
 use super::Applier;
 use crate::flush::{FlushEvent, MountId};
 use crate::keyspace::memtable::RowKey;
-use crate::keyspace::tables::{BucketRow, MountRow, Table, decode_meta, encode_next_numbers, numbered_key};
+use crate::keyspace::tables::{
+    BucketRow, MountRow, Table, boot_key, decode_meta, encode_next_numbers, numbered_key,
+};
 use crate::mutation::{MountMode, Outcome, Refusal};
 use crate::object::{BucketId, Version};
 use crate::object_name::encode_key;
@@ -30,15 +34,9 @@ impl Applier {
         (len > ORIGIN_KEY_BYTES_MAX).then_some(Refusal::OriginKeyTooLong(len))
     }
 
-    /// As [`Applier::refuse_write`], for an object with metadata.
-    pub(super) fn refuse_object(
-        &self,
-        bucket: BucketId,
-        key: &[u8],
-        body_len: u64,
-        meta: &[u8],
-    ) -> Option<Refusal> {
-        if let Some(refusal) = self.refuse_write(bucket, key, body_len) {
+    /// As [`Applier::refuse_write`], for an object with metadata and a body of any length.
+    pub(super) fn refuse_object(&self, bucket: BucketId, key: &[u8], meta: &[u8]) -> Option<Refusal> {
+        if let Some(refusal) = self.refuse_write(bucket, key, 0) {
             return Some(refusal);
         }
         self.state.mount_of(bucket, key)?;
@@ -92,6 +90,13 @@ impl Applier {
         self.touched.remove(&id);
         self.put(RowKey::encoded(&numbered_key(Table::Bucket, id.0)), None);
         Outcome::Done(self.version())
+    }
+
+    pub(super) fn abort_before(&mut self, node: u16) -> Outcome {
+        let boot = self.state.boots.get(&node).map_or(1, |boot| boot + 1);
+        self.state.boots.insert(node, boot);
+        self.put(RowKey::encoded(&boot_key(node)), Some(Arc::from(&boot.to_le_bytes()[..])));
+        Outcome::Boot(boot)
     }
 
     /// Everything in the bucket below this version is dead at once; the sweep removes it row by row.

@@ -80,7 +80,7 @@ impl Applier {
     ) -> Result<Outcome, BaseError> {
         let source = self.load_row(bucket, from)?;
         let Some(row) = source.row() else { return Ok(Outcome::Refused(Refusal::NoSuchKey)) };
-        if let Some(refusal) = self.refuse_object(bucket, to, row.body_len, row.meta) {
+        if let Some(refusal) = self.refuse_object(bucket, to, row.meta) {
             return Ok(Outcome::Refused(refusal));
         }
         let target = self.load_row(bucket, to)?;
@@ -104,7 +104,7 @@ impl Applier {
     ) -> Result<Outcome, BaseError> {
         let source = self.load_row(from_bucket, from)?;
         let Some(row) = source.row() else { return Ok(Outcome::Unmet) };
-        if let Some(refusal) = self.refuse_object(to_bucket, to, row.body_len, row.meta) {
+        if let Some(refusal) = self.refuse_object(to_bucket, to, row.meta) {
             return Ok(Outcome::Refused(refusal));
         }
         let target = self.load_row(to_bucket, to)?;

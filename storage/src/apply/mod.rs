@@ -140,6 +140,8 @@ pub(crate) struct Applier {
     place: Place,
     scratch: Vec<u8>,
     events: Vec<FlushEvent>,
+    /// Blobs that the running mutation brings: each counts as one reference without a row.
+    made: Vec<BlobId>,
     touched: HashSet<BucketId>,
 }
 
@@ -165,6 +167,7 @@ impl Applier {
             place,
             scratch: Vec::new(),
             events: Vec::new(),
+            made: Vec::new(),
             touched: HashSet::new(),
         })
     }
@@ -281,6 +284,7 @@ impl Applier {
     }
 
     fn run(&mut self, mutation: &Mutation<'_>) -> Result<Outcome, BaseError> {
+        self.made.clear();
         match mutation {
             Mutation::SetString { bucket, key, value, expiry, existence } => {
                 self.set_string(*bucket, key, value, *expiry, *existence)
@@ -324,6 +328,7 @@ impl Applier {
                 self.flush_park(*bucket, key, *version, reason)
             }
             Mutation::FlushAbandon { bucket, key, version } => self.flush_abandon(*bucket, key, *version),
+            Mutation::AbortBefore { node } => Ok(self.abort_before(*node)),
             // Walked by `step`.
             Mutation::Atomic { .. } => Ok(Outcome::Refused(Refusal::Malformed)),
         }
@@ -389,7 +394,7 @@ impl Applier {
     }
 
     /// Blobs of `old` that `new` no longer uses are released; those it takes over from elsewhere are
-    /// counted. A blob made by this mutation counts as one without a row.
+    /// counted.
     fn move_blob_references(
         &mut self,
         old: Option<&RowReader<'_>>,
@@ -397,9 +402,10 @@ impl Applier {
     ) -> Result<(), BaseError> {
         let old_blobs = old.map(blobs_of).unwrap_or_default();
         let new_blobs = new.map(blobs_of).unwrap_or_default();
-        let own = self.version().0;
-        for blob in new_blobs.iter().filter(|blob| blob.a != own && !old_blobs.contains(blob)) {
-            self.change_references(*blob, 1)?;
+        for blob in new_blobs.iter().filter(|blob| !old_blobs.contains(blob)) {
+            if !self.made.contains(blob) {
+                self.change_references(*blob, 1)?;
+            }
         }
         for blob in old_blobs.iter().filter(|blob| !new_blobs.contains(blob)) {
             self.change_references(*blob, -1)?;

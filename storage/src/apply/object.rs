@@ -3,7 +3,7 @@
 use super::{Applier, Flushing, Loaded};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::tables::RowHead;
-use crate::mutation::{Outcome, PutIf, Refusal};
+use crate::mutation::{Outcome, Payload, PutIf, Refusal};
 use crate::object::{BucketId, ObjectRow};
 
 impl Applier {
@@ -11,20 +11,23 @@ impl Applier {
         &mut self,
         bucket: BucketId,
         key: &[u8],
-        value: &[u8],
+        value: &Payload<'_>,
         meta: &[u8],
-        md5: [u8; 16],
+        md5: Option<[u8; 16]>,
         condition: &PutIf<'_>,
     ) -> Result<Outcome, BaseError> {
-        if let Some(refusal) = self.refuse_object(bucket, key, value.len() as u64, meta) {
+        if let Some(refusal) = self.refuse_object(bucket, key, meta) {
             return Ok(Outcome::Refused(refusal));
         }
         let old = self.load_row(bucket, key)?;
         if let Some(refusal) = self.refuse_condition(&old, condition) {
             return Ok(Outcome::Refused(refusal));
         }
-        let head = RowHead { md5: Some(md5), meta, ..self.fresh_head() };
-        let row = self.whole_row(&head, value);
+        let head = RowHead { md5, meta, ..self.fresh_head() };
+        let row = match self.payload_row(&head, value)? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        };
         let flushing = if condition.is_none() { Flushing::Plain } else { Flushing::Barrier };
         self.replace(bucket, key, &old, Some(row), flushing)?;
         Ok(Outcome::Done(self.version()))

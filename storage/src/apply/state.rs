@@ -57,6 +57,8 @@ pub(crate) struct State {
     pub(super) mounts: Vec<(u32, MountRow)>,
     /// Queue rows of each mount.
     mount_rows: FastMap<u32, u64>,
+    /// The present run of each node.
+    pub(super) boots: FastMap<u16, u64>,
     pub(super) next_bucket: u32,
     pub(super) next_mount: u32,
     /// What waits for its origin.
@@ -73,6 +75,7 @@ impl State {
             names: FastMap::default(),
             mounts: Vec::new(),
             mount_rows: FastMap::default(),
+            boots: FastMap::default(),
             next_bucket: 1,
             next_mount: 1,
             dirty: Dirty::default(),
@@ -94,6 +97,13 @@ impl State {
                 key.get(1..5).and_then(|k| k.first_chunk::<4>()).map_or(0, |n| u32::from_be_bytes(*n));
             if let Some(row) = MountRow::decode(value) {
                 state.mounts.push((number, row));
+            }
+        })?;
+        scan(keyspace, Table::Boot, &mut |key, value| {
+            if let (Some(node), Some(boot)) =
+                (key.get(1..).and_then(|n| n.first_chunk()), value.first_chunk())
+            {
+                state.boots.insert(u16::from_be_bytes(*node), u64::from_le_bytes(*boot));
             }
         })?;
         scan(keyspace, Table::Queue, &mut |key, value| {

@@ -1,11 +1,11 @@
 //! RESP strings: SET, APPEND, SETRANGE, INCR and their kin.
 
-use super::body::slice_parts;
+use super::body::{payload_parts, slice_parts};
 use super::float::add_decimal;
 use super::{Applier, Flushing, Loaded};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::tables::{BodyPart, RowHead};
-use crate::mutation::{Existence, Outcome, Refusal, SetExpiry};
+use crate::mutation::{Existence, Outcome, Payload, Refusal, SetExpiry};
 use crate::object::{BucketId, Version};
 
 /// Longest text that can be an integer; Redis judges alike.
@@ -18,11 +18,11 @@ impl Applier {
         &mut self,
         bucket: BucketId,
         key: &[u8],
-        value: &[u8],
+        value: &Payload<'_>,
         expiry: SetExpiry,
         existence: Existence,
     ) -> Result<Outcome, BaseError> {
-        if let Some(refusal) = self.refuse_write(bucket, key, value.len() as u64) {
+        if let Some(refusal) = self.refuse_write(bucket, key, value.len()) {
             return Ok(Outcome::Refused(refusal));
         }
         let old = self.load_row(bucket, key)?;
@@ -44,7 +44,10 @@ impl Applier {
             return Ok(Outcome::Done(self.version()));
         }
         let head = RowHead { expires_at_ms, ..self.fresh_head() };
-        let row = self.whole_row(&head, value);
+        let row = match self.payload_row(&head, value)? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        };
         self.replace(bucket, key, &old, Some(row), Flushing::Plain)?;
         Ok(Outcome::Done(self.version()))
     }
@@ -53,7 +56,7 @@ impl Applier {
         &mut self,
         bucket: BucketId,
         key: &[u8],
-        value: &[u8],
+        value: &Payload<'_>,
     ) -> Result<Outcome, BaseError> {
         let old = self.load_row(bucket, key)?;
         let at = old.row().map_or(0, |row| row.body_len);
@@ -68,7 +71,7 @@ impl Applier {
         bucket: BucketId,
         key: &[u8],
         offset: u64,
-        value: &[u8],
+        value: &Payload<'_>,
     ) -> Result<Outcome, BaseError> {
         let old = self.load_row(bucket, key)?;
         self.splice(bucket, key, &old, offset, value)
@@ -81,10 +84,14 @@ impl Applier {
         key: &[u8],
         old: &Loaded,
         offset: u64,
-        value: &[u8],
+        value: &Payload<'_>,
     ) -> Result<Outcome, BaseError> {
-        let end = offset.saturating_add(value.len() as u64);
-        if let Some(refusal) = self.refuse_write(bucket, key, end) {
+        let end = offset.saturating_add(value.len());
+        let refusal = match self.refuse_write(bucket, key, end) {
+            Some(refusal) => Some(refusal),
+            None => self.refuse_payload(value)?,
+        };
+        if let Some(refusal) = refusal {
             return Ok(Outcome::Refused(refusal));
         }
         let mut parts = Vec::new();
@@ -96,7 +103,7 @@ impl Applier {
         if offset > len {
             parts.push(BodyPart::Zeros(offset - len));
         }
-        parts.push(BodyPart::Inline(value));
+        payload_parts(value, &mut parts);
         if let Some(row) = old.row() {
             slice_parts(row.parts(), end, u64::MAX, &mut parts);
         }
@@ -105,6 +112,7 @@ impl Applier {
             Ok(row) => row,
             Err(refusal) => return Ok(Outcome::Refused(refusal)),
         };
+        self.own_payload(value);
         self.replace(bucket, key, old, Some(row), Flushing::Plain)?;
         Ok(Outcome::Length(len.max(end)))
     }
@@ -160,15 +168,17 @@ impl Applier {
         bucket: BucketId,
         key: &[u8],
         version: Version,
-        value: &[u8],
+        value: &Payload<'_>,
     ) -> Result<Outcome, BaseError> {
         let old = self.load_row(bucket, key)?;
-        let Some(row) = old.row().filter(|row| row.version == version && row.body_len == value.len() as u64)
-        else {
+        let Some(row) = old.row().filter(|row| row.version == version && row.body_len == value.len()) else {
             return Ok(Outcome::Unmet);
         };
         let head = RowHead { version: self.version(), ..row.head() };
-        let row = self.whole_row(&head, value);
+        let row = match self.payload_row(&head, value)? {
+            Ok(row) => row,
+            Err(refusal) => return Ok(Outcome::Refused(refusal)),
+        };
         self.replace(bucket, key, &old, Some(row), Flushing::No)?;
         Ok(Outcome::Done(self.version()))
     }

@@ -48,7 +48,14 @@ impl Story {
 
     fn put(&mut self, key: &[u8], value: &[u8], condition: PutIf<'_>) -> Outcome {
         let (bucket, md5) = (self.bucket, [9; 16]);
-        self.run(&Mutation::PutObject { bucket, key, value, meta: &[], md5, condition })
+        self.run(&Mutation::PutObject {
+            bucket,
+            key,
+            value: value.into(),
+            meta: &[],
+            md5: Some(md5),
+            condition,
+        })
     }
 
     fn row(&self, key: &[u8]) -> Option<ObjectRow> {
@@ -78,7 +85,7 @@ impl Story {
 
 fn set<'a>(bucket: BucketId, key: &'a [u8], value: &'a [u8]) -> Mutation<'a> {
     let (expiry, existence) = (SetExpiry::Clear, Existence::Any);
-    Mutation::SetString { bucket, key, value, expiry, existence }
+    Mutation::SetString { bucket, key, value: value.into(), expiry, existence }
 }
 
 fn done(outcome: Outcome) -> Version {
@@ -94,7 +101,8 @@ fn set_with_nx_keeps_old_value() {
     story.set(b"k", b"old");
     let (bucket, expiry) = (story.bucket, SetExpiry::Clear);
     let existence = Existence::Absent;
-    let outcome = story.run(&Mutation::SetString { bucket, key: b"k", value: b"new", expiry, existence });
+    let outcome =
+        story.run(&Mutation::SetString { bucket, key: b"k", value: b"new".into(), expiry, existence });
     assert_eq!(outcome, Outcome::Unmet);
     assert_eq!(story.row(b"k").unwrap().inline_body(), Some(&b"old"[..]));
 }
@@ -110,10 +118,17 @@ fn append_keeps_metadata_and_expiry_but_neither_checksum_nor_md5() {
     };
     let (bucket, encoded, md5) = (story.bucket, encode_meta(&meta), [1; 16]);
     let condition = PutIf::default();
-    story.run(&Mutation::PutObject { bucket, key: b"k", value: b"ab", meta: &encoded, md5, condition });
+    story.run(&Mutation::PutObject {
+        bucket,
+        key: b"k",
+        value: b"ab".into(),
+        meta: &encoded,
+        md5: Some(md5),
+        condition,
+    });
     let (at_ms, condition) = (9_000_000, ExpireIf::default());
     done(story.run(&Mutation::Expire { bucket, key: b"k", at_ms, condition }));
-    assert_eq!(story.run(&Mutation::Append { bucket, key: b"k", value: b"c" }), Outcome::Length(3));
+    assert_eq!(story.run(&Mutation::Append { bucket, key: b"k", value: b"c".into() }), Outcome::Length(3));
     let row = story.row(b"k").unwrap();
     assert_eq!((row.meta(), row.expires_at_ms()), (ObjectMeta { checksum: None, ..meta }, Some(9_000_000)));
     assert!(matches!(row.etag(ClusterId([0; 16])), ETag::Derived(_)));
@@ -124,7 +139,7 @@ fn an_s3_put_clears_the_expiry_and_set_drops_the_metadata() {
     let mut story = Story::new();
     let (bucket, existence) = (story.bucket, Existence::Any);
     let expiry = SetExpiry::At(9_000_000);
-    story.run(&Mutation::SetString { bucket, key: b"k", value: b"v", expiry, existence });
+    story.run(&Mutation::SetString { bucket, key: b"k", value: b"v".into(), expiry, existence });
     done(story.put(b"k", b"w", PutIf::default()));
     assert_eq!(story.row(b"k").unwrap().expires_at_ms(), None);
     story.set(b"k", b"x");
@@ -234,7 +249,8 @@ fn pitfall_28_what_could_never_be_flushed_is_refused_at_once() {
     let user = vec![("n".to_owned(), "v".repeat(2000))];
     let meta = encode_meta(&ObjectMeta { user, ..ObjectMeta::default() });
     let (md5, condition) = ([0; 16], PutIf::default());
-    let put = Mutation::PutObject { bucket, key: b"k", value: b"v", meta: &meta, md5, condition };
+    let put =
+        Mutation::PutObject { bucket, key: b"k", value: b"v".into(), meta: &meta, md5: Some(md5), condition };
     assert!(matches!(story.run(&put), Outcome::Refused(Refusal::OriginMetaTooLarge(_))));
     assert_eq!(story.objects(), 0);
 }
@@ -325,8 +341,13 @@ fn pitfall_19_an_expired_key_stays_gone_when_the_clock_goes_back() {
     let mut story = Story::new();
     let start = 1_000_000;
     let (bucket, existence) = (story.bucket, Existence::Any);
-    let until =
-        |at| Mutation::SetString { bucket, key: b"k", value: b"v", expiry: SetExpiry::At(at), existence };
+    let until = |at| Mutation::SetString {
+        bucket,
+        key: b"k",
+        value: b"v".into(),
+        expiry: SetExpiry::At(at),
+        existence,
+    };
     done(story.run(&until(start + 100)));
     story.world.clock.set(start + 200);
     done(story.run(&Mutation::ExpireDue { bucket, key: b"k" }));

@@ -37,6 +37,34 @@ pub struct BlobId {
     pub b: u64,
 }
 
+/// Set in the first half of a staged blob's name; log positions never reach it.
+const STAGED: u64 = 1 << 63;
+/// Bits of the first half that hold the run of the node.
+const BOOT_BITS: u32 = 48;
+
+impl BlobId {
+    /// The `number`th blob (from 1) that a node stages in a run; nodes are numbered below 2^15.
+    pub fn staged(node: u16, boot: u64, number: u64) -> BlobId {
+        let node = u64::from(node & 0x7fff);
+        BlobId { a: STAGED | node << BOOT_BITS | boot & ((1 << BOOT_BITS) - 1), b: number }
+    }
+
+    /// Whether its bytes were staged, and not made by apply.
+    pub fn is_staged(self) -> bool {
+        self.a & STAGED != 0
+    }
+
+    /// The node that staged it.
+    pub fn node(self) -> u16 {
+        ((self.a & !STAGED) >> BOOT_BITS) as u16
+    }
+
+    /// The run of that node.
+    pub fn boot(self) -> u64 {
+        self.a & ((1 << BOOT_BITS) - 1)
+    }
+}
+
 /// A segment's fixed name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SegmentId(pub u32);

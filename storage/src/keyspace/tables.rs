@@ -8,13 +8,15 @@
 //! table      key                                      value
 //! O object   'O' bucket:u32be key                     object row (below)
 //! E expiry   'E' when_ms:u64be bucket:u32be key       (empty)
-//! B blob     'B' blob.a:u64be blob.b:u64be            memtable: the bytes; LMDB: pointer, 24 bytes (local)
+//! B blob     'B' blob.a:u64be blob.b:u64be            memtable: the bytes, or nothing for a staged blob, whose place
+//!                                                     the node knows; LMDB: pointer, 24 bytes (local)
 //! R refs     'R' blob.a:u64be blob.b:u64be            count:u32le of rows that share it; absent = 1
 //! K bucket   'K' bucket:u32be                         bucket row; number 0: the next numbers to give
 //! M mount    'M' mount:u32be                          mount row
 //! Q queue    'Q' version:u64be bucket:u32be key      queue row: what must still reach the origin
 //! G origin   'G' bucket:u32be key                     origin row: what is known of the key's origin object
 //! S started  'S' bucket:u32be key                     version:u64le deadline_ms:u64le: the origin rows with an attempt
+//! A boot     'A' node:u16be                           number:u64le of the node's present run
 //! X meta     'X' name                                 applied index, cluster identity, ... (local and replicated)
 //! U usage    'U' segment:u32be                        live bytes of a segment (local)
 //!
@@ -64,6 +66,8 @@ pub(crate) enum Table {
     Origin = b'G',
     /// Index of the origin rows with an attempt that may still be under way.
     Started = b'S',
+    /// The present run of each node.
+    Boot = b'A',
     /// Live bytes by segment (local).
     Usage = b'U',
 }
@@ -71,7 +75,7 @@ pub(crate) enum Table {
 impl Table {
     /// Tables that are a function of the log alone.
     #[cfg(test)]
-    pub(crate) const REPLICATED: [Table; 9] = [
+    pub(crate) const REPLICATED: [Table; 10] = [
         Table::Object,
         Table::Expiry,
         Table::Blob,
@@ -81,6 +85,7 @@ impl Table {
         Table::Queue,
         Table::Origin,
         Table::Started,
+        Table::Boot,
     ];
 }
 
@@ -138,6 +143,12 @@ pub(crate) fn numbered_key(table: Table, number: u32) -> [u8; 5] {
     out[0] = table as u8;
     out[1..].copy_from_slice(&number.to_be_bytes());
     out
+}
+
+/// Key of a boot row.
+pub(crate) fn boot_key(node: u16) -> [u8; 3] {
+    let [high, low] = node.to_be_bytes();
+    [Table::Boot as u8, high, low]
 }
 
 /// Key of a queue row.

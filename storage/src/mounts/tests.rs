@@ -31,7 +31,7 @@ async fn set(store: &Store, key: &[u8], value: &[u8]) {
     let bucket = store.bucket(b"photos").unwrap();
     let mut submission = Submission::new();
     let (expiry, existence) = (SetExpiry::Clear, Existence::Any);
-    submission.push(&Mutation::SetString { bucket, key, value, expiry, existence });
+    submission.push(&Mutation::SetString { bucket, key, value: value.into(), expiry, existence });
     assert!(matches!(store.submit(submission).await.unwrap().results[..], [Outcome::Done(_)]));
 }
 

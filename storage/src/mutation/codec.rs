@@ -2,7 +2,7 @@
 //!
 //! A tag per mutation, then its fields; old tags stay readable, and decoding trusts no length.
 
-use super::{Existence, ExpireIf, Guard, MountMode, Mutation, PutIf, SetExpiry};
+use super::{Existence, ExpireIf, Guard, MountMode, Mutation, Payload, PutIf, SetExpiry};
 use crate::keyspace::tables::{put_bytes, take_bytes, take_u8, take_u32, take_u64};
 use crate::object::{BucketId, KEY_BYTES_MAX, Version};
 
@@ -22,7 +22,7 @@ impl<'a> Mutation<'a> {
                 };
                 out.push(expiry_tag | (existence_tag(*existence) << 4));
                 put_key(out, *bucket, key);
-                put_bytes(out, value);
+                value.encode(out);
                 if let SetExpiry::At(at) = expiry {
                     out.extend_from_slice(&at.to_le_bytes());
                 }
@@ -30,13 +30,13 @@ impl<'a> Mutation<'a> {
             Mutation::Append { bucket, key, value } => {
                 out.push(2);
                 put_key(out, *bucket, key);
-                put_bytes(out, value);
+                value.encode(out);
             }
             Mutation::SetRange { bucket, key, offset, value } => {
                 out.push(3);
                 put_key(out, *bucket, key);
                 out.extend_from_slice(&offset.to_le_bytes());
-                put_bytes(out, value);
+                value.encode(out);
             }
             Mutation::IncrBy { bucket, key, delta } => {
                 out.push(4);
@@ -78,12 +78,14 @@ impl<'a> Mutation<'a> {
             Mutation::PutObject { bucket, key, value, meta, md5, condition } => {
                 out.push(11);
                 out.push(
-                    u8::from(condition.if_match.is_some()) | u8::from(condition.if_none_match.is_some()) << 1,
+                    u8::from(condition.if_match.is_some())
+                        | u8::from(condition.if_none_match.is_some()) << 1
+                        | u8::from(md5.is_none()) << 2,
                 );
                 put_key(out, *bucket, key);
-                put_bytes(out, value);
+                value.encode(out);
                 put_bytes(out, meta);
-                out.extend_from_slice(md5);
+                out.extend_from_slice(md5.as_ref().map_or(&[][..], |md5| md5));
                 for text in [condition.if_match, condition.if_none_match].into_iter().flatten() {
                     put_bytes(out, text.as_bytes());
                 }
@@ -92,7 +94,7 @@ impl<'a> Mutation<'a> {
                 out.push(12);
                 put_key(out, *bucket, key);
                 out.extend_from_slice(&version.0.to_le_bytes());
-                put_bytes(out, value);
+                value.encode(out);
             }
             Mutation::CreateBucket { name } => {
                 out.push(13);
@@ -164,6 +166,10 @@ impl<'a> Mutation<'a> {
                 put_key(out, *bucket, key);
                 out.extend_from_slice(&version.0.to_le_bytes());
             }
+            Mutation::AbortBefore { node } => {
+                out.push(27);
+                out.extend_from_slice(&node.to_le_bytes());
+            }
             Mutation::Atomic { guards, mutations } => {
                 encode_atomic_head(out, guards, mutations.len() as u32);
                 for mutation in mutations {
@@ -183,7 +189,7 @@ impl<'a> Mutation<'a> {
             1 => {
                 let tags = take_u8(b)?;
                 let (bucket, key) = take_key(b)?;
-                let value = take_bytes(b)?;
+                let value = Payload::decode(b)?;
                 let expiry = match tags & 15 {
                     0 => SetExpiry::Clear,
                     1 => SetExpiry::Keep,
@@ -200,11 +206,11 @@ impl<'a> Mutation<'a> {
             }
             2 => {
                 let (bucket, key) = take_key(b)?;
-                Mutation::Append { bucket, key, value: take_bytes(b)? }
+                Mutation::Append { bucket, key, value: Payload::decode(b)? }
             }
             3 => {
                 let (bucket, key) = take_key(b)?;
-                Mutation::SetRange { bucket, key, offset: take_u64(b)?, value: take_bytes(b)? }
+                Mutation::SetRange { bucket, key, offset: take_u64(b)?, value: Payload::decode(b)? }
             }
             4 => {
                 let (bucket, key) = take_key(b)?;
@@ -243,18 +249,17 @@ impl<'a> Mutation<'a> {
             11 => {
                 let tags = take_u8(b)?;
                 let (bucket, key) = take_key(b)?;
-                let value = take_bytes(b)?;
+                let value = Payload::decode(b)?;
                 let meta = take_bytes(b)?;
-                let (md5, rest) = b.split_first_chunk::<16>()?;
-                *b = rest;
+                let md5 = if tags & 4 == 0 { Some(take_array(b)?) } else { None };
                 let if_match = if tags & 1 != 0 { Some(take_str(b)?) } else { None };
                 let if_none_match = if tags & 2 != 0 { Some(take_str(b)?) } else { None };
                 let condition = PutIf { if_match, if_none_match };
-                Mutation::PutObject { bucket, key, value, meta, md5: *md5, condition }
+                Mutation::PutObject { bucket, key, value, meta, md5, condition }
             }
             12 => {
                 let (bucket, key) = take_key(b)?;
-                Mutation::Rewrite { bucket, key, version: Version(take_u64(b)?), value: take_bytes(b)? }
+                Mutation::Rewrite { bucket, key, version: Version(take_u64(b)?), value: Payload::decode(b)? }
             }
             13 => Mutation::CreateBucket { name: take_bytes(b)? },
             14 => Mutation::DeleteBucket { name: take_bytes(b)? },
@@ -306,6 +311,7 @@ impl<'a> Mutation<'a> {
             }
             40 => Mutation::MountForget { abandon: take_u8(b)? != 0, mount: take_u32(b)? },
             26 => Mutation::SweepDone { bucket: BucketId(take_u32(b)?), epoch: Version(take_u64(b)?) },
+            27 => Mutation::AbortBefore { node: u16::from_le_bytes(take_array(b)?) },
             TAG_ATOMIC if depth < ATOMIC_DEPTH_MAX => {
                 let mut guards = Vec::new();
                 for _ in 0..take_u32(b)? {
@@ -363,4 +369,10 @@ fn take_key_bytes<'a>(b: &mut &'a [u8]) -> Option<&'a [u8]> {
 
 fn take_str<'a>(b: &mut &'a [u8]) -> Option<&'a str> {
     std::str::from_utf8(take_bytes(b)?).ok()
+}
+
+fn take_array<const N: usize>(b: &mut &[u8]) -> Option<[u8; N]> {
+    let (array, rest) = b.split_first_chunk::<N>()?;
+    *b = rest;
+    Some(*array)
 }

@@ -5,16 +5,17 @@ use proptest::prelude::*;
 use super::codec::TAG_ATOMIC;
 use super::*;
 
-fn examples<'a>(key: &'a [u8], value: &'a [u8], text: &'a str, number: u64) -> Vec<Mutation<'a>> {
+fn examples<'a>(key: &'a [u8], bytes: &'a [u8], text: &'a str, number: u64) -> Vec<Mutation<'a>> {
     let (bucket, version) = (BucketId(3), Version(number));
     let (existence, expiry) = (Existence::Absent, SetExpiry::At(number));
-    let condition = PutIf { if_match: Some(text), if_none_match: None };
+    let condition = || PutIf { if_match: Some(text), if_none_match: None };
+    let (value, staged) = (Payload::Inline(bytes), Payload::Staged(StagedParts::of(bytes)));
     let plain = vec![
         Mutation::SetString { bucket, key, value, expiry, existence },
         Mutation::Append { bucket, key, value },
         Mutation::SetRange { bucket, key, offset: number, value },
         Mutation::IncrBy { bucket, key, delta: number as i64 },
-        Mutation::IncrByFloat { bucket, key, delta: value },
+        Mutation::IncrByFloat { bucket, key, delta: bytes },
         Mutation::Delete { bucket, key },
         Mutation::Expire {
             bucket,
@@ -25,16 +26,19 @@ fn examples<'a>(key: &'a [u8], value: &'a [u8], text: &'a str, number: u64) -> V
         Mutation::Persist { bucket, key },
         Mutation::Rename { bucket, from: key, to: key, if_absent: true },
         Mutation::Copy { from_bucket: bucket, from: key, to_bucket: bucket, to: key, replace: false },
-        Mutation::PutObject { bucket, key, value, meta: value, md5: [7; 16], condition },
+        Mutation::PutObject { bucket, key, value, meta: bytes, md5: Some([7; 16]), condition: condition() },
+        Mutation::PutObject { bucket, key, value: staged, meta: bytes, md5: None, condition: condition() },
+        Mutation::SetString { bucket, key, value: staged, expiry: SetExpiry::Keep, existence },
         Mutation::Rewrite { bucket, key, version, value },
-        Mutation::CreateBucket { name: value },
-        Mutation::DeleteBucket { name: value },
+        Mutation::AbortBefore { node: 7 },
+        Mutation::CreateBucket { name: bytes },
+        Mutation::DeleteBucket { name: bytes },
         Mutation::FlushBucket { bucket },
         Mutation::ExpireDue { bucket, key },
         Mutation::Sweep { bucket, key },
         Mutation::SweepDone { bucket, epoch: version },
         Mutation::Mount {
-            bucket: value,
+            bucket: bytes,
             prefix: key,
             origin: text,
             origin_prefix: text,

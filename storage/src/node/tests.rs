@@ -11,7 +11,13 @@ fn config(dir: &Path) -> StorageConfig {
 }
 
 fn set<'a>(bucket: BucketId, key: &'a [u8], value: &'a [u8]) -> Mutation<'a> {
-    Mutation::SetString { bucket, key, value, expiry: SetExpiry::Clear, existence: Existence::Any }
+    Mutation::SetString {
+        bucket,
+        key,
+        value: value.into(),
+        expiry: SetExpiry::Clear,
+        existence: Existence::Any,
+    }
 }
 
 async fn body(store: &Store, bucket: BucketId, key: &[u8]) -> Option<Vec<u8>> {
@@ -32,7 +38,7 @@ async fn what_was_acknowledged_is_there_after_a_restart() {
     let between = submission.view();
     submission.push(&set(bucket, b"a", b"2"));
     submission.push(&set(bucket, b"long", &long));
-    submission.push(&Mutation::Append { bucket, key: b"long", value: b"tail" });
+    submission.push(&Mutation::Append { bucket, key: b"long", value: b"tail".into() });
     let outcomes = store.submit(submission).await.unwrap();
     assert!(
         outcomes.results.iter().all(|o| matches!(o, Outcome::Done(_) | Outcome::Length(_))),
@@ -77,7 +83,7 @@ async fn an_expired_object_is_gone_once_its_removal_is_applied() {
     let mut submission = Submission::new();
     let expiry = SetExpiry::At(store.now_ms() + 30);
     let existence = Existence::Any;
-    submission.push(&Mutation::SetString { bucket, key: b"k", value: b"v", expiry, existence });
+    submission.push(&Mutation::SetString { bucket, key: b"k", value: b"v".into(), expiry, existence });
     store.submit(submission).await.unwrap();
     let until = std::time::Instant::now() + Duration::from_secs(10);
     while body(&store, bucket, b"k").await.is_some() {

@@ -209,9 +209,13 @@ impl Change {
     fn mutation<'a>(&'a self, bucket: BucketId, key: &'a [u8]) -> Mutation<'a> {
         let (expiry, existence) = (SetExpiry::Clear, Existence::Any);
         match self {
-            Change::Set(value) => Mutation::SetString { bucket, key, value, expiry, existence },
-            Change::Append(value) => Mutation::Append { bucket, key, value },
-            Change::SetRange(offset, value) => Mutation::SetRange { bucket, key, offset: *offset, value },
+            Change::Set(value) => {
+                Mutation::SetString { bucket, key, value: value[..].into(), expiry, existence }
+            }
+            Change::Append(value) => Mutation::Append { bucket, key, value: value[..].into() },
+            Change::SetRange(offset, value) => {
+                Mutation::SetRange { bucket, key, offset: *offset, value: value[..].into() }
+            }
             Change::Delete => Mutation::Delete { bucket, key },
         }
     }
@@ -360,7 +364,13 @@ fn a_full_disk_delays_a_write_and_loses_nothing() {
         let value = vec![round as u8; 8000];
         let mut submission = Submission::new();
         let (expiry, existence) = (SetExpiry::Clear, Existence::Any);
-        submission.push(&Mutation::SetString { bucket, key: b"k", value: &value, expiry, existence });
+        submission.push(&Mutation::SetString {
+            bucket,
+            key: b"k",
+            value: (&value[..]).into(),
+            expiry,
+            existence,
+        });
         world.submit(submission).unwrap();
     }
     world.crash(true);
@@ -397,9 +407,9 @@ fn a_view_between_two_writes_of_one_submission_sees_what_stood_there() {
         existence: Existence::Any,
     };
     let before = submission.view();
-    submission.push(&set(b"1"));
+    submission.push(&set(b"1".into()));
     let between = submission.view();
-    submission.push(&set(b"2"));
+    submission.push(&set(b"2".into()));
     let after = submission.view();
     let outcomes = world.submit(submission).unwrap();
     let read = |slot: crate::submission::ViewSlot| {
@@ -421,7 +431,13 @@ fn a_submission_longer_than_an_entry_is_cut_and_answered_whole() {
     for number in 0..100 {
         let key = key(number);
         let (expiry, existence) = (SetExpiry::Clear, Existence::Any);
-        submission.push(&Mutation::SetString { bucket, key: &key, value: &value, expiry, existence });
+        submission.push(&Mutation::SetString {
+            bucket,
+            key: &key,
+            value: (&value[..]).into(),
+            expiry,
+            existence,
+        });
         places.push(submission.view());
     }
     let outcomes = world.submit(submission).unwrap();
