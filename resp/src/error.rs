@@ -114,6 +114,7 @@ impl From<&Refusal> for CommandError {
             | Refusal::NoSuchBucket
             | Refusal::BucketNotEmpty
             | Refusal::PreconditionFailed
+            | Refusal::MountBusy(_)
             | Refusal::OriginKeyTooLong(_)
             | Refusal::OriginMetaTooLarge(_)
             | Refusal::Malformed => CommandError::text(format!("ERR forebay: {refusal}")),

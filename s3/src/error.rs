@@ -194,8 +194,9 @@ impl From<Refusal> for Refused {
             .with("ProposedSize", size.to_string()),
             Refusal::Aborted => Refused::new("ServiceUnavailable", 503, text),
             Refusal::TooLarge(limit) => entity_too_large(None, limit),
-            // Outcomes of RESP's commands; an S3 operation proposes none of them.
+            // Outcomes of RESP's commands and of an operator's; an S3 operation proposes none of them.
             Refusal::NotAnInteger
+            | Refusal::MountBusy(_)
             | Refusal::NotAFloat
             | Refusal::Overflow
             | Refusal::NotFinite

@@ -19,23 +19,19 @@ use crate::flush::{
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{
-    self, MountRow, QueueRow, Table, decode_started, numbered_key, queue_key, split_object_key,
-    split_queue_key,
+    self, QueueRow, Table, decode_started, queue_key, split_object_key, split_queue_key,
 };
 use crate::keyspace::view::View;
-use crate::mutation::{MountMode, Mutation, Outcome, Refusal};
-use crate::node::{FlushSettings, MountConfig, StartError};
+use crate::mutation::{Mutation, Outcome};
+use crate::node::{FlushSettings, StartError};
 use crate::object::{BucketId, ETag, ObjectRow, Version};
 use crate::origin::Fence;
-use crate::read::{ReadView, view_error};
-use crate::store::{Shared, is_bucket_name};
+use crate::read::ReadView;
+use crate::store::Shared;
 use crate::submission::Submission;
 
 /// Rows read at a time while loading the queue.
 const PAGE: usize = 4096;
-/// Objects queued at a time under a new mount.
-const MARK_PAGE: usize = 1000;
-
 /// Longest wait between two tries to attach or reach a mount.
 const MOUNT_RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -142,7 +138,9 @@ impl FlushSource for CoreLink {
     fn origin_row(&self, bucket: BucketId, key: &Bytes) -> Result<Option<OriginRow>, SourceError> {
         let row = self.view().get(RowKey::object(Table::Origin, bucket, key), false, true);
         let row = row.map_err(source_error)?.flatten();
-        let origin = row.as_deref().and_then(tables::OriginRow::decode).and_then(|row| row.origin);
+        let mount = self.shared.mount_of(bucket, key);
+        let row = row.as_deref().and_then(tables::OriginRow::decode);
+        let origin = row.and_then(|row| row.seen_by(mount).origin);
         Ok(origin.map(|(version, etag)| OriginRow { version, etag }))
     }
 
@@ -218,63 +216,12 @@ fn source_error(error: crate::keyspace::view::ViewError) -> SourceError {
     SourceError(error.to_string())
 }
 
-/// Records the mounts in the log, queues what lay under a new one before it, and builds the worker.
-pub(crate) async fn start(
+/// Builds the worker over recorded mounts.
+pub(crate) fn start(
     shared: &Arc<Shared>,
-    mounts: &[MountConfig],
+    specs: Vec<MountSpec>,
     settings: &FlushSettings,
 ) -> Result<Arc<Flusher>, StartError> {
-    refuse_missing(shared, mounts)?;
-    let mut specs = Vec::new();
-    for mount in mounts {
-        let refused = |text: String| StartError::Mount(mount.path(), text);
-        let (origin, origin_prefix) = match &mount.origin {
-            Some(origin) => (origin.url.as_str(), origin.prefix.as_str()),
-            None => ("", ""),
-        };
-        let mut submission = Submission::new();
-        submission.push(&Mutation::Mount {
-            bucket: mount.bucket.as_bytes(),
-            prefix: &mount.prefix,
-            origin,
-            origin_prefix,
-            mode: if mount.origin.is_some() { MountMode::WriteBack } else { MountMode::Local },
-            flushall: mount.flushall,
-        });
-        if !is_bucket_name(mount.bucket.as_bytes()) {
-            return Err(refused("the bucket's name is not one that S3 allows".to_owned()));
-        }
-        let outcomes = shared.submit(submission).await?;
-        let id = match outcomes.results.first() {
-            Some(Outcome::Mount(id)) => id,
-            Some(Outcome::Refused(Refusal::Mounted(origin))) => {
-                return Err(refused(format!(
-                    "is attached to {origin}; name that origin, or choose a new path"
-                )));
-            }
-            other => return Err(refused(format!("the core answered {other:?}"))),
-        };
-        let row = View::latest(&shared.keyspace)
-            .get(RowKey::encoded(&numbered_key(Table::Mount, *id)), false, true)
-            .map_err(view_error)?
-            .flatten();
-        let row = row.as_deref().and_then(MountRow::decode);
-        let row = row.ok_or_else(|| refused("its record cannot be read".to_owned()))?;
-        let Some(origin) = &mount.origin else { continue };
-        if !row.attached {
-            mark_dirty(shared, row.bucket, &mount.prefix).await?;
-        }
-        specs.push(MountSpec {
-            id: MountId(*id),
-            bucket: row.bucket,
-            key_prefix: Bytes::copy_from_slice(&mount.prefix),
-            origin: origin.backend.connect(),
-            origin_prefix: origin.prefix.clone(),
-            attached: row.attached,
-            fifo: mount.fifo,
-            min_interval: mount.min_interval,
-        });
-    }
     let link = Arc::new(CoreLink::new(shared.clone()));
     let mut seed = [0; 8];
     getrandom::fill(&mut seed)
@@ -293,42 +240,4 @@ pub(crate) async fn start(
         ..FlusherConfig::new(shared.cluster)
     };
     Ok(Flusher::new(config, specs, link.clone(), link))
-}
-
-/// A mount that was recorded and is no longer configured would gather rows that nobody uploads.
-fn refuse_missing(shared: &Shared, mounts: &[MountConfig]) -> Result<(), StartError> {
-    for (_, row) in shared.status.mounts.lock().iter().filter(|(_, row)| !row.local) {
-        let bucket = shared.registry.get(row.bucket);
-        let name = bucket.as_ref().map_or(&[][..], |bucket| &bucket.name);
-        let configured =
-            |mount: &MountConfig| mount.bucket.as_bytes() == name && *mount.prefix == *row.prefix;
-        if !mounts.iter().any(configured) {
-            let path = [b"/", name, b"/", &row.prefix].concat();
-            let text =
-                format!("is recorded with origin {} and missing from the config; put it back", row.origin);
-            return Err(StartError::Mount(String::from_utf8_lossy(&path).into_owned(), text));
-        }
-    }
-    Ok(())
-}
-
-/// Queues the objects that were there before their mount; those that the origin knows are left alone.
-async fn mark_dirty(shared: &Arc<Shared>, bucket: BucketId, prefix: &[u8]) -> Result<(), StartError> {
-    let mut after: Option<Bytes> = None;
-    loop {
-        let view = ReadView::new(shared.clone(), View::latest(&shared.keyspace));
-        let page = view.list(bucket, prefix, after.as_deref(), MARK_PAGE).await?;
-        drop(view);
-        let mut submission = Submission::new();
-        for listed in &page {
-            submission.push(&Mutation::MarkDirty { bucket, key: &listed.key });
-        }
-        if !submission.is_empty() {
-            shared.submit(submission).await?;
-        }
-        match page.last() {
-            Some(last) if page.len() == MARK_PAGE => after = Some(last.key.clone()),
-            _ => return Ok(()),
-        }
-    }
 }

@@ -78,7 +78,12 @@ impl ReadView {
     }
 
     /// Up to `limit` parts of an upload with numbers above `after`, in order.
-    pub async fn upload_parts(&self, upload: Version, after: u16, limit: usize) -> Result<Vec<(u16, ObjectRow)>> {
+    pub async fn upload_parts(
+        &self,
+        upload: Version,
+        after: u16,
+        limit: usize,
+    ) -> Result<Vec<(u16, ObjectRow)>> {
         let from = Bound::Excluded(part_key(upload, after).to_vec());
         let end = prefix_end(&part_key(upload, 0)[..9]);
         let rows = self.page(from, end, limit).await?;

@@ -372,6 +372,16 @@ pub enum Mutation<'a> {
         /// Mount number.
         mount: u32,
     },
+    /// Forgets a mount: its origin keeps what it has, its keys are local from now on, and the path may be
+    /// mounted anew. With `abandon`, rows still queued for it do not refuse this: the mount then takes no
+    /// more rows, and goes with the next `MountForget` after they were given up. Outcome `Done`, `Unmet`
+    /// (no such mount), or refusal `MountBusy`.
+    MountForget {
+        /// Mount number.
+        mount: u32,
+        /// Whether what is queued may be given up.
+        abandon: bool,
+    },
     /// Queues an existing object of a newly mounted prefix for upload. Outcome `Done` or `Unmet`.
     MarkDirty {
         /// Bucket.
@@ -499,6 +509,9 @@ pub enum Refusal {
     /// FLUSHDB on a mounted bucket without `flushall = true`.
     #[error("the bucket holds the mount {0}")]
     Mounted(String),
+    /// So many changes still wait for the mount's origin.
+    #[error("{0} changes still wait for its origin")]
+    MountBusy(u64),
     /// With the mount's prefix the origin key would pass 1,024 bytes.
     #[error("the key would be {0} bytes long in the origin, which takes at most 1024")]
     OriginKeyTooLong(u64),
@@ -570,6 +583,7 @@ impl<'a> Mutation<'a> {
             | Mutation::CreateUpload { .. }
             | Mutation::PutPart { .. }
             | Mutation::AbortUpload { .. }
+            | Mutation::MountForget { .. }
             | Mutation::AbortBefore { .. } => {}
             Mutation::CopyPart { from_bucket, from, .. } => visit(*from_bucket, from),
         }

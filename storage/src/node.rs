@@ -20,6 +20,7 @@ use crate::io::threads::{ReadPool, ThreadsDisk};
 use crate::journal::{BackgroundPreparer, JournalConfig};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::lmdb::Lmdb;
+use crate::mounts;
 use crate::mutation::{Mutation, Outcome};
 use crate::object::BlobId;
 use crate::origin::Origin;
@@ -303,7 +304,9 @@ impl Node {
             Err(error) => Err(error),
         };
         let started = match begun {
-            Ok(()) => flush_link::start(&shared, &config.mounts, &config.flush).await,
+            Ok(()) => mounts::record(&shared, &config.mounts)
+                .await
+                .and_then(|specs| flush_link::start(&shared, specs, &config.flush)),
             Err(error) => Err(error),
         };
         let worker = match started {

@@ -17,9 +17,12 @@ use crate::mutation::Outcome;
 use crate::object::{BucketId, Version};
 
 impl Applier {
+    /// What is known of the origin that the key has now. Rows and an attempt of another mount still count:
+    /// the key's present mount has taken them over.
     fn origin_row(&self, bucket: BucketId, key: &[u8]) -> Result<OriginRow, BaseError> {
         let row = self.newest(RowKey::object(Table::Origin, bucket, key), false)?;
-        Ok(row.as_deref().and_then(OriginRow::decode).unwrap_or_default())
+        let row = row.as_deref().and_then(OriginRow::decode).unwrap_or_default();
+        Ok(row.seen_by(self.state.mount_of(bucket, key).map(|(mount, _)| mount)))
     }
 
     fn put_origin_row(&mut self, bucket: BucketId, key: &[u8], row: &OriginRow) {
@@ -78,7 +81,7 @@ impl Applier {
             held: None,
         };
         self.put_queue_row(version, bucket, key, Some(&row));
-        self.state.note_queued(bucket, version, &row);
+        self.state.note_queued(bucket, key, version, &row);
         origin.rows += 1;
         origin.pending = Some(version);
         self.put_origin_row(bucket, key, &origin);
@@ -120,7 +123,7 @@ impl Applier {
     ) -> Result<bool, BaseError> {
         let Some(row) = self.read_queue_row(version, bucket, key)? else { return Ok(false) };
         self.put_queue_row(version, bucket, key, None);
-        self.state.note_dequeued(bucket, version, &row);
+        self.state.note_dequeued(bucket, key, version, &row);
         origin.rows = origin.rows.saturating_sub(1);
         if origin.pending == Some(version) {
             origin.pending = None;
@@ -135,7 +138,9 @@ impl Applier {
     pub(super) fn mark_dirty(&mut self, bucket: BucketId, key: &[u8]) -> Result<Outcome, BaseError> {
         let old = self.load_row(bucket, key)?;
         let Some(object) = old.row() else { return Ok(Outcome::Unmet) };
-        let Some((mount, _)) = self.state.mount_of(bucket, key) else { return Ok(Outcome::Unmet) };
+        let Some((mount, mount_row)) = self.state.mount_of(bucket, key) else { return Ok(Outcome::Unmet) };
+        // A prefix that was ours before may hold what was written there then.
+        let overwrite = mount_row.attached;
         let mut origin = self.origin_row(bucket, key)?;
         if !origin.is_empty() {
             return Ok(Outcome::Unmet);
@@ -144,7 +149,7 @@ impl Applier {
         let row = QueueRow {
             delete: false,
             barrier: false,
-            overwrite: false,
+            overwrite,
             mount,
             stamp_ms: self.place.stamp_ms,
             bytes: object.body_len,
@@ -152,7 +157,7 @@ impl Applier {
             held: None,
         };
         self.put_queue_row(version, bucket, key, Some(&row));
-        self.state.note_queued(bucket, version, &row);
+        self.state.note_queued(bucket, key, version, &row);
         origin.rows = 1;
         origin.pending = Some(version);
         self.put_origin_row(bucket, key, &origin);
@@ -191,7 +196,9 @@ impl Applier {
         if origin.started.take().is_some() {
             self.put(RowKey::object(Table::Started, bucket, key), None);
         }
-        origin.origin = origin_etag.map(|etag| (version, etag.to_owned()));
+        // Of a mount that is being forgotten nothing is kept.
+        origin.mount = self.state.mount_of(bucket, key).map(|(mount, _)| mount);
+        origin.origin = origin_etag.filter(|_| origin.mount.is_some()).map(|etag| (version, etag.to_owned()));
         self.put_origin_row(bucket, key, &origin);
         self.events.push(FlushEvent::Flushed(Flushed {
             bucket,

@@ -40,6 +40,7 @@ use crate::registry::Registry;
 
 use multipart::{PartSource, UploadName};
 
+pub(crate) use bucket::mount_path;
 pub(crate) use flush::{content_of, flush_row};
 pub(crate) use state::State;
 
@@ -348,6 +349,7 @@ impl Applier {
                 Ok(self.mount(bucket, prefix, origin, origin_prefix, *mode, *flushall))
             }
             Mutation::MountAttached { mount } => Ok(self.mount_attached(*mount)),
+            Mutation::MountForget { mount, abandon } => Ok(self.mount_forget(*mount, *abandon)),
             Mutation::MarkDirty { bucket, key } => self.mark_dirty(*bucket, key),
             Mutation::FlushStarted { bucket, key, version, deadline_ms } => {
                 self.flush_started(*bucket, key, *version, *deadline_ms)

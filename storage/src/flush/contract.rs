@@ -126,6 +126,8 @@ pub enum FlushEvent {
     },
     /// A row is gone without having reached the origin: abandoned, or its bucket was emptied.
     Removed(RowId),
+    /// A mount is forgotten, or is about to be: nothing more is sent to its origin.
+    Unmounted(MountId),
 }
 
 /// Why a proposal has no answer "applied".

@@ -110,6 +110,8 @@ pub struct Flusher {
     /// Counts changes that a wait may wait for.
     changes: watch::Sender<u64>,
     clock: Clock,
+    /// Until then, by `clock`, requests of mounts that are gone may arrive: no prefix is found empty before.
+    strays_until_ms: AtomicU64,
     counters: Counters,
 }
 
@@ -121,6 +123,7 @@ struct Mount {
 #[derive(Debug, Clone, Default)]
 struct MountState {
     attached: bool,
+    forgotten: bool,
     capabilities: Option<Capabilities>,
     last_success_ms: Option<u64>,
 }
@@ -180,6 +183,7 @@ impl Flusher {
             stage: Mutex::new(Stage::Stopped),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
+            strays_until_ms: AtomicU64::new(0),
             counters: Counters::default(),
             config,
             log,
@@ -195,6 +199,11 @@ impl Flusher {
             let mut stage = self.stage.lock();
             for event in events {
                 settles |= !matches!(event, FlushEvent::Row { .. });
+                if let FlushEvent::Unmounted(mount) = &event
+                    && let Some(mount) = self.mount(*mount)
+                {
+                    mount.state.lock().forgotten = true;
+                }
                 match &mut *stage {
                     Stage::Stopped => {}
                     Stage::Loading { events, overflown } if events.len() >= LOADING_EVENTS_MAX => {
@@ -360,7 +369,8 @@ impl Flusher {
             Stage::Running(queue) => Some(queue),
             Stage::Stopped | Stage::Loading { .. } => None,
         };
-        let mounts = self.mounts.iter().map(|mount| {
+        let known = self.mounts.iter().filter(|mount| !mount.state.lock().forgotten);
+        let mounts = known.map(|mount| {
             let state = mount.state.lock().clone();
             let health = queue.and_then(|queue| queue.mount_health(mount.spec.id));
             MountStatus {
@@ -439,10 +449,22 @@ impl Flusher {
             if let super::contract::Loaded::Started(started) = &mut loaded {
                 // From the wall clock of the log to the queue's own.
                 started.deadline_ms = clock_ms.saturating_add(started.deadline_ms.saturating_sub(wall_ms));
+                if !self.has_attached(started.bucket, &started.key) {
+                    let most = clock_ms.saturating_add(self.config.queue.attempt_ms_max);
+                    let dead = started.deadline_ms.min(most).saturating_add(self.config.queue.margin_ms);
+                    self.strays_until_ms.fetch_max(dead, Ordering::Relaxed);
+                }
             }
             load.push(loaded);
         })?;
         Ok(Box::new(load.finish()))
+    }
+
+    /// Whether the key's attempts went, as far as we know, where they would go now.
+    fn has_attached(&self, bucket: BucketId, key: &[u8]) -> bool {
+        let covers = |mount: &&Mount| mount.spec.bucket == bucket && key.starts_with(&mount.spec.key_prefix);
+        let covering = self.mounts.iter().filter(covers).max_by_key(|mount| mount.spec.key_prefix.len());
+        covering.is_some_and(|mount| mount.spec.attached)
     }
 
     /// Starts what may start, and says how long nothing will happen by time alone.
@@ -546,7 +568,15 @@ impl Flusher {
     async fn make_ready(self: Arc<Self>, at: usize) {
         let mount = &self.mounts[at];
         let (mut wait, longest) = self.config.mount_retry;
-        loop {
+        while !mount.state.lock().forgotten {
+            let dead_in_ms = self.strays_until_ms.load(Ordering::Relaxed).saturating_sub(self.clock.now_ms());
+            if dead_in_ms > 0 && !mount.state.lock().attached {
+                let reason =
+                    format!("requests of a forgotten mount may be under way for {dead_in_ms} ms more");
+                self.with_queue(|queue| queue.set_mount_ready(mount.spec.id, Err(reason)));
+                tokio::time::sleep(Duration::from_millis(dead_in_ms)).await;
+                continue;
+            }
             match self.try_mount(mount).await {
                 Ok(capabilities) => {
                     mount.state.lock().capabilities = Some(capabilities);

@@ -149,6 +149,7 @@ impl FlushQueue {
         match event {
             FlushEvent::Row { row, replaces } => self.insert_row(row, replaces),
             FlushEvent::Flushed(flushed) => self.observe_flushed(&flushed),
+            FlushEvent::Unmounted(mount) => self.observe_unmounted(mount),
             FlushEvent::Parked { row, reason } => self.observe_parked(&row, reason),
             FlushEvent::Removed(row) => {
                 if let Some(slot) = self.find(row.bucket, &row.key) {
@@ -210,10 +211,19 @@ impl FlushQueue {
         self.place(slot);
     }
 
-    /// Says whether a mount can take rows, and if not, why.
+    /// Says whether a mount can take rows, and if not, why. A forgotten one stays as it is.
     pub fn set_mount_ready(&mut self, mount: MountId, ready: Result<(), String>) {
-        if let Some(entry) = self.mounts.iter_mut().find(|entry| entry.mount.id == mount) {
+        if let Some(entry) = self.mounts.iter_mut().find(|entry| entry.mount.id == mount)
+            && !entry.forgotten
+        {
             entry.ready = ready;
+        }
+    }
+
+    fn observe_unmounted(&mut self, mount: MountId) {
+        self.set_mount_ready(mount, Err("the mount is being forgotten".to_owned()));
+        if let Some(entry) = self.mounts.iter_mut().find(|entry| entry.mount.id == mount) {
+            entry.forgotten = true;
         }
     }
 

@@ -36,11 +36,12 @@
 //! scan row:    'Xscan' (local): layout:u8=1, then segment:u32le to the end: where a start must look for staged
 //!              extents that no B row names yet
 //! bucket row:  layout:u8=1 created_ms:u64 epoch:u64 swept:u64 objects:u64 bytes:u64 name (to the end)
-//! mount row:   layout:u8=1 flags:u8 (1 local, 2 flushall, 4 attached) bucket:u32 prefix origin origin_prefix
+//! mount row:   layout:u8=1 flags:u8 (1 local, 2 flushall, 4 attached, 8 leaving, 16 uncovered) bucket:u32 prefix
+//!              origin origin_prefix
 //! queue row:   layout:u8=1 flags:u8 (1 delete, 2 barrier, 4 overwrite, 8 parked) mount:u32 stamp_ms:u64
 //!              bytes:u64 reason held (an object row, or empty)
-//! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin) rows:u32 [pending:u64]
-//!              [started:u64 deadline_ms:u64] [origin:u64 etag]   (byte strings: len:u32 bytes)
+//! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin, 8 mount) rows:u32 [pending:u64]
+//!              [started:u64 deadline_ms:u64] [origin:u64 etag] [mount:u32]   (byte strings: len:u32 bytes)
 //! upload row:  layout:u8=1 created_ms:u64 last_part:u16 meta options   (byte strings)
 //! meta: fields to the end: tag:u8 len:u16 bytes, user pairs as tag 7 (name) then tag 8 (value)
 //! ```
@@ -700,6 +701,10 @@ pub(crate) struct MountRow {
     pub(crate) local: bool,
     pub(crate) flushall: bool,
     pub(crate) attached: bool,
+    /// Being forgotten: nothing is queued for it any more, what is queued is given up.
+    pub(crate) leaving: bool,
+    /// A mount below it was forgotten: what lay under that one must be looked at again.
+    pub(crate) uncovered: bool,
     pub(crate) prefix: Box<[u8]>,
     pub(crate) origin: String,
     pub(crate) origin_prefix: String,
@@ -707,7 +712,11 @@ pub(crate) struct MountRow {
 
 impl MountRow {
     pub(crate) fn encode(&self) -> Arc<[u8]> {
-        let flags = u8::from(self.local) | u8::from(self.flushall) << 1 | u8::from(self.attached) << 2;
+        let flags = u8::from(self.local)
+            | u8::from(self.flushall) << 1
+            | u8::from(self.attached) << 2
+            | u8::from(self.leaving) << 3
+            | u8::from(self.uncovered) << 4;
         let mut out = vec![LAYOUT, flags];
         out.extend_from_slice(&self.bucket.0.to_le_bytes());
         put_bytes(&mut out, &self.prefix);
@@ -726,6 +735,8 @@ impl MountRow {
             local: flags & 1 != 0,
             flushall: flags & 2 != 0,
             attached: flags & 4 != 0,
+            leaving: flags & 8 != 0,
+            uncovered: flags & 16 != 0,
             bucket: BucketId(take_u32(b)?),
             prefix: Box::from(take_bytes(b)?),
             origin: String::from_utf8(take_bytes(b)?.to_vec()).ok()?,
@@ -847,18 +858,29 @@ pub(crate) struct OriginRow {
     pub(crate) started: Option<(Version, u64)>,
     /// What the origin holds.
     pub(crate) origin: Option<(Version, String)>,
+    /// The mount whose origin that is; `None` in rows that do not say.
+    pub(crate) mount: Option<u32>,
 }
 
 impl OriginRow {
     /// Whether there is nothing left to know.
     pub(crate) fn is_empty(&self) -> bool {
-        *self == OriginRow::default()
+        self.rows == 0 && self.pending.is_none() && self.started.is_none() && self.origin.is_none()
+    }
+
+    /// What `mount` may know of its origin by this row: what was learnt of another mount's says nothing.
+    pub(crate) fn seen_by(mut self, mount: Option<u32>) -> OriginRow {
+        if mount.is_none() || self.mount.is_some_and(|of| Some(of) != mount) {
+            (self.origin, self.mount) = (None, None);
+        }
+        self
     }
 
     pub(crate) fn encode(&self) -> Arc<[u8]> {
         let flags = u8::from(self.pending.is_some())
             | u8::from(self.started.is_some()) << 1
-            | u8::from(self.origin.is_some()) << 2;
+            | u8::from(self.origin.is_some()) << 2
+            | u8::from(self.mount.is_some()) << 3;
         let mut out = vec![LAYOUT, flags];
         out.extend_from_slice(&self.rows.to_le_bytes());
         if let Some(version) = self.pending {
@@ -871,6 +893,9 @@ impl OriginRow {
         if let Some((version, etag)) = &self.origin {
             out.extend_from_slice(&version.0.to_le_bytes());
             put_bytes(&mut out, etag.as_bytes());
+        }
+        if let Some(mount) = self.mount {
+            out.extend_from_slice(&mount.to_le_bytes());
         }
         Arc::from(out)
     }
@@ -890,7 +915,8 @@ impl OriginRow {
         } else {
             None
         };
-        Some(OriginRow { rows, pending, started, origin })
+        let mount = if flags & 8 != 0 { Some(take_u32(b)?) } else { None };
+        Some(OriginRow { rows, pending, started, origin, mount })
     }
 }
 

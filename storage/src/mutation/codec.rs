@@ -127,6 +127,11 @@ impl<'a> Mutation<'a> {
                 out.push(19);
                 out.extend_from_slice(&mount.to_le_bytes());
             }
+            Mutation::MountForget { mount, abandon } => {
+                out.push(40);
+                out.push(u8::from(*abandon));
+                out.extend_from_slice(&mount.to_le_bytes());
+            }
             Mutation::MarkDirty { bucket, key } => {
                 out.push(20);
                 put_key(out, *bucket, key);
@@ -342,6 +347,7 @@ impl<'a> Mutation<'a> {
                 let (bucket, key) = take_key(b)?;
                 Mutation::FlushAbandon { bucket, key, version: Version(take_u64(b)?) }
             }
+            40 => Mutation::MountForget { abandon: take_u8(b)? != 0, mount: take_u32(b)? },
             26 => Mutation::SweepDone { bucket: BucketId(take_u32(b)?), epoch: Version(take_u64(b)?) },
             27 => Mutation::AbortBefore { node: u16::from_le_bytes(take_array(b)?) },
             28 => {

@@ -78,6 +78,7 @@ fn examples<'a>(key: &'a [u8], bytes: &'a [u8], text: &'a str, number: u64) -> V
             flushall: true,
         },
         Mutation::MountAttached { mount: 9 },
+        Mutation::MountForget { mount: 9, abandon: true },
         Mutation::MarkDirty { bucket, key },
         Mutation::FlushStarted { bucket, key, version, deadline_ms: number },
         Mutation::Flushed { bucket, key, version, origin_etag: Some(text) },

@@ -409,11 +409,37 @@ mod tests {
         assert!(origin.keys().is_empty());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn a_probe_comes_through_although_three_in_ten_requests_fail() {
+        for seed in 1..200_u64 {
+            let origin = MemoryOrigin::capable();
+            let mut random = 0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(seed);
+            origin.set_hook(move |_| {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                match random % 10 {
+                    0 => Fault::DropUnknown,
+                    1 => Fault::ApplyThenUnknown,
+                    2 => {
+                        let (class, outcome) = (ErrorClass::ServerError, Landing::Unknown);
+                        Fault::Refuse(OriginError::new(class, outcome, "503"))
+                    }
+                    _ => Fault::Ok,
+                }
+            });
+            assert!(origin.is_empty("p/").await.unwrap(), "seed {seed}");
+            let found = origin.probe("p/").await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            assert!(found.if_none_match && found.if_match && found.checksums, "seed {seed}: {found:?}");
+            assert!(origin.keys().is_empty(), "seed {seed}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn probe_passes_trouble_on_instead_of_calling_it_a_missing_feature() {
         for broken in 0..6 {
             let origin = MemoryOrigin::capable();
-            origin.set_hook(move |call| match call.number == broken {
+            origin.set_hook(move |call| match call.number >= broken && call.operation != Operation::Delete {
                 true => Fault::DropUnknown,
                 false => Fault::Ok,
             });

@@ -91,6 +91,10 @@ pub(crate) struct EngineStatus {
     pub(crate) applied_index: AtomicU64,
     pub(crate) dirty_objects: AtomicU64,
     pub(crate) dirty_bytes: AtomicU64,
+    /// Queue rows of each mount.
+    pub(crate) mount_rows: Mutex<Vec<(u32, u64)>>,
+    /// What is charged against the limit of dirty bytes.
+    pub(crate) dirty_charged: AtomicU64,
     pub(crate) mutations: AtomicU64,
     pub(crate) entries: AtomicU64,
     pub(crate) mounts: Mutex<Vec<(u32, crate::keyspace::tables::MountRow)>>,
@@ -422,9 +426,11 @@ impl Engine {
         status.leads.store(self.core.leads(), Relaxed);
         status.term.store(self.core.term(), Relaxed);
         status.applied_index.store(self.applier.applied_index(), Relaxed);
-        let (objects, bytes) = self.applier.state().dirty();
-        status.dirty_objects.store(objects, Relaxed);
-        status.dirty_bytes.store(bytes, Relaxed);
+        let dirty = self.applier.state().dirty();
+        status.dirty_objects.store(dirty.rows, Relaxed);
+        status.dirty_bytes.store(dirty.body_bytes, Relaxed);
+        status.dirty_charged.store(dirty.charged_bytes, Relaxed);
+        self.applier.state().show_mount_rows(&mut status.mount_rows.lock());
     }
 
     /// Mounts and unswept buckets, before anybody learns that they have changed.

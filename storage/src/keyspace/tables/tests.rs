@@ -90,11 +90,24 @@ proptest! {
             pending: pending.map(Version),
             started: started.map(|(version, at)| (Version(version), at)),
             origin: origin.map(|(version, etag)| (Version(version), etag)),
+            mount: pending.map(|_| rows),
         };
         prop_assert_eq!(OriginRow::decode(&row.encode()), Some(row));
         let [delete, barrier, overwrite] = flags;
         let (mount, stamp_ms, bytes) = (rows, 5, 6);
         let row = QueueRow { delete, barrier, overwrite, mount, stamp_ms, bytes, parked, held: None };
         prop_assert_eq!(QueueRow::decode(&row.encode()), Some(row));
+        let row = MountRow {
+            bucket: BucketId(rows),
+            local: delete,
+            flushall: barrier,
+            attached: overwrite,
+            leaving: barrier,
+            uncovered: delete,
+            prefix: Box::from(&b"p/"[..]),
+            origin: "s3://o/p".to_owned(),
+            origin_prefix: "p/".to_owned(),
+        };
+        prop_assert_eq!(MountRow::decode(&row.encode()), Some(row));
     }
 }
