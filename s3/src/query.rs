@@ -42,6 +42,11 @@ impl Query {
         self.pairs.iter().filter(|(n, _)| n == name).count()
     }
 
+    /// All pairs, decoded, in the order sent.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// All names.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.pairs.iter().map(|(name, _)| name.as_str())
