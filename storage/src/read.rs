@@ -26,6 +26,9 @@ const PAGE: usize = 1000;
 const INLINE_LIMIT: usize = 64;
 /// Longer bodies are not written by this version.
 const BODY_BYTES_MAX: u64 = 16 << 20;
+/// What is read from the page cache on the caller's thread, from one segment; more goes to the read pool.
+/// Larger: other connections of the thread wait for the copy. Smaller: more switches of threads.
+const RESIDENT_READ_BYTES_MAX: usize = 64 << 10;
 /// Times a body is read again after its segment was recycled under it.
 const BODY_ATTEMPTS: usize = 4;
 
@@ -132,8 +135,9 @@ impl ReadView {
         self.shared.submit(submission).await.map(|_| ())
     }
 
-    /// Bytes `range` (clamped to the body) of a row that came from this view. Bodies in the row or in a
-    /// memtable do not wait; others are read and verified on the read pool. The future may be dropped.
+    /// Bytes `range` (clamped to the body) of a row that came from this view. Bodies in the row, in a
+    /// memtable, and small ones in the page cache do not wait; others are read and verified on the read
+    /// pool. The future may be dropped.
     pub async fn read_body(&self, row: &ObjectRow, range: Range<u64>) -> Result<Bytes> {
         let range = range.start.min(row.body_len())..range.end.min(row.body_len());
         if range.is_empty() {
@@ -190,17 +194,20 @@ impl ReadView {
                 out.extend_from_slice(bytes);
                 return Ok(true);
             }
-            if !wait {
+            if !wait && range.len() > RESIDENT_READ_BYTES_MAX {
                 return Ok(false);
             }
-            let row = self.view.get(RowKey::encoded(&key), false, true).map_err(view_error)?.flatten();
+            let Some(row) = self.view.get(RowKey::encoded(&key), false, wait).map_err(view_error)? else {
+                return Ok(false);
+            };
             let pointer = row.as_deref().and_then(decode_pointer);
             let pointer = pointer.ok_or_else(|| Error::Damaged(format!("{blob:?} has no place").into()))?;
-            match self.shared.segments.read(pointer, blob, range.start as u64..range.end as u64) {
-                Ok(bytes) => {
+            match self.shared.segments.read(pointer, blob, range.start as u64..range.end as u64, wait) {
+                Ok(Some(bytes)) => {
                     out.extend_from_slice(&bytes);
                     return Ok(true);
                 }
+                Ok(None) => return Ok(false),
                 Err(BlobError::Stale { .. }) => continue,
                 Err(error) => return Err(blob_error(error)),
             }

@@ -166,7 +166,7 @@ fn read_blob(node: &Opened, view: &View, blob: BlobId) -> Option<Vec<u8>> {
     let row = view.get(RowKey::encoded(&key), false, true).unwrap()??;
     let pointer = decode_pointer(&row)?;
     let len = pointer.length;
-    Some(node.segments.read(pointer, blob, 0..len).unwrap())
+    node.segments.read(pointer, blob, 0..len, true).unwrap()
 }
 
 /// One random change: as a mutation, and as what it does to a body.
