@@ -62,16 +62,15 @@ impl Operations {
         bucket: BucketId,
         key: &[u8],
     ) -> Result<(ObjectRow, Option<ReadView>), Refused> {
-        match self.store.get(bucket, key)? {
-            Lookup::Absent => Err(Refused::no_such_key()),
-            Lookup::Found(row) if row.inline_body().is_some() => Ok((row, None)),
-            // The row must come from the view that its body is read through.
-            Lookup::Found(_) | Lookup::Later => {
-                let view = self.store.view()?;
-                let row = view.fetch(bucket, key).await?.ok_or_else(Refused::no_such_key)?;
-                Ok((row, Some(view)))
-            }
-        }
+        // The row must come from the view that its body is read through.
+        let view = self.store.view()?;
+        let row = match view.get(bucket, key) {
+            Lookup::Found(row) => row,
+            Lookup::Absent => return Err(Refused::no_such_key()),
+            Lookup::Later => view.fetch(bucket, key).await?.ok_or_else(Refused::no_such_key)?,
+        };
+        let view = row.inline_body().is_none().then_some(view);
+        Ok((row, view))
     }
 }
 
