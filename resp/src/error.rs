@@ -106,7 +106,7 @@ impl From<&Refusal> for CommandError {
             Refusal::Mounted(_) => CommandError::text(format!(
                 "ERR forebay: {refusal}, and a mount is emptied only if it says flushall = true"
             )),
-            Refusal::Aborted => CommandError::text(format!("TRYAGAIN forebay: {refusal}")),
+            Refusal::Aborted | Refusal::NotHeld => CommandError::text(format!("TRYAGAIN forebay: {refusal}")),
             Refusal::TooLarge(_)
             | Refusal::NoSuchUpload
             | Refusal::InvalidPart(_)

@@ -192,7 +192,7 @@ impl From<Refusal> for Refused {
             )
             .with("PartNumber", number.to_string())
             .with("ProposedSize", size.to_string()),
-            Refusal::Aborted => Refused::new("ServiceUnavailable", 503, text),
+            Refusal::Aborted | Refusal::NotHeld => Refused::new("ServiceUnavailable", 503, text),
             Refusal::TooLarge(limit) => entity_too_large(None, limit),
             // Outcomes of RESP's commands and of an operator's; an S3 operation proposes none of them.
             Refusal::NotAnInteger

@@ -412,6 +412,25 @@ pub enum Mutation<'a> {
         /// ETag the origin gave; `None` after a delete.
         origin_etag: Option<&'a str>,
     },
+    /// The site must keep the object's bytes again, though the origin holds them: they are about to be part of
+    /// something that it does not hold. Outcome `Done`, or `Unmet` if the object stands elsewhere by now.
+    Hold {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The version that was read.
+        version: Version,
+    },
+    /// Takes a `Hold` back, if the origin still holds this content. Outcome `Done` or `Unmet`.
+    Release {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The version that was read.
+        version: Version,
+    },
     /// Sets a flush row aside with a reason (empty: takes it up again). Outcome `Done` or `Unmet`.
     FlushPark {
         /// Bucket.
@@ -527,6 +546,9 @@ pub enum Refusal {
     /// A part that is not the last one is too short.
     #[error("part {0} has {1} bytes; all but the last need {PART_BYTES_MIN}")]
     PartTooSmall(u16, u64),
+    /// The bytes that it would carry on may be in the origin only; the store fetches them and tries again.
+    #[error("the object's bytes were given back to the origin; try again")]
+    NotHeld,
     /// It names a staged body that was given up when its node began another run.
     #[error("the body was given up: its node has started anew; send it again")]
     Aborted,
@@ -555,6 +577,8 @@ impl<'a> Mutation<'a> {
             | Mutation::MarkDirty { bucket, key }
             | Mutation::FlushStarted { bucket, key, .. }
             | Mutation::Flushed { bucket, key, .. }
+            | Mutation::Hold { bucket, key, .. }
+            | Mutation::Release { bucket, key, .. }
             | Mutation::FlushPark { bucket, key, .. }
             | Mutation::FlushAbandon { bucket, key, .. } => visit(*bucket, key),
             Mutation::Rename { bucket, from, to, .. } => {

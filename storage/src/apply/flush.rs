@@ -19,7 +19,7 @@ use crate::object::{BucketId, Version};
 impl Applier {
     /// What is known of the origin that the key has now. Rows and an attempt of another mount still count:
     /// the key's present mount has taken them over.
-    fn origin_row(&self, bucket: BucketId, key: &[u8]) -> Result<OriginRow, BaseError> {
+    pub(super) fn origin_row(&self, bucket: BucketId, key: &[u8]) -> Result<OriginRow, BaseError> {
         let row = self.newest(RowKey::object(Table::Origin, bucket, key), false)?;
         let row = row.as_deref().and_then(OriginRow::decode).unwrap_or_default();
         Ok(row.seen_by(self.state.mount_of(bucket, key).map(|(mount, _)| mount)))
@@ -200,6 +200,9 @@ impl Applier {
         origin.mount = self.state.mount_of(bucket, key).map(|(mount, _)| mount);
         origin.origin = origin_etag.filter(|_| origin.mount.is_some()).map(|etag| (version, etag.to_owned()));
         self.put_origin_row(bucket, key, &origin);
+        if let (true, Some(mount), Some(_)) = (removed, origin.mount, &origin.origin) {
+            self.mark_clean(bucket, key, version, mount)?;
+        }
         self.events.push(FlushEvent::Flushed(Flushed {
             bucket,
             key: Bytes::copy_from_slice(key),

@@ -10,6 +10,7 @@
 
 mod body;
 mod bucket;
+mod clean;
 mod float;
 mod flush;
 mod key;
@@ -389,6 +390,8 @@ impl Applier {
             Mutation::AbortUpload { bucket, key, upload } => {
                 self.abort_upload(UploadName { bucket: *bucket, key, upload: *upload })
             }
+            Mutation::Hold { bucket, key, version } => self.hold_bytes(*bucket, key, *version),
+            Mutation::Release { bucket, key, version } => self.release_bytes(*bucket, key, *version),
             Mutation::AbortBefore { node } => Ok(self.abort_before(*node)),
             // Walked by `step`.
             Mutation::Atomic { .. } => Ok(Outcome::Refused(Refusal::Malformed)),
@@ -483,6 +486,7 @@ impl Applier {
         debug_assert!(count >= 0, "blob {blob:?} has {count} references");
         if count <= 0 {
             self.put(RowKey::encoded(&blob_key(Table::Blob, blob)), None);
+            self.unmark_clean(blob)?;
         }
         if count > 1 {
             self.put(RowKey::encoded(&key), Some(Arc::from(&(count as u32).to_le_bytes()[..])));

@@ -238,6 +238,11 @@ impl State {
             .map(|(number, mount)| (*number, mount))
     }
 
+    /// Whether any mount has an origin: without one, nothing is clean.
+    pub(super) fn has_origins(&self) -> bool {
+        self.mounts.iter().any(|(_, mount)| !mount.local)
+    }
+
     /// Whether mounts or epochs have changed since this was last asked.
     pub(crate) fn take_tables_changed(&mut self) -> bool {
         std::mem::take(&mut self.tables_changed)

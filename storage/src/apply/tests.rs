@@ -8,6 +8,7 @@ use crate::object::{ETag, ObjectMeta, ObjectRow};
 use crate::replica::sim::World;
 use crate::submission::Submission;
 
+mod clean;
 mod multipart;
 
 struct Story {

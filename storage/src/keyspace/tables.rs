@@ -11,6 +11,7 @@
 //! B blob     'B' blob.a:u64be blob.b:u64be            memtable: the bytes, or nothing for a staged blob, whose place
 //!                                                     the node knows; LMDB: pointer, 24 bytes (local)
 //! R refs     'R' blob.a:u64be blob.b:u64be            count:u32le of rows that share it; absent = 1
+//! C clean    'C' blob.a:u64be blob.b:u64be            mount:u32le whose origin holds the bytes: the site may drop them
 //! K bucket   'K' bucket:u32be                         bucket row; number 0: the next numbers to give
 //! M mount    'M' mount:u32be                          mount row
 //! Q queue    'Q' version:u64be bucket:u32be key      queue row: what must still reach the origin
@@ -77,6 +78,8 @@ pub(crate) enum Table {
     Upload = b'V',
     /// Their parts.
     UploadPart = b'W',
+    /// Blobs that the site may drop.
+    Clean = b'C',
     /// The present run of each node.
     Boot = b'A',
     /// Live bytes by segment (local).
@@ -86,7 +89,7 @@ pub(crate) enum Table {
 impl Table {
     /// Tables that are a function of the log alone.
     #[cfg(test)]
-    pub(crate) const REPLICATED: [Table; 12] = [
+    pub(crate) const REPLICATED: [Table; 13] = [
         Table::Object,
         Table::Expiry,
         Table::Blob,
@@ -98,6 +101,7 @@ impl Table {
         Table::Started,
         Table::Upload,
         Table::UploadPart,
+        Table::Clean,
         Table::Boot,
     ];
 }

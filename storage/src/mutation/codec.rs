@@ -210,6 +210,16 @@ impl<'a> Mutation<'a> {
                 put_key(out, *bucket, key);
                 out.extend_from_slice(&upload.0.to_le_bytes());
             }
+            Mutation::Hold { bucket, key, version } => {
+                out.push(36);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+            }
+            Mutation::Release { bucket, key, version } => {
+                out.push(37);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+            }
             Mutation::Atomic { guards, mutations } => {
                 encode_atomic_head(out, guards, mutations.len() as u32);
                 for mutation in mutations {
@@ -390,6 +400,14 @@ impl<'a> Mutation<'a> {
             33 => {
                 let (bucket, key) = take_key(b)?;
                 Mutation::AbortUpload { bucket, key, upload: Version(take_u64(b)?) }
+            }
+            36 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Hold { bucket, key, version: Version(take_u64(b)?) }
+            }
+            37 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Release { bucket, key, version: Version(take_u64(b)?) }
             }
             TAG_ATOMIC if depth < ATOMIC_DEPTH_MAX => {
                 let mut guards = Vec::new();
