@@ -143,7 +143,7 @@ pub(crate) struct Applier {
     place: Place,
     scratch: Vec<u8>,
     events: Vec<FlushEvent>,
-    touched: HashSet<BucketId>,
+    touched: HashSet<BucketId, foldhash::fast::RandomState>,
 }
 
 impl Applier {
@@ -168,7 +168,7 @@ impl Applier {
             place,
             scratch: Vec::new(),
             events: Vec::new(),
-            touched: HashSet::new(),
+            touched: HashSet::default(),
         })
     }
 
