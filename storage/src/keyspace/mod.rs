@@ -201,7 +201,8 @@ impl Keyspace {
     pub(crate) fn touch(&self, key: RowKey<'_>) {
         let set = self.set.load();
         let hash = Memtable::hash(&self.hasher, key);
-        if set.tables().any(|table| table.newest(hash, key).is_some()) || self.cache.get(hash, key).is_some() {
+        if set.tables().any(|table| table.newest(hash, key).is_some()) || self.cache.get(hash, key).is_some()
+        {
             return;
         }
         if let Err(error) = self.base.get(&key.to_bytes()) {
