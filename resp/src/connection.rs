@@ -68,9 +68,9 @@ impl Connection {
                 return Ok(());
             }
             self.parser.filled(received);
-            self.server.counters.bytes_in.fetch_add(received as u64, Ordering::Relaxed);
-            self.server.counters.reads.fetch_add(1, Ordering::Relaxed);
+            self.pipeline.count_read(received);
             self.run_received().await?;
+            self.pipeline.count_write();
             self.note();
             self.send().await?;
             if self.pipeline.session.closing {
@@ -103,6 +103,7 @@ impl Connection {
                 }
                 if self.pipeline.replies().len() > UNSENT_BYTES_MAX {
                     self.pipeline.close(&self.parser).await;
+                    self.pipeline.count_write();
                     self.send().await?;
                 }
                 if self.pipeline.session.closing {
@@ -141,8 +142,6 @@ impl Connection {
             return Ok(());
         }
         self.stream.write_all(replies).await?;
-        self.server.counters.bytes_out.fetch_add(replies.len() as u64, Ordering::Relaxed);
-        self.server.counters.writes.fetch_add(1, Ordering::Relaxed);
         self.pipeline.replies_sent();
         Ok(())
     }
