@@ -390,3 +390,6 @@ fn stage_error(error: BlobError) -> Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -117,6 +117,18 @@ impl SegmentWriters {
         self.inner.arrived.notify_one();
     }
 
+    /// Segments being synced.
+    #[cfg(test)]
+    pub(crate) fn syncing(&self) -> usize {
+        self.inner.queue.lock().syncing.len()
+    }
+
+    /// Pieces that wait for a sync that has not begun.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.inner.queue.lock().waiting.values().map(Vec::len).sum()
+    }
+
     fn queue(&self, job: Job) {
         self.inner.queue.lock().jobs.push_back(job);
         if self.inner.threads > 0 {
