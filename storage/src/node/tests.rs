@@ -187,3 +187,84 @@ async fn a_body_of_another_length_than_announced_is_refused_and_given_up() {
     assert_eq!(store.stats().segment_bytes, 0);
     node.stop().await;
 }
+
+/// Bytes per second of bodies that `writers` stage and commit one after the other, and of readers after them.
+async fn throughput(
+    store: &Store,
+    bucket: BucketId,
+    writers: usize,
+    len: usize,
+    rounds: usize,
+) -> (f64, f64) {
+    let bytes = Bytes::from(long_body(7, len.min(1 << 20)));
+    let started = std::time::Instant::now();
+    let tasks = (0..writers).map(|writer| {
+        let (store, bytes) = (store.clone(), bytes.clone());
+        tokio::spawn(async move {
+            for _ in 0..rounds {
+                let mut body = store.stage_body(bucket, len as u64).unwrap();
+                for at in (0..len).step_by(bytes.len()) {
+                    body.write(bytes.slice(..bytes.len().min(len - at))).await.unwrap();
+                }
+                let staged = body.finish().await.unwrap();
+                let mut submission = Submission::new();
+                submission.push(&put(bucket, format!("t{writer}").as_bytes(), &staged));
+                submission.carry(staged);
+                store.submit(submission).await.unwrap();
+            }
+        })
+    });
+    futures_util::future::try_join_all(tasks).await.unwrap();
+    let total = (writers * rounds * len) as f64;
+    let written = total / started.elapsed().as_secs_f64();
+    let started = std::time::Instant::now();
+    let tasks = (0..writers).map(|writer| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for _ in 0..rounds {
+                let body = open(&store, bucket, format!("t{writer}").as_bytes()).await;
+                let mut at = 0;
+                while at < body.len() {
+                    at += body.read(at..at + (1 << 20)).await.unwrap().len() as u64;
+                }
+            }
+        })
+    });
+    futures_util::future::try_join_all(tasks).await.unwrap();
+    (written, total / started.elapsed().as_secs_f64())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints what staging moves on this disk; give a directory on it in TMPDIR"]
+async fn staged_throughput() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(config(dir.path())).await.unwrap();
+    let store = node.store();
+    let bucket = store.open_bucket(b"redis-0").await.unwrap();
+    let cpu = || {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<f64>().unwrap() / 100.0 + fields[12].parse::<f64>().unwrap() / 100.0
+    };
+    for _ in 0..2 {
+        for (writers, len, rounds) in [
+            (16, 64 << 10, 2000),
+            (16, (64 << 10) + 1, 2000),
+            (16, 1 << 20, 100),
+            (1, 256 << 20, 6),
+            (4, 64 << 20, 6),
+        ] {
+            let before = cpu();
+            let (written, read) = throughput(&store, bucket, writers, len, rounds).await;
+            let gib = (writers * rounds * len) as f64 / f64::from(1 << 30);
+            println!(
+                "{writers} x {} KiB x {rounds}: written {:.0} MB/s, read {:.0} MB/s, {:.2} s CPU per GiB for both",
+                len >> 10,
+                written / 1e6,
+                read / 1e6,
+                (cpu() - before) / gib,
+            );
+        }
+    }
+    node.stop().await;
+}

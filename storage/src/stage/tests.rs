@@ -325,14 +325,14 @@ async fn bodies_wait_while_the_disk_stands_still_and_hold_little() {
     drop(stage_slowly(stager.clone(), 0, 2 << 20).await.unwrap());
     disk.hold(Some(Operation::Write));
     let bodies: Vec<_> =
-        (0..60).map(|number| tokio::spawn(stage_slowly(stager.clone(), number, 3 << 20))).collect();
+        (0..40).map(|number| tokio::spawn(stage_slowly(stager.clone(), number, 3 << 19))).collect();
     eventually("the shares are taken", || stager.in_flight.available_permits() < 1 << 8).await;
     let held = || {
         let in_flight = IN_FLIGHT_BYTES_MAX as u64;
         stager.filling.load(Relaxed) + in_flight
     };
     for _ in 0..20 {
-        let most = FILLING_BYTES_MAX + IN_FLIGHT_BYTES_MAX as u64 + 60 * BUFFER_SLACK as u64;
+        let most = FILLING_BYTES_MAX + IN_FLIGHT_BYTES_MAX as u64 + 40 * BUFFER_SLACK as u64;
         assert!(held() <= most, "{} bytes", held());
         tokio::task::yield_now().await;
     }
@@ -340,7 +340,7 @@ async fn bodies_wait_while_the_disk_stands_still_and_hold_little() {
     disk.hold(None);
     for (number, staged) in bodies.into_iter().enumerate() {
         let staged = staged.await.unwrap().unwrap();
-        assert!(read(&stager.segments, &staged) == body(number, 3 << 20)[..], "{number}");
+        assert!(read(&stager.segments, &staged) == body(number, 3 << 19)[..], "{number}");
     }
     assert_eq!((stager.filling.load(Relaxed), stager.promised_bytes()), (0, 0));
 }
