@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::body::BodyReader;
-use crate::mutation::{Existence, Mutation, Outcome, PutIf, SetExpiry};
+use crate::mutation::{Existence, Mutation, Outcome, PutIf, Refusal, SetExpiry};
 use crate::object::BucketId;
 use crate::read::Lookup;
 use crate::stage::StagedBody;
@@ -185,6 +185,131 @@ async fn a_body_of_another_length_than_announced_is_refused_and_given_up() {
     assert!(writer.write(Bytes::from(vec![1; 10])).await.is_err(), "it takes nothing more");
     drop(writer);
     assert_eq!(store.stats().segment_bytes, 0);
+    node.stop().await;
+}
+
+fn full_text(error: Error) -> String {
+    match error {
+        Error::Full(text) => text.to_string(),
+        other => panic!("{other:?} instead of a lack of room"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_are_counted_against_the_capacity_from_their_announcement_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.limits.capacity_bytes = 16 << 20;
+    let node = Node::start(config).await.unwrap();
+    let store = node.store();
+    let bucket = store.open_bucket(b"redis-0").await.unwrap();
+    let refused = |len| full_text(store.stage_body(bucket, len).unwrap_err());
+    assert!(refused(17 << 20).contains("capacity"), "{}", refused(17 << 20));
+    let mut writer = store.stage_body(bucket, 10 << 20).unwrap();
+    assert!(refused(10 << 20).contains("capacity"), "announced, not a byte written");
+    writer.write(Bytes::from(long_body(1, 9 << 20))).await.unwrap();
+    assert!(refused(10 << 20).contains("capacity"), "half written");
+    drop(writer);
+    assert!(matches!(put_long(&store, bucket, b"k", &long_body(1, 10 << 20)).await, Outcome::Done(_)));
+    assert!(refused(10 << 20).contains("capacity"), "committed");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_with_less_than_its_reserve_refuses_growth_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(config(dir.path())).await.unwrap();
+    let store = node.store();
+    let bucket = store.open_bucket(b"redis-0").await.unwrap();
+    let body = long_body(1, 100_000);
+    assert!(matches!(put_long(&store, bucket, b"k", &body).await, Outcome::Done(_)));
+    drop(store);
+    node.stop().await;
+    let mut config = config(dir.path());
+    config.limits.disk_reserve_bytes = Some(1 << 60);
+    let node = Node::start(config).await.unwrap();
+    let store = node.store();
+    let text = full_text(store.stage_body(bucket, 100_000).unwrap_err());
+    assert!(text.contains("kept free"), "{text}");
+    let mut submission = Submission::new();
+    submission.push(&set(bucket, b"a", b"1"));
+    full_text(store.submit(submission).await.unwrap_err());
+    assert!(read_all(&open(&store, bucket, b"k").await).await == body);
+    let mut submission = Submission::new();
+    submission.push(&Mutation::Delete { bucket, key: b"k" });
+    assert!(matches!(store.submit(submission).await.unwrap().results[..], [Outcome::Done(_)]));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pitfall_13_an_open_body_outlives_overwrite_delete_and_checkpoints() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    // A checkpoint every few rows.
+    config.memtable_rows = 4;
+    let node = Node::start(config).await.unwrap();
+    let store = node.store();
+    let bucket = store.open_bucket(b"redis-0").await.unwrap();
+    let body = long_body(1, 3 << 20);
+    put_long(&store, bucket, b"k", &body).await;
+    let reader = open(&store, bucket, b"k").await;
+    for round in 2..40 {
+        put_long(&store, bucket, b"k", &long_body(round, 2 << 20)).await;
+    }
+    let mut submission = Submission::new();
+    submission.push(&Mutation::Delete { bucket, key: b"k" });
+    store.submit(submission).await.unwrap();
+    let again = reader.clone();
+    drop(reader);
+    assert!(read_all(&again).await == body);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_body_in_many_parts_is_read_in_any_range_and_put_into_one_piece() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(config(dir.path())).await.unwrap();
+    let store = node.store();
+    let bucket = store.open_bucket(b"redis-0").await.unwrap();
+    let mut body = long_body(1, 300_000);
+    put_long(&store, bucket, b"k", &body).await;
+    // A gap of zeros, then short parts and longer ones, until there are too many.
+    let mut submission = Submission::new();
+    let (offset, value) = (400_000, b"behind a gap".into());
+    submission.push(&Mutation::SetRange { bucket, key: b"k", offset, value });
+    store.submit(submission).await.unwrap();
+    body.resize(offset as usize, 0);
+    body.extend_from_slice(b"behind a gap");
+    let mut rewritten = 0;
+    for number in 0..400 {
+        let more = long_body(number, if number % 9 == 0 { 20 } else { 700 });
+        loop {
+            let mut submission = Submission::new();
+            submission.push(&Mutation::Append { bucket, key: b"k", value: more[..].into() });
+            match store.submit(submission).await.unwrap().results[..] {
+                [Outcome::Length(_)] => break,
+                [Outcome::Refused(Refusal::TooFragmented)] => {
+                    store.defragment(bucket, b"k").await.unwrap();
+                    rewritten += 1;
+                }
+                ref other => panic!("{other:?}"),
+            }
+        }
+        body.extend_from_slice(&more);
+        if number % 40 == 7 {
+            let reader = open(&store, bucket, b"k").await;
+            assert_eq!(reader.len(), body.len() as u64);
+            let mut random = fastrand::Rng::with_seed(number as u64);
+            for _ in 0..60 {
+                let start = random.usize(..body.len());
+                let end = random.usize(start..=body.len());
+                let bytes = reader.read(start as u64..end as u64).await.unwrap();
+                assert!(bytes[..] == body[start..end], "{start}..{end} after {number}");
+            }
+        }
+    }
+    assert!((1..5).contains(&rewritten), "{rewritten} rewrites");
+    assert!(read_all(&open(&store, bucket, b"k").await).await == body);
     node.stop().await;
 }
 
