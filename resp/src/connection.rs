@@ -5,6 +5,7 @@
 //! batch of its replies.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,6 +23,8 @@ use crate::session::Session;
 
 /// Replies are sent before more requests are run when they reach this size, in bytes.
 const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+/// Requests that are parsed before the first of them is run, so that the rows they read can be asked for together.
+const PARSED_AHEAD_MAX: usize = 64;
 /// How much, and for how long, is still taken from a client after the last reply.
 const DRAIN_BYTES_MAX: usize = 1024 * 1024;
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
@@ -31,6 +34,8 @@ pub(crate) struct Connection {
     server: Arc<Server>,
     stream: TcpStream,
     parser: Parser,
+    /// Parsed and about to be run.
+    requests: Vec<Range<usize>>,
     pipeline: Pipeline,
     registration: Registration,
 }
@@ -41,6 +46,7 @@ impl Connection {
         Connection {
             pipeline: Pipeline::new(Arc::clone(&server), session),
             parser: Parser::new(),
+            requests: Vec::new(),
             server,
             stream,
             registration,
@@ -80,31 +86,53 @@ impl Connection {
         let mut rules = Rules {
             authenticated: self.pipeline.session.authenticated,
             bulk_bytes_max: settings.bulk_bytes_max.load(Ordering::Relaxed),
-            value_bytes_max: self.server.store.body_bytes_max(),
+            value_bytes_max: self.server.store.inline_bytes_max(),
             request_bytes_max: settings.request_bytes_max.load(Ordering::Relaxed),
         };
         while !self.pipeline.session.closing {
             rules.authenticated = self.pipeline.session.authenticated;
-            match self.parser.next(&rules) {
-                Ok(Parsed::Request(request)) => {
-                    if let Some(blocked) = self.pipeline.request(request.clone(), &self.parser) {
-                        self.pipeline.unblock(blocked, request, &self.parser).await;
-                    }
+            let end = self.parse_ahead(&rules);
+            self.pipeline.prefetch(&self.requests, &self.parser);
+            for next in 0..self.requests.len() {
+                let request = self.requests[next].clone();
+                if let Some(blocked) = self.pipeline.request(request.clone(), &self.parser) {
+                    self.pipeline.unblock(blocked, request, &self.parser).await;
                 }
+                if self.pipeline.is_full() {
+                    self.pipeline.close(&self.parser).await;
+                }
+                if self.pipeline.replies().len() > UNSENT_BYTES_MAX {
+                    self.pipeline.close(&self.parser).await;
+                    self.send().await?;
+                }
+                if self.pipeline.session.closing {
+                    break;
+                }
+            }
+            match end {
+                _ if self.pipeline.session.closing => {}
                 Ok(Parsed::Incomplete) => break,
+                Ok(Parsed::Request(_)) => {}
                 Ok(Parsed::Dropped(too_large)) => self.pipeline.refuse(too_large),
                 Err(error) => self.pipeline.protocol_error(&protocol_error_line(error)),
-            }
-            if self.pipeline.is_full() {
-                self.pipeline.close(&self.parser).await;
-            }
-            if self.pipeline.replies().len() > UNSENT_BYTES_MAX {
-                self.pipeline.close(&self.parser).await;
-                self.send().await?;
             }
         }
         self.pipeline.close(&self.parser).await;
         Ok(())
+    }
+
+    /// Parses up to [`PARSED_AHEAD_MAX`] requests into `requests`; returns what the last bytes parsed were.
+    fn parse_ahead(&mut self, rules: &Rules) -> Result<Parsed, ProtocolError> {
+        self.requests.clear();
+        loop {
+            let parsed = self.parser.next(rules);
+            let Ok(Parsed::Request(request)) = &parsed else { return parsed };
+            self.requests.push(request.clone());
+            // A client that has yet to give its password may do so with this request, and gains other limits.
+            if !rules.authenticated || self.requests.len() == PARSED_AHEAD_MAX {
+                return parsed;
+            }
+        }
     }
 
     async fn send(&mut self) -> io::Result<()> {

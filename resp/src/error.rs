@@ -78,6 +78,7 @@ impl From<Error> for CommandError {
             Error::Unknown(_)
             | Error::KeyTooLong(_)
             | Error::BodyTooLarge(..)
+            | Error::BodyLength { .. }
             | Error::GroupTooLarge(..)
             | Error::Damaged(_)
             | Error::Disk(_)
@@ -107,6 +108,9 @@ impl From<&Refusal> for CommandError {
             )),
             Refusal::Aborted => CommandError::text(format!("TRYAGAIN forebay: {refusal}")),
             Refusal::TooLarge(_)
+            | Refusal::NoSuchUpload
+            | Refusal::InvalidPart(_)
+            | Refusal::PartTooSmall(..)
             | Refusal::NoSuchBucket
             | Refusal::BucketNotEmpty
             | Refusal::PreconditionFailed

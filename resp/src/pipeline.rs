@@ -17,6 +17,7 @@ use forebay_storage::error::Error;
 use forebay_storage::mutation::{Outcome, Refusal};
 use forebay_storage::object::BucketId;
 use forebay_storage::read::{Lookup, ReadView};
+use forebay_storage::store::Store;
 use forebay_storage::submission::{Outcomes, Submission, ViewSlot};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
@@ -154,6 +155,26 @@ impl Pipeline {
         mem::take(&mut self.tally)
     }
 
+    /// Asks for the rows that these requests are going to read, all at once. Only a hint.
+    pub(crate) fn prefetch(&self, requests: &[Range<usize>], parser: &Parser) {
+        let Some(bucket) = self.session.database_at(self.session.database()).bucket else { return };
+        if requests.len() < 2 {
+            return;
+        }
+        let mut keys: SmallVec<[&[u8]; Store::PREFETCH_KEYS]> = SmallVec::new();
+        for request in requests {
+            let args = parser.args(request.clone());
+            let command = command::find_name(args.at(0)).filter(|command| command.flags.has(Flags::READONLY));
+            let Some(key) = command.and_then(|command| command.keys.of(args.len()).next()) else { continue };
+            if keys.len() < Store::PREFETCH_KEYS {
+                keys.push(args.at(key));
+            }
+        }
+        if keys.len() > 1 {
+            self.server.store.prefetch(bucket, keys.iter().copied());
+        }
+    }
+
     /// Plans a request, and answers it if nothing stands before it. What comes back must be given to
     /// [`Pipeline::unblock`].
     #[inline]
@@ -231,7 +252,7 @@ impl Pipeline {
     pub(crate) fn refuse(&mut self, too_large: TooLarge) {
         self.tally.commands += 1;
         let error = match too_large {
-            TooLarge::Value(len) => Error::BodyTooLarge(len, self.server.store.body_bytes_max()).into(),
+            TooLarge::Value(len) => Error::BodyTooLarge(len, self.server.store.inline_bytes_max()).into(),
             TooLarge::Request(limit) => {
                 CommandError::text(format!("ERR forebay: a request may hold at most {limit} bytes"))
             }
@@ -536,6 +557,7 @@ impl Pipeline {
                 Error::Unavailable(_)
                 | Error::Unknown(_)
                 | Error::KeyTooLong(_)
+                | Error::BodyLength { .. }
                 | Error::Stopping
                 | Error::Damaged(_)
                 | Error::Disk(_)

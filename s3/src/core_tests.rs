@@ -37,7 +37,7 @@ async fn start_in(region: &str, body_bytes: u64) -> Server {
     let dir = tempfile::tempdir().expect("a directory");
     let mut storage =
         StorageConfig { map_bytes: 1 << 30, journal_file_bytes: 16 << 20, ..StorageConfig::new(dir.path()) };
-    storage.limits.body_bytes = body_bytes;
+    storage.limits.inline_bytes = body_bytes;
     let node = Node::start(storage).await.expect("starts");
     node.store().open_bucket(b"bucket").await.expect("a bucket");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -457,7 +457,7 @@ async fn a_key_that_is_not_utf8_is_reached_by_its_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_stored_is_refused_with_its_limit() {
     let server = start().await;
-    let limit = server.node.store().body_bytes_max();
+    let limit = server.node.store().inline_bytes_max();
     let large = server.ask(object("PUT", "k").body(&vec![0; limit as usize + 1])).await;
     assert_eq!((large.status, large.code()), (400, "EntityTooLarge"));
     assert!(large.body.contains(&limit.to_string()), "{}", large.body);

@@ -145,6 +145,7 @@ impl From<Error> for Refused {
                 .with("Size", size.to_string())
                 .with("MaxSizeAllowed", forebay_storage::object::KEY_BYTES_MAX.to_string()),
             Error::BodyTooLarge(size, limit) => entity_too_large(Some(size), limit),
+            Error::BodyLength { .. } => Refused::new("IncompleteBody", 400, text),
             Error::GroupTooLarge(..) => Refused::new("InvalidRequest", 400, text),
             Error::Stopping => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
             Error::Damaged(_) => Refused::new("InternalError", 500, text),
@@ -171,6 +172,26 @@ impl From<Refusal> for Refused {
             Refusal::OriginMetaTooLarge(size) => Refused::new("MetadataTooLarge", 400, text)
                 .with("Size", size.to_string())
                 .with("MaxSizeAllowed", "2048"),
+            Refusal::NoSuchUpload => Refused::new(
+                "NoSuchUpload",
+                404,
+                "The specified upload does not exist. The upload ID may be invalid, or the upload may have been aborted \
+                 or completed.",
+            ),
+            Refusal::InvalidPart(number) => Refused::new(
+                "InvalidPart",
+                400,
+                "One or more of the specified parts could not be found.  The part may not have been uploaded, or the \
+                 specified entity tag may not match the part's entity tag.",
+            )
+            .with("PartNumber", number.to_string()),
+            Refusal::PartTooSmall(number, size) => Refused::new(
+                "EntityTooSmall",
+                400,
+                "Your proposed upload is smaller than the minimum allowed size",
+            )
+            .with("PartNumber", number.to_string())
+            .with("ProposedSize", size.to_string()),
             Refusal::Aborted => Refused::new("ServiceUnavailable", 503, text),
             Refusal::TooLarge(limit) => entity_too_large(None, limit),
             // Outcomes of RESP's commands and of an operator's; an S3 operation proposes none of them.

@@ -27,6 +27,14 @@ pub enum Error {
     /// The body is over the inline threshold (bytes given, limit), which this version does not take.
     #[error("value is {0} bytes long, this version takes at most {1} bytes")]
     BodyTooLarge(u64, u64),
+    /// A staged body got another number of bytes than was announced for it: nothing of it is kept.
+    #[error("the body has {written} bytes, {announced} were announced")]
+    BodyLength {
+        /// Bytes that came, or would have come.
+        written: u64,
+        /// Bytes announced.
+        announced: u64,
+    },
     /// One atomic group is over the cap on its encoded size (bytes given, limit).
     #[error("transaction is {0} bytes long, the limit is {1}")]
     GroupTooLarge(u64, u64),

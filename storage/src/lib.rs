@@ -14,6 +14,7 @@
 //! | `checkpoint` | segments, LMDB commit | a frozen memtable |
 //! | `syncer` (everysec) | fdatasync once a second | the driver |
 //! | `journal-prepare` | zero-fills the next journal file | the journal |
+//! | `stage-N` | staged bodies' writes, and one sync for all that wait for a segment | bodies that arrive |
 //! | `read-N` | cold rows and bodies | look-ups that may block |
 //! | housekeeping task | proposes expiries and sweeps | a clock |
 //! | flush tasks | uploads | the queue |
@@ -26,6 +27,7 @@ pub mod identity;
 pub mod io;
 pub mod journal;
 pub mod mounts;
+pub mod multipart;
 pub mod mutation;
 pub mod node;
 pub mod object;
@@ -33,16 +35,19 @@ pub mod object_name;
 pub mod origin;
 pub mod read;
 pub mod slot;
+pub mod stage;
 pub mod store;
 pub mod submission;
 
 mod apply;
 mod background;
+mod body;
 mod consensus;
 mod flush_link;
 mod keyspace;
 mod registry;
 mod replica;
 
+pub use body::BodyReader;
 pub use keyspace::tables::encode_meta;
 pub use replica::OpenError;

@@ -13,18 +13,22 @@ use crate::background;
 use crate::blob::SegmentConfig;
 use crate::clock::SystemClock;
 use crate::error::Error;
-use crate::flush::{Flusher, SourceError};
+use crate::flush::{ChecksumMode, Flusher, SourceError};
 use crate::flush_link;
+use crate::io::Disk;
 use crate::io::threads::{ReadPool, ThreadsDisk};
 use crate::journal::{BackgroundPreparer, JournalConfig};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::lmdb::Lmdb;
 use crate::mounts;
+use crate::mutation::{Mutation, Outcome};
+use crate::object::BlobId;
 use crate::origin::Origin;
 use crate::origin::dir::DirOrigin;
 use crate::origin::s3::{S3Origin, S3OriginConfig};
 use crate::replica::{Driver, DriverParts, Inbox, MemtableLimits, OpenError, Opened, Parts, SyncMode, open};
-use crate::store::{INBOX_PERMITS, Limits, Shared, Store};
+use crate::store::{INBOX_PERMITS, Limits, Shared, SpaceWatch, Store};
+use crate::submission::Submission;
 
 /// How long a start waits for its own election.
 const LEAD_WAIT: Duration = Duration::from_secs(30);
@@ -59,6 +63,10 @@ pub struct StorageConfig {
     pub journal_align: u32,
     /// Threads for cold reads.
     pub read_threads: usize,
+    /// Threads that write and sync staged bodies.
+    pub stage_threads: usize,
+    /// Age at which a multipart upload is given up.
+    pub upload_expiry: Duration,
     /// The flush workers' settings.
     pub flush: FlushSettings,
     /// Buckets and prefixes with an origin.
@@ -71,7 +79,13 @@ impl StorageConfig {
         StorageConfig {
             data_dir: data_dir.into(),
             sync: SyncMode::Always,
-            limits: Limits { capacity_bytes: 10 << 30, dirty_bytes: 8 << 30, body_bytes: 64 << 10 },
+            limits: Limits {
+                capacity_bytes: 10 << 30,
+                dirty_bytes: 8 << 30,
+                inline_bytes: 64 << 10,
+                body_bytes: 512 << 20,
+                disk_reserve_bytes: None,
+            },
             memtable_bytes: 96 << 20,
             memtable_rows: 500_000,
             memtable_age: Duration::from_secs(5),
@@ -80,6 +94,8 @@ impl StorageConfig {
             journal_file_bytes: 64 << 20,
             journal_align: 512,
             read_threads: 8,
+            stage_threads: 4,
+            upload_expiry: Duration::from_secs(7 * 24 * 3600),
             flush: FlushSettings::default(),
             mounts: Vec::new(),
         }
@@ -99,6 +115,10 @@ pub struct FlushSettings {
     pub fence_margin: Duration,
     /// Bytes per second that a body may be expected to move at, at worst.
     pub least_bandwidth: u64,
+    /// Longer bodies go by multipart upload, in parts of this length, or the client's.
+    pub part_bytes: u64,
+    /// Parts of one body that are sent at once.
+    pub part_concurrency: usize,
     /// First wait after a failure. Shorter: a hiccup passes sooner; longer: fewer requests in vain.
     pub retry_min: Duration,
     /// Longest wait between two tries. Longer: less load on an origin in trouble, whose return is noticed
@@ -113,6 +133,8 @@ impl Default for FlushSettings {
             attempt_timeout: Duration::from_secs(30),
             fence_margin: Duration::from_secs(5),
             least_bandwidth: 256 << 10,
+            part_bytes: 8 << 20,
+            part_concurrency: 4,
             retry_min: Duration::from_millis(250),
             retry_max: Duration::from_secs(120),
         }
@@ -134,6 +156,8 @@ pub struct MountConfig {
     pub min_interval: Duration,
     /// Uploads in the order of commits, one at a time.
     pub fifo: bool,
+    /// Whether bodies travel with a checksum.
+    pub checksums: ChecksumMode,
 }
 
 impl MountConfig {
@@ -234,8 +258,9 @@ impl Node {
     pub async fn start(config: StorageConfig) -> Result<Node, StartError> {
         let lock = lock_directory(&config.data_dir)?;
         let flusher = Arc::new(OnceLock::new());
-        let (settings, sink) = (config.clone(), flusher.clone());
-        let opening = tokio::task::spawn_blocking(move || open_directory(&settings, sink));
+        let disk: Arc<dyn Disk> = Arc::new(ThreadsDisk::new(&config.data_dir));
+        let (settings, sink, files) = (config.clone(), flusher.clone(), disk.clone());
+        let opening = tokio::task::spawn_blocking(move || open_directory(&settings, files, sink));
         let opened = opening.await.map_err(|error| StartError::Threads(std::io::Error::other(error)))??;
         let Opened {
             engine,
@@ -244,6 +269,7 @@ impl Node {
             registry,
             segments,
             checkpointer,
+            stager,
             clock,
             status,
             stats,
@@ -263,6 +289,8 @@ impl Node {
             registry,
             segments,
             checkpointer: checkpointer.clone(),
+            stager,
+            space: SpaceWatch::new(disk, config.limits.disk_reserve_bytes),
             clock: clock.clone(),
             cluster: identity.cluster,
             run_id: run_id()?,
@@ -284,7 +312,11 @@ impl Node {
         let sync = config.sync;
         let parts = DriverParts { engine, inbox, checkpointer, stats, done, sync, now_ms };
         let driver = Driver::start(parts).map_err(StartError::Threads)?;
-        let started = match wait_until_leading(&shared).await {
+        let begun = match wait_until_leading(&shared).await {
+            Ok(()) => begin_run(&shared, identity.node).await,
+            Err(error) => Err(error),
+        };
+        let started = match begun {
             Ok(()) => mounts::record(&shared, &config.mounts)
                 .await
                 .and_then(|specs| flush_link::start(&shared, specs, &config.flush)),
@@ -307,7 +339,7 @@ impl Node {
             let (worker, stop) = (worker.clone(), stop.clone());
             async move { worker.run(stop).await }
         });
-        let housekeeping = tokio::spawn(background::run(shared.clone(), stop.clone()));
+        let housekeeping = tokio::spawn(background::run(shared.clone(), config.upload_expiry, stop.clone()));
         Ok(Node { shared, driver, stop, housekeeping, flusher: worker, flushing, _lock: lock })
     }
 
@@ -370,6 +402,7 @@ fn create_durably(dir: &Path) -> std::io::Result<()> {
 
 fn open_directory(
     config: &StorageConfig,
+    disk: Arc<dyn Disk>,
     flusher: Arc<OnceLock<Weak<Flusher>>>,
 ) -> Result<Opened, StartError> {
     let keyspace = config.data_dir.join(KEYSPACE);
@@ -387,12 +420,13 @@ fn open_directory(
         ..JournalConfig::new(nonce)
     };
     let parts = Parts {
-        disk: Arc::new(ThreadsDisk::new(&config.data_dir)),
+        disk,
         base: Arc::new(lmdb),
         clock: Arc::new(SystemClock),
         preparer: Box::new(BackgroundPreparer::default()),
         journal,
         segments: SegmentConfig::new(nonce),
+        stage_threads: config.stage_threads.max(1),
         sync: config.sync,
         memtable: MemtableLimits {
             bytes: config.memtable_bytes,
@@ -437,6 +471,21 @@ async fn wait_until_leading(shared: &Shared) -> Result<(), StartError> {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     Ok(())
+}
+
+/// Has the log number this run, and give up what earlier runs of the node have staged and not committed.
+async fn begin_run(shared: &Arc<Shared>, node: u64) -> Result<(), StartError> {
+    let node = u16::try_from(node).ok().filter(|node| *node <= BlobId::NODE_MAX);
+    let node = node.ok_or(StartError::Core(Error::Unavailable("the node's number is too large")))?;
+    let mut submission = Submission::new();
+    submission.push(&Mutation::AbortBefore { node });
+    match shared.submit(submission).await?.results.first() {
+        Some(Outcome::Boot(boot)) => {
+            shared.stager.begin_run(node, *boot, &shared.keyspace);
+            Ok(())
+        }
+        _ => Err(StartError::Core(Error::Unknown("the log did not number this run"))),
+    }
 }
 
 impl From<BaseError> for StartError {

@@ -8,12 +8,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::blob::BlobError;
+use crate::body::{Found, blob_error, find_blob, short};
 use crate::error::{Error, Result};
 use crate::keyspace::base::{BaseError, Pair};
-use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::memtable::RowKey;
-use crate::keyspace::tables::{BodyPart, RowReader, Table, blob_key, object_key, split_object_key};
+use crate::keyspace::tables::{BodyPart, RowReader, Table, object_key, split_object_key};
 use crate::keyspace::view::{View, ViewError};
 use crate::mutation::Mutation;
 use crate::object::{BlobId, BucketId, ObjectRow, Version};
@@ -24,10 +23,8 @@ use crate::submission::Submission;
 const PAGE: usize = 1000;
 /// Listings up to this length run on the caller's thread when the store is in memory.
 const INLINE_LIMIT: usize = 64;
-/// Longer bodies are not written by this version.
-const BODY_BYTES_MAX: u64 = 16 << 20;
-/// Times a body is read again after its segment was recycled under it.
-const BODY_ATTEMPTS: usize = 4;
+/// Memory that is asked for before the bytes are there to fill it.
+const RESERVED_BYTES_MAX: u64 = 1 << 20;
 
 /// Outcome of a lookup that may not wait.
 #[derive(Debug)]
@@ -89,6 +86,10 @@ impl ReadView {
         ReadView { shared, view }
     }
 
+    pub(crate) fn parts(&self) -> (Arc<Shared>, View) {
+        (self.shared.clone(), self.view.clone())
+    }
+
     /// The version this view reads at.
     pub fn at(&self) -> Version {
         self.view.at()
@@ -124,6 +125,18 @@ impl ReadView {
         }
     }
 
+    /// A row of any table; no cache is asked.
+    pub(crate) async fn row(&self, row_key: Vec<u8>) -> Result<Option<Arc<[u8]>>> {
+        match self.view.get(RowKey::encoded(&row_key), false, false).map_err(view_error)? {
+            Some(row) => Ok(row),
+            None => {
+                let view = self.view.clone();
+                let read = move || view.get(RowKey::encoded(&row_key), false, true);
+                Ok(self.on_pool(read).await?.map_err(view_error)?.flatten())
+            }
+        }
+    }
+
     async fn remove_expired(&self, keys: &[(BucketId, &[u8])]) -> Result<()> {
         let mut submission = Submission::new();
         for (bucket, key) in keys {
@@ -132,8 +145,9 @@ impl ReadView {
         self.shared.submit(submission).await.map(|_| ())
     }
 
-    /// Bytes `range` (clamped to the body) of a row that came from this view. Bodies in the row or in a
-    /// memtable do not wait; others are read and verified on the read pool. The future may be dropped.
+    /// Bytes `range` (clamped to the body) of a row that came from this view, held in memory whole: for short
+    /// ones, others through [`ReadView::open_body`]. Bodies in the row or in a memtable do not wait; others are
+    /// read and verified on the read pool. The future may be dropped.
     pub async fn read_body(&self, row: &ObjectRow, range: Range<u64>) -> Result<Bytes> {
         let range = range.start.min(row.body_len())..range.end.min(row.body_len());
         if range.is_empty() {
@@ -152,12 +166,12 @@ impl ReadView {
 
     /// The body, or `None` if that takes a blocking read and `wait` is false.
     fn body(&self, row: &ObjectRow, range: &Range<u64>, wait: bool) -> Result<Option<Bytes>> {
-        // A row that leaves the disk damaged must not decide how much memory is asked for.
         let len = row.parts().try_fold(0u64, |sum, part| sum.checked_add(part.len()));
-        if len != Some(row.body_len()) || row.body_len() > BODY_BYTES_MAX {
+        if len != Some(row.body_len()) {
             return Err(Error::Damaged("an object row contradicts itself".into()));
         }
-        let mut out = Vec::with_capacity((range.end - range.start) as usize);
+        // A row that leaves the disk damaged must not decide how much memory is asked for.
+        let mut out = Vec::with_capacity((range.end - range.start).min(RESERVED_BYTES_MAX) as usize);
         let mut at = 0;
         for part in row.parts() {
             let (start, end) = (range.start.max(at), range.end.min(at + part.len()));
@@ -182,30 +196,18 @@ impl ReadView {
     }
 
     fn blob(&self, blob: BlobId, range: Range<usize>, wait: bool, out: &mut Vec<u8>) -> Result<bool> {
-        let key = blob_key(Table::Blob, blob);
-        for _ in 0..BODY_ATTEMPTS {
-            if let Some(bytes) = self.view.in_memory(RowKey::encoded(&key)) {
-                let bytes = bytes.ok_or_else(|| Error::Damaged(format!("{blob:?} is gone").into()))?;
-                let bytes = bytes.get(range.clone()).ok_or_else(|| short(blob))?;
-                out.extend_from_slice(bytes);
-                return Ok(true);
+        match find_blob(&self.view, &self.shared.segments, blob, wait)? {
+            Some(Found::Memory(bytes)) => {
+                out.extend_from_slice(bytes.get(range).ok_or_else(|| short(blob))?);
             }
-            if !wait {
-                return Ok(false);
+            Some(Found::Extent(pointer, _pin)) if wait => {
+                let range = range.start as u64..range.end as u64;
+                let bytes = self.shared.segments.read(pointer, blob, range).map_err(blob_error)?;
+                out.extend_from_slice(&bytes);
             }
-            let row = self.view.get(RowKey::encoded(&key), false, true).map_err(view_error)?.flatten();
-            let pointer = row.as_deref().and_then(decode_pointer);
-            let pointer = pointer.ok_or_else(|| Error::Damaged(format!("{blob:?} has no place").into()))?;
-            match self.shared.segments.read(pointer, blob, range.start as u64..range.end as u64) {
-                Ok(bytes) => {
-                    out.extend_from_slice(&bytes);
-                    return Ok(true);
-                }
-                Err(BlobError::Stale { .. }) => continue,
-                Err(error) => return Err(blob_error(error)),
-            }
+            _ => return Ok(false),
         }
-        Err(Error::Unavailable("the object moved while it was read"))
+        Ok(true)
     }
 
     /// Up to `limit` live objects whose keys begin with `prefix` and lie behind `after`, in byte order; fewer
@@ -249,7 +251,7 @@ impl ReadView {
         Ok(listed)
     }
 
-    async fn page(&self, from: Bound<Vec<u8>>, end: Vec<u8>, limit: usize) -> Result<Vec<Pair>> {
+    pub(crate) async fn page(&self, from: Bound<Vec<u8>>, end: Vec<u8>, limit: usize) -> Result<Vec<Pair>> {
         let view = self.view.clone();
         let read = move || view.range(from.as_ref().map(Vec::as_slice), &end, limit).map_err(view_error);
         if limit <= INLINE_LIMIT && !self.shared.keyspace.base.may_block() {
@@ -270,7 +272,7 @@ impl ReadView {
 }
 
 /// The end of the range of keys that begin with `prefix`.
-fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
         if last < u8::MAX {
@@ -279,10 +281,6 @@ fn prefix_end(prefix: &[u8]) -> Vec<u8> {
         }
     }
     vec![u8::MAX]
-}
-
-fn short(blob: BlobId) -> Error {
-    Error::Damaged(format!("{blob:?} is shorter than its row says").into())
 }
 
 pub(crate) fn view_error(error: ViewError) -> Error {
@@ -294,9 +292,4 @@ pub(crate) fn view_error(error: ViewError) -> Error {
 
 pub(crate) fn base_error(error: BaseError) -> Error {
     Error::Disk(error.to_string().into())
-}
-
-fn blob_error(error: BlobError) -> Error {
-    tracing::error!(%error, "a body could not be read");
-    Error::Damaged(error.to_string().into())
 }

@@ -8,24 +8,28 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::blob::SegmentStore;
+use crate::body::BodyReader;
 use crate::clock::SteadyClock;
 use crate::error::{Error, Result};
 use crate::flush::Flusher;
 use crate::io::threads::ReadPool;
+use crate::io::{Disk, Space};
 use crate::journal::JournalMetrics;
 use crate::keyspace::checkpoint::Checkpointer;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{MountRow, OriginRow, QueueRow, Table, queue_key};
 use crate::keyspace::view::View;
-use crate::keyspace::{Got, Keyspace};
-use crate::mutation::{Mutation, Outcome};
+use crate::keyspace::{Got, Keyspace, PREFETCH_KEYS};
+use crate::mutation::{Mutation, Outcome, Payload};
 use crate::object::{BucketId, ClusterId, KEY_BYTES_MAX, ObjectRow, Version};
 use crate::read::{Lookup, ReadView, base_error, judge, view_error};
 use crate::registry::Registry;
 use crate::replica::{DriverStats, EngineStatus, Inbox, Pending};
+use crate::stage::{BodyWriter, StagedBody, Stager};
 use crate::submission::{Outcomes, Submission};
 
 pub use crate::registry::BucketInfo;
@@ -39,6 +43,8 @@ pub(crate) const INBOX_PERMITS: usize = 64 * 1024;
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Pause between looks at whether an emptied mount has been swept.
 const SWEEP_POLL: Duration = Duration::from_millis(20);
+/// Bytes read at a time for a copy.
+const COPY_BYTES: u64 = 1 << 20;
 /// Share of the LMDB map that may be used before writes are refused; deletes still fit into the rest.
 const MAP_SOFT_PERCENT: u64 = 90;
 
@@ -69,8 +75,50 @@ pub struct Limits {
     /// Bytes that wait for their origin (bodies, keys, and 256 for each queued change, deletes included);
     /// beyond, writes to mounted buckets that grow are refused.
     pub dirty_bytes: u64,
-    /// Longest body, in bytes.
+    /// Longest body that travels inside the log, in bytes; longer ones are staged. Larger: fewer files' syncs
+    /// for middling bodies, a longer log.
+    pub inline_bytes: u64,
+    /// Longest body that RESP may make, in bytes.
     pub body_bytes: u64,
+    /// What must stay free on the file system: growth is refused below. `None`: 1 GiB or 5 % of it, whichever is
+    /// smaller.
+    pub disk_reserve_bytes: Option<u64>,
+}
+
+/// Never more than this is kept free by default.
+const DISK_RESERVE_BYTES: u64 = 1 << 30;
+/// How long a look at the file system's free space counts.
+const SPACE_AGE: Duration = Duration::from_millis(100);
+
+/// The free space of the file system, looked at now and then.
+pub(crate) struct SpaceWatch {
+    disk: Arc<dyn Disk>,
+    reserve_bytes: Option<u64>,
+    /// Held for a look only.
+    last: Mutex<Option<(Instant, Space)>>,
+}
+
+impl SpaceWatch {
+    pub(crate) fn new(disk: Arc<dyn Disk>, reserve_bytes: Option<u64>) -> SpaceWatch {
+        SpaceWatch { disk, reserve_bytes, last: Mutex::default() }
+    }
+
+    /// The space, and what of it must stay free; `None` if nobody can say.
+    fn look(&self) -> Option<(Space, u64)> {
+        let mut last = self.last.lock();
+        let space = match *last {
+            Some((at, space)) if at.elapsed() < SPACE_AGE => space,
+            _ => match self.disk.space() {
+                Ok(space) => last.insert((Instant::now(), space)).1,
+                Err(error) => {
+                    tracing::warn!(%error, "the free space is not known");
+                    return None;
+                }
+            },
+        };
+        let usual = DISK_RESERVE_BYTES.min(space.total_bytes / 20);
+        Some((space, self.reserve_bytes.unwrap_or(usual)))
+    }
 }
 
 /// What the store, its views and the background workers share.
@@ -79,6 +127,8 @@ pub(crate) struct Shared {
     pub(crate) registry: Arc<Registry>,
     pub(crate) segments: Arc<SegmentStore>,
     pub(crate) checkpointer: Arc<Checkpointer>,
+    pub(crate) stager: Arc<Stager>,
+    pub(crate) space: SpaceWatch,
     pub(crate) clock: Arc<SteadyClock>,
     pub(crate) cluster: ClusterId,
     pub(crate) run_id: String,
@@ -125,8 +175,9 @@ impl Shared {
         self.flusher.get()?.upgrade()
     }
 
-    /// Why a write that makes these buckets larger is refused now.
-    fn refuse_growth(&self, buckets: &[BucketId]) -> Option<Error> {
+    /// Why a write that makes these buckets larger, by a staged body of `more` bytes or by something short, is
+    /// refused now.
+    fn refuse_growth(&self, buckets: &[BucketId], more: u64) -> Option<Error> {
         if buckets.is_empty() {
             return None;
         }
@@ -138,19 +189,31 @@ impl Shared {
                 map >> 20
             )));
         }
-        let stored = used + self.checkpointer.live_bytes();
-        if stored >= self.limits.capacity_bytes {
+        let promised = self.stager.promised_bytes();
+        let stored = used + self.checkpointer.live_bytes() + self.segments.staged_bytes() + promised;
+        if stored >= self.limits.capacity_bytes.saturating_sub(more) {
             let limit = self.limits.capacity_bytes;
             return Some(full(format!("forebay: capacity {} of {} MiB used", stored >> 20, limit >> 20)));
         }
         let dirty = self.status.dirty_charged.load(Relaxed);
-        if dirty >= self.limits.dirty_bytes && self.any_mounted(buckets) {
+        if dirty >= self.limits.dirty_bytes.saturating_sub(more) && self.any_mounted(buckets) {
             let limit = self.limits.dirty_bytes;
             return Some(full(format!(
                 "forebay: dirty {} of {} MiB wait for the origin",
                 dirty >> 20,
                 limit >> 20
             )));
+        }
+        if let Some((space, reserve)) = self.space.look() {
+            // Free segments are filled again before the file system has to give more.
+            let room = space.free_bytes.saturating_add(self.segments.spare_bytes());
+            if room < reserve.saturating_add(promised).saturating_add(more) {
+                return Some(full(format!(
+                    "forebay: {} MiB free on the disk, {} MiB are kept free; make room on it",
+                    space.free_bytes >> 20,
+                    reserve >> 20
+                )));
+            }
         }
         let why =
             self.status.journal_full.lock().clone().or_else(|| self.status.checkpoint_full.lock().clone());
@@ -188,9 +251,23 @@ impl Store {
         self.shared.cluster
     }
 
-    /// Largest body this version takes, in bytes.
+    /// Longest body that RESP may make, in bytes.
     pub fn body_bytes_max(&self) -> u64 {
         self.shared.limits.body_bytes
+    }
+
+    /// Longest body that travels inside a mutation, in bytes; longer ones must be staged.
+    pub fn inline_bytes_max(&self) -> u64 {
+        self.shared.limits.inline_bytes
+    }
+
+    /// Begins to take a body of `len` bytes into segments, for a mutation in this bucket. [`Error::Full`] when
+    /// there is no room for it, as [`Store::submit`]. What becomes of it: see [`BodyWriter`], [`StagedBody`].
+    pub fn stage_body(&self, bucket: BucketId, len: u64) -> Result<BodyWriter> {
+        match self.shared.refuse_growth(&[bucket], len) {
+            Some(error) => Err(error),
+            None => self.shared.stager.begin(len),
+        }
     }
 
     /// Largest transaction, in encoded bytes.
@@ -267,11 +344,20 @@ impl Store {
         }
     }
 
+    /// Keys worth giving to [`Store::prefetch`] at once.
+    pub const PREFETCH_KEYS: usize = PREFETCH_KEYS;
+
+    /// Says which keys are about to be read, so that the CPU waits for their rows together instead of one by one. Only
+    /// a hint; never blocks.
+    pub fn prefetch<'a>(&self, bucket: BucketId, keys: impl Iterator<Item = &'a [u8]> + Clone) {
+        self.shared.keyspace.prefetch(keys.map(|key| RowKey::object(Table::Object, bucket, key)));
+    }
+
     /// Submits mutations; resolves when all of them are committed, durable (with `everysec`: written) and
     /// applied. Dropping the future does not undo what was submitted. Waits when too much is under way;
     /// refuses with [`Error::Full`] what would grow beyond a limit.
     pub async fn submit(&self, submission: Submission) -> Result<Outcomes> {
-        if let Some(error) = self.shared.refuse_growth(&submission.grows) {
+        if let Some(error) = self.shared.refuse_growth(&submission.grows, 0) {
             return Err(error);
         }
         let (mut start, mut first) = (0, 0);
@@ -291,14 +377,37 @@ impl Store {
     }
 
     /// After APPEND or SETRANGE came back as too fragmented: puts the object's parts into one piece. Then
-    /// submit again.
+    /// submit again. The future may be dropped.
     pub async fn defragment(&self, bucket: BucketId, key: &[u8]) -> Result<()> {
         let view = self.view()?;
         let Some(row) = view.fetch(bucket, key).await? else { return Ok(()) };
-        let body = view.read_body(&row, 0..row.body_len()).await?;
-        let mut submission = Submission::new();
-        submission.push(&Mutation::Rewrite { bucket, key, version: row.version(), value: body[..].into() });
+        let (version, mut submission) = (row.version(), Submission::new());
+        if row.body_len() <= self.inline_bytes_max() {
+            let body = view.read_body(&row, 0..row.body_len()).await?;
+            let value = Payload::Inline(&body);
+            submission.push(&Mutation::Rewrite { bucket, key, version, value });
+        } else {
+            let body = view.open_body(&row).await?;
+            // A long copy must not hold old versions of rows.
+            drop(view);
+            let staged = self.stage_copy(bucket, &body).await?;
+            let value = staged.payload();
+            submission.push(&Mutation::Rewrite { bucket, key, version, value });
+            submission.carry(staged);
+        }
         self.shared.submit(submission).await.map(|_| ())
+    }
+
+    /// The same bytes, staged anew.
+    async fn stage_copy(&self, bucket: BucketId, body: &BodyReader) -> Result<StagedBody> {
+        let mut writer = self.stage_body(bucket, body.len())?;
+        let mut at = 0;
+        while at < body.len() {
+            let bytes = body.read(at..at + COPY_BYTES).await?;
+            at += bytes.len() as u64;
+            writer.write(bytes).await?;
+        }
+        writer.finish().await
     }
 
     /// Where an object stands with its origin. Reads two rows, on the read pool if they are cold.
@@ -374,7 +483,7 @@ impl Store {
             lmdb_used_bytes,
             lmdb_map_bytes,
             journal_bytes: shared.journal.bytes_live.load(Relaxed),
-            segment_bytes: shared.checkpointer.live_bytes(),
+            segment_bytes: shared.checkpointer.live_bytes() + shared.segments.staged_bytes(),
             applied_index: shared.status.applied_index.load(Relaxed),
             checkpoint_index: shared.driver.checkpointed.load(Relaxed),
             last_checkpoint_ms: shared.driver.checkpointed_ms.load(Relaxed),

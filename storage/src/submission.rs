@@ -5,8 +5,9 @@
 //! the state between the mutations around it, so that `SET a 1, GET a, SET a 2` costs one fsync.
 
 use crate::mutation::{Guard, Mutation, Outcome, encode_atomic_head};
-use crate::object::BucketId;
+use crate::object::{BlobId, BucketId};
 use crate::read::ReadView;
+use crate::stage::StagedBody;
 
 /// Index of a mutation's outcome in [`Outcomes::results`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Submission {
     pub(crate) views: Vec<usize>,
     /// Buckets that it may make larger, for admission.
     pub(crate) grows: Vec<BucketId>,
+    /// Staged bodies that its mutations name.
+    staged: Vec<StagedBody>,
     outcomes: usize,
     group: Option<OpenGroup>,
 }
@@ -106,6 +109,17 @@ impl Submission {
         self.bytes.len() - group.start
     }
 
+    /// Hands over a staged body that a mutation of this submission names. Once submitted, the log decides what
+    /// becomes of it: it is the object's, or, if the mutation was refused or skipped, given up.
+    pub fn carry(&mut self, staged: StagedBody) {
+        self.staged.push(staged);
+    }
+
+    /// The blobs it carries, which from here on are the log's.
+    pub(crate) fn take_blobs(&mut self) -> Vec<BlobId> {
+        self.staged.drain(..).flat_map(StagedBody::into_blobs).collect()
+    }
+
     /// Number of outcomes that will come back.
     pub fn outcomes_len(&self) -> usize {
         self.outcomes
@@ -120,6 +134,8 @@ fn note_growth(mutation: &Mutation<'_>, grows: &mut Vec<BucketId>) {
         | Mutation::IncrBy { bucket, .. }
         | Mutation::IncrByFloat { bucket, .. }
         | Mutation::PutObject { bucket, .. }
+        | Mutation::PutPart { bucket, .. }
+        | Mutation::CopyObject { to_bucket: bucket, .. }
         | Mutation::Rename { bucket, .. }
         | Mutation::Copy { to_bucket: bucket, .. } => *bucket,
         Mutation::Atomic { mutations, .. } => {

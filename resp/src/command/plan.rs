@@ -163,7 +163,7 @@ impl Planner<'_> {
     }
 
     pub(crate) fn check_value_len(&self, len: u64) -> Result<(), CommandError> {
-        let limit = self.server.store.body_bytes_max();
+        let limit = self.server.store.inline_bytes_max();
         if len > limit {
             return Err(forebay_storage::error::Error::BodyTooLarge(len, limit).into());
         }

@@ -30,7 +30,7 @@ pub(crate) async fn run(
         if_match: write_condition(headers, "if-match")?,
         if_none_match: write_condition(headers, "if-none-match")?,
     };
-    let announced = Announced::read(headers, operations.store.body_bytes_max())?;
+    let announced = Announced::read(headers, operations.store.inline_bytes_max())?;
     // Refuses bad metadata before the body travels; the checksum joins it below.
     let mut meta = metadata::from_headers(headers, None)?;
     let Some(claim) = &facts.claim else {

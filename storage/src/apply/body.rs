@@ -15,6 +15,8 @@ use crate::object::BlobId;
 
 /// Longest body that stands in its row; beyond, values never enter LMDB.
 pub(crate) const ROW_BODY_BYTES_MAX: usize = 512;
+/// Zeros that are written out where a body is made of bytes and zeros alone.
+const ZEROS_WRITTEN_MAX: u64 = 64 << 10;
 /// Most parts of a body; the store rewrites a body before it gets there.
 pub(crate) const PARTS_MAX: usize = 256;
 
@@ -98,7 +100,9 @@ impl Applier {
             return Err(Refusal::TooLarge(self.body_bytes_max));
         }
         let has_extent = parts.iter().any(|part| matches!(part, BodyPart::Extent { .. }));
-        if !has_extent {
+        // A gap of any length must not become bytes.
+        let zeros: u64 = parts.iter().map(zeros_len).sum();
+        if !has_extent && zeros <= ZEROS_WRITTEN_MAX {
             return Ok(self.whole_row(head, &gather(parts)));
         }
         let inline: usize = parts.iter().map(inline_len).sum();
@@ -147,6 +151,13 @@ pub(super) fn payload_parts<'a>(payload: &Payload<'a>, out: &mut Vec<BodyPart<'a
 fn inline_len(part: &BodyPart<'_>) -> usize {
     match part {
         BodyPart::Inline(bytes) => bytes.len(),
+        _ => 0,
+    }
+}
+
+fn zeros_len(part: &BodyPart<'_>) -> u64 {
+    match part {
+        BodyPart::Zeros(len) => *len,
         _ => 0,
     }
 }

@@ -81,7 +81,8 @@ impl Applier {
         {
             return Outcome::Refused(Refusal::Mounted(mount_path(name, &mount.prefix)));
         }
-        if bucket.row.objects > 0 || bucket.pending_rows > 0 || bucket.row.swept < bucket.row.epoch {
+        let busy = bucket.pending_rows > 0 || bucket.uploads > 0;
+        if bucket.row.objects > 0 || busy || bucket.row.swept < bucket.row.epoch {
             return Outcome::Refused(Refusal::BucketNotEmpty);
         }
         self.state.buckets.remove(&id);

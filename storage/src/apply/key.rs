@@ -128,7 +128,7 @@ impl Applier {
     }
 
     /// A row with another head and the same body.
-    fn same_body(&mut self, head: &RowHead<'_>, row: &RowReader<'_>) -> std::sync::Arc<[u8]> {
+    pub(super) fn same_body(&mut self, head: &RowHead<'_>, row: &RowReader<'_>) -> std::sync::Arc<[u8]> {
         match row.inline_body() {
             Some(body) => head.row_inline(body, &mut self.scratch),
             None => {

@@ -13,15 +13,19 @@ mod bucket;
 mod float;
 mod flush;
 mod key;
+mod multipart;
 mod object;
 mod state;
 mod string;
+mod transfer;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use crate::flush::FlushEvent;
 use crate::keyspace::base::BaseError;
@@ -30,17 +34,22 @@ use crate::keyspace::tables::{
     BodyPart, QueueRow, RowReader, Table, blob_key, expiry_key, object_key, take_u8, take_u64,
 };
 use crate::keyspace::view::View;
-use crate::keyspace::{Keyspace, MemSet};
+use crate::keyspace::{Keyspace, MemSet, PREFETCH_KEYS};
 use crate::mutation::{Guard, Mutation, Outcome, Refusal};
 use crate::object::{BlobId, BucketId, ClusterId, Version};
 use crate::registry::Registry;
 
+use multipart::{PartSource, UploadName};
+
 pub(crate) use bucket::mount_path;
 pub(crate) use flush::{content_of, flush_row};
 pub(crate) use state::State;
+pub(crate) use transfer::stale_transfer;
 
 /// Version of the entry's byte form.
 const ENTRY_LAYOUT: u8 = 1;
+/// Mutations that are decoded, and whose rows are asked for, before the first of them is applied.
+const LOOK_AHEAD: usize = 32;
 /// Bytes before an entry's mutations.
 pub(crate) const ENTRY_HEAD_BYTES: usize = 17;
 
@@ -218,8 +227,20 @@ impl Applier {
             bytes = &[];
         }
         let mut walk = Walk { places, next: 0, applied: &mut applied, collect };
+        let mut ahead: Vec<Mutation<'_>> = Vec::with_capacity(LOOK_AHEAD);
         while !bytes.is_empty() {
-            let Some(mutation) = Mutation::decode(&mut bytes) else {
+            let mut malformed = false;
+            while ahead.len() < LOOK_AHEAD && !bytes.is_empty() && !malformed {
+                match Mutation::decode(&mut bytes) {
+                    Some(mutation) => ahead.push(mutation),
+                    None => malformed = true,
+                }
+            }
+            self.prefetch(&ahead);
+            for mutation in ahead.drain(..) {
+                self.step(&mutation, &mut walk)?;
+            }
+            if malformed {
                 tracing::error!(
                     index,
                     position = self.place.position,
@@ -227,8 +248,7 @@ impl Applier {
                 );
                 walk.outcome(Outcome::Refused(Refusal::Malformed));
                 break;
-            };
-            self.step(&mutation, &mut walk)?;
+            }
         }
         walk.views(self);
         for bucket in std::mem::take(&mut self.touched) {
@@ -238,6 +258,21 @@ impl Applier {
         self.state.publish();
         applied.events = std::mem::take(&mut self.events);
         Ok(applied)
+    }
+
+    /// Asks the CPU for the rows of mutations that come next, instead of waiting for each in turn.
+    fn prefetch(&self, ahead: &[Mutation<'_>]) {
+        let mut keys: SmallVec<[RowKey<'_>; PREFETCH_KEYS]> = SmallVec::new();
+        for mutation in ahead {
+            mutation.objects(&mut |bucket, key| {
+                if keys.len() < PREFETCH_KEYS {
+                    keys.push(RowKey::object(Table::Object, bucket, key));
+                }
+            });
+        }
+        if keys.len() > 1 {
+            self.keyspace.prefetch(keys.iter().copied());
+        }
     }
 
     fn step(&mut self, mutation: &Mutation<'_>, walk: &mut Walk<'_>) -> Result<(), BaseError> {
@@ -324,10 +359,42 @@ impl Applier {
             Mutation::Flushed { bucket, key, version, origin_etag } => {
                 self.flushed(*bucket, key, *version, *origin_etag)
             }
+            Mutation::Transfer { bucket, key, version, upload_id, step } => {
+                self.transfer(*bucket, key, *version, upload_id, step)
+            }
+            Mutation::TransferGone { version } => self.transfer_gone(*version),
             Mutation::FlushPark { bucket, key, version, reason } => {
                 self.flush_park(*bucket, key, *version, reason)
             }
             Mutation::FlushAbandon { bucket, key, version } => self.flush_abandon(*bucket, key, *version),
+            Mutation::CopyObject { from_bucket, from, source, to_bucket, to, meta, condition } => {
+                self.copy_object((*from_bucket, from, *source), (*to_bucket, to), *meta, condition)
+            }
+            Mutation::CreateUpload { bucket, key, meta, options } => {
+                Ok(self.create_upload(*bucket, key, meta, options))
+            }
+            Mutation::PutPart { bucket, key, upload, number, value, meta, md5 } => {
+                let name = UploadName { bucket: *bucket, key, upload: *upload };
+                self.put_part(name, *number, value, meta, *md5)
+            }
+            Mutation::CopyPart { bucket, key, upload, number, from_bucket, from, source, start, len } => {
+                let name = UploadName { bucket: *bucket, key, upload: *upload };
+                let source = PartSource {
+                    bucket: *from_bucket,
+                    key: from,
+                    version: *source,
+                    start: *start,
+                    len: *len,
+                };
+                self.copy_part(name, *number, source)
+            }
+            Mutation::CompleteUpload { bucket, key, upload, parts, etag, checksum, condition } => {
+                let name = UploadName { bucket: *bucket, key, upload: *upload };
+                self.complete_upload(name, parts, *etag, checksum, condition)
+            }
+            Mutation::AbortUpload { bucket, key, upload } => {
+                self.abort_upload(UploadName { bucket: *bucket, key, upload: *upload })
+            }
             Mutation::AbortBefore { node } => Ok(self.abort_before(*node)),
             // Walked by `step`.
             Mutation::Atomic { .. } => Ok(Outcome::Refused(Refusal::Malformed)),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::keyspace::Keyspace;
 use crate::keyspace::base::BaseError;
 use crate::keyspace::tables::{
-    BucketRow, MountRow, QueueRow, RowReader, Table, decode_next_numbers, split_queue_key,
+    BucketRow, MountRow, QueueRow, RowReader, Table, decode_next_numbers, split_queue_key, split_upload_key,
 };
 use crate::object::{BucketId, Version};
 use crate::registry::{BucketEntry, Registry};
@@ -46,6 +46,8 @@ pub(super) struct BucketState {
     pub(super) barriers: BTreeSet<Version>,
     /// Queue rows.
     pub(super) pending_rows: u64,
+    /// Multipart uploads under way.
+    pub(super) uploads: u64,
     changed: bool,
 }
 
@@ -99,11 +101,15 @@ impl State {
                 state.mounts.push((number, row));
             }
         })?;
+        scan(keyspace, Table::Upload, &mut |key, _| {
+            if let Some((bucket, _, _)) = split_upload_key(key) {
+                state.count_upload(bucket, 1);
+            }
+        })?;
         scan(keyspace, Table::Boot, &mut |key, value| {
-            if let (Some(node), Some(boot)) =
-                (key.get(1..).and_then(|n| n.first_chunk()), value.first_chunk())
-            {
-                state.boots.insert(u16::from_be_bytes(*node), u64::from_le_bytes(*boot));
+            let node = key.get(1..).and_then(|node| node.first_chunk()).map(|n| u32::from_be_bytes(*n));
+            if let (Some(Ok(node)), Some(boot)) = (node.map(u16::try_from), value.first_chunk()) {
+                state.boots.insert(node, u64::from_le_bytes(*boot));
             }
         })?;
         scan(keyspace, Table::Queue, &mut |key, value| {
@@ -120,7 +126,14 @@ impl State {
         shared.publish(row.objects, row.bytes);
         registry.insert(shared.clone());
         self.names.insert(row.name.clone(), id);
-        let bucket = BucketState { row, shared, barriers: BTreeSet::new(), pending_rows: 0, changed: false };
+        let bucket = BucketState {
+            row,
+            shared,
+            barriers: BTreeSet::new(),
+            pending_rows: 0,
+            uploads: 0,
+            changed: false,
+        };
         self.buckets.insert(id, bucket);
     }
 
@@ -165,6 +178,13 @@ impl State {
         for bucket in self.buckets.values_mut().filter(|bucket| bucket.changed) {
             bucket.changed = false;
             bucket.shared.publish(bucket.row.objects, bucket.row.bytes);
+        }
+    }
+
+    /// A multipart upload began (1) or ended (-1).
+    pub(super) fn count_upload(&mut self, bucket: BucketId, by: i64) {
+        if let Some(bucket) = self.buckets.get_mut(&bucket) {
+            bucket.uploads = bucket.uploads.saturating_add_signed(by);
         }
     }
 

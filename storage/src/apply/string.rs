@@ -191,6 +191,8 @@ impl Applier {
             expires_at_ms: None,
             md5: None,
             content_version: self.version(),
+            etag: None,
+            part_runs: &[],
             meta: &[],
         }
     }

@@ -8,6 +8,8 @@ use crate::object::{ETag, ObjectMeta, ObjectRow};
 use crate::replica::sim::World;
 use crate::submission::Submission;
 
+mod multipart;
+
 struct Story {
     world: World,
     bucket: BucketId,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! segment  [header 64, zeros to 4096][spill][spill]...   each spill begins on a multiple of 4096
+//!          or with staged pieces: [header][extent][extent]...   each begins on a multiple of 4096, and is padded
 //! header   crc u32 · magic u32 · version u32 · segment u32 · generation u64 · zeros to 64
 //! spill    [extent][extent]...                           each extent begins on a multiple of 8
 //! extent   [header 48][chunk][chunk]...
@@ -111,10 +112,29 @@ pub(super) struct ChunkSeed(u32);
 
 impl ChunkSeed {
     pub(super) fn crc(self, number: u64, chunk: &[u8]) -> u32 {
+        let mut crc = self.begin(number);
+        crc.update(chunk);
+        crc.finish()
+    }
+
+    /// A chunk whose bytes arrive bit by bit.
+    pub(super) fn begin(self, number: u64) -> ChunkCrc {
         let mut digest = crc_from(self.0);
         digest.update(&number.to_le_bytes());
-        digest.update(chunk);
-        digest.finalize() as u32
+        ChunkCrc(digest)
+    }
+}
+
+/// The checksum of a chunk so far.
+pub(super) struct ChunkCrc(crc_fast::Digest);
+
+impl ChunkCrc {
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub(super) fn finish(self) -> u32 {
+        self.0.finalize() as u32
     }
 }
 

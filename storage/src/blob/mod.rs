@@ -12,23 +12,37 @@
 //!   only what nobody points to.
 //! - A pinned segment is not recycled.
 //!
-//! A crash leaves: extents that no table names, at the end of segments or in segments of their own. They are
-//! garbage: a start never writes on in an old segment, and takes those that the tables do not name as free.
+//! - A segment is free if neither the tables name it nor a pin holds it. Staged blobs that no table names yet
+//!   hold pins in the place map.
+//!
+//! A crash leaves: extents that no table names, at the end of segments or in segments of their own. A start
+//! never writes on in an old segment. It looks for staged extents, which the log may name, wherever the tables
+//! cannot vouch for all that a segment holds; every other extent that they do not name is garbage.
 
 mod extent;
+mod lane;
+mod places;
 mod segment;
 mod spill;
 mod store;
 #[cfg(test)]
 mod tests;
+mod writers;
 
+pub(crate) use lane::{Lane, PieceEncoder};
 pub use segment::SegmentPin;
 pub use spill::SpillWriter;
 pub use store::{FoundExtent, SegmentConfig, SegmentStore};
+pub(crate) use writers::{Answer, SegmentWriters};
 
 use crate::io::DiskError;
 
-/// The name of a blob: unique for ever, given by the caller, opaque here.
+/// The name of a blob: unique for ever.
+///
+/// ```text
+/// made by apply   a = version (its first bit is 0)              b = 0, 1, ...
+/// staged          a = 1 << 63 | node:15 << 48 | boot number:48  b = counter of that run of the node, from 1
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BlobId {
     /// First half.
@@ -37,33 +51,39 @@ pub struct BlobId {
     pub b: u64,
 }
 
-/// Set in the first half of a staged blob's name; log positions never reach it.
-const STAGED: u64 = 1 << 63;
-/// Bits of the first half that hold the run of the node.
-const BOOT_BITS: u32 = 48;
-
 impl BlobId {
-    /// The `number`th blob (from 1) that a node stages in a run; nodes are numbered below 2^15.
-    pub fn staged(node: u16, boot: u64, number: u64) -> BlobId {
-        let node = u64::from(node & 0x7fff);
-        BlobId { a: STAGED | node << BOOT_BITS | boot & ((1 << BOOT_BITS) - 1), b: number }
+    const STAGED: u64 = 1 << 63;
+    const BOOT_BITS: u32 = 48;
+    /// The largest node number that a staged blob can name.
+    pub const NODE_MAX: u16 = (1 << 15) - 1;
+    /// The largest boot number.
+    pub const BOOT_MAX: u64 = (1 << Self::BOOT_BITS) - 1;
+
+    /// The name of the `n`th piece that this node stages in this run.
+    pub fn staged(node: u16, boot: u64, n: u64) -> BlobId {
+        debug_assert!(node <= Self::NODE_MAX && boot <= Self::BOOT_MAX, "node {node}, boot {boot}");
+        let node = u64::from(node & Self::NODE_MAX);
+        BlobId { a: Self::STAGED | node << Self::BOOT_BITS | (boot & Self::BOOT_MAX), b: n }
     }
 
-    /// Whether its bytes were staged, and not made by apply.
+    /// Whether a node staged it, as opposed to apply.
     pub fn is_staged(self) -> bool {
-        self.a & STAGED != 0
+        self.a & Self::STAGED != 0
     }
 
-    /// The node that staged it.
+    /// The node that staged it; meaningless for a blob that apply made.
     pub fn node(self) -> u16 {
-        ((self.a & !STAGED) >> BOOT_BITS) as u16
+        (self.a >> Self::BOOT_BITS) as u16 & Self::NODE_MAX
     }
 
-    /// The run of that node.
+    /// The run of that node; meaningless for a blob that apply made.
     pub fn boot(self) -> u64 {
-        self.a & ((1 << BOOT_BITS) - 1)
+        self.a & Self::BOOT_MAX
     }
 }
+
+/// A staged body is cut into pieces of at most this many bytes; each is a blob.
+pub const PIECE_BYTES_MAX: u64 = 32 << 20;
 
 /// A segment's fixed name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -6,7 +6,7 @@ use crate::io::DiskFile;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub(super) struct Segment {
     pub(super) id: SegmentId,
@@ -17,6 +17,11 @@ pub(super) struct Segment {
     len: AtomicU64,
     /// Pins, and [`RETIRING`] while it is taken out of use.
     pins: AtomicU64,
+    /// Whether the caller's tables name it, or are about to: then only they say when it is dead. One that is
+    /// not named is free as soon as nobody pins it.
+    named: AtomicBool,
+    /// How many of the pins stand for staged bytes that the tables may not name yet.
+    staged: AtomicU64,
 }
 
 /// Set in `pins` from the moment nobody may pin any more.
@@ -30,11 +35,18 @@ impl Segment {
             generation: AtomicU64::new(generation.0),
             len: AtomicU64::new(len),
             pins: AtomicU64::new(0),
+            named: AtomicBool::new(false),
+            staged: AtomicU64::new(0),
         }
     }
 
     pub(super) fn generation(&self) -> Generation {
         Generation(self.generation.load(Ordering::Acquire))
+    }
+
+    /// What its header says, at a start.
+    pub(super) fn set_generation(&self, generation: Generation) {
+        self.generation.store(generation.0, Ordering::Release);
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -60,7 +72,23 @@ impl Segment {
             .compare_exchange(0, RETIRING, Ordering::AcqRel, Ordering::Acquire)
             .map_err(|_| BlobError::InUse { segment: self.id })?;
         self.generation.store(0, Ordering::Release);
+        self.set_named(false);
         Ok(())
+    }
+
+    pub(super) fn set_named(&self, named: bool) {
+        self.named.store(named, Ordering::Release);
+    }
+
+    /// Whether neither the tables nor a pin need what is in it.
+    pub(super) fn is_unused(&self) -> bool {
+        let in_use = self.named.load(Ordering::Acquire) || self.pins.load(Ordering::Acquire) > 0;
+        !in_use && self.generation() != Generation::default()
+    }
+
+    /// Pins that stand for staged bytes.
+    pub(super) fn staged(&self) -> u64 {
+        self.staged.load(Ordering::Acquire)
     }
 
     pub(super) fn pin(self: Arc<Self>, generation: Generation) -> Option<SegmentPin> {
@@ -186,6 +214,12 @@ impl SegmentPin {
     }
 }
 
+impl std::fmt::Debug for SegmentPin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SegmentPin({})", self.segment.id.0)
+    }
+}
+
 impl Clone for SegmentPin {
     fn clone(&self) -> SegmentPin {
         // The clone needs no judgement: this pin keeps the segment as it is.
@@ -197,5 +231,39 @@ impl Clone for SegmentPin {
 impl Drop for SegmentPin {
     fn drop(&mut self) {
         self.segment.pins.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A pin that stands for staged bytes: while it lives, a start must look into the segment itself for what the
+/// tables do not name.
+pub(crate) struct StagePin {
+    pin: SegmentPin,
+}
+
+impl StagePin {
+    pub(super) fn new(pin: SegmentPin) -> StagePin {
+        pin.segment.staged.fetch_add(1, Ordering::AcqRel);
+        StagePin { pin }
+    }
+
+    /// A pin for a reader.
+    pub(super) fn for_reading(&self) -> SegmentPin {
+        self.pin.clone()
+    }
+
+    pub(super) fn segment(&self) -> &Segment {
+        &self.pin.segment
+    }
+}
+
+impl Clone for StagePin {
+    fn clone(&self) -> StagePin {
+        StagePin::new(self.pin.clone())
+    }
+}
+
+impl Drop for StagePin {
+    fn drop(&mut self) {
+        self.pin.segment.staged.fetch_sub(1, Ordering::AcqRel);
     }
 }

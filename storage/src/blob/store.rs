@@ -1,14 +1,17 @@
 //! All segments of a data directory: which file is in which use, which are free.
 
 use super::extent::{self, BLOCK, EXTENT_ALIGN, ExtentHeader};
-use super::segment::{Segment, SegmentPin};
+use super::lane::Lanes;
+use super::places::Places;
+use super::segment::{Segment, SegmentPin, StagePin};
 use super::spill::{SpillWriter, Tail};
-use super::{BlobError, BlobId, DIR, Generation, Pointer, SegmentId, SegmentUsage};
+use super::{BlobError, BlobId, DIR, Generation, PIECE_BYTES_MAX, Pointer, SegmentId, SegmentUsage};
 use crate::io::Disk;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Settings of a segment store.
 #[derive(Clone, Debug)]
@@ -17,6 +20,9 @@ pub struct SegmentConfig {
     pub segment_bytes: u64,
     /// The most that free segments may take; more are removed.
     pub spare_bytes: u64,
+    /// The longest piece that a staged body is cut into, at most [`super::PIECE_BYTES_MAX`]. Longer ones mean
+    /// fewer rows and more room lost at a segment's end.
+    pub piece_bytes: u64,
     /// A random number from the operating system, a new one for every open: generations come from it.
     pub nonce: u64,
 }
@@ -24,7 +30,9 @@ pub struct SegmentConfig {
 impl SegmentConfig {
     /// The usual settings.
     pub fn new(nonce: u64) -> SegmentConfig {
-        SegmentConfig { segment_bytes: 64 << 20, spare_bytes: 256 << 20, nonce }
+        // Four such pieces, with their checksums and paddings, fill a segment.
+        let piece_bytes = PIECE_BYTES_MAX - extent::CHUNK_LEN;
+        SegmentConfig { segment_bytes: 128 << 20, spare_bytes: 256 << 20, piece_bytes, nonce }
     }
 
     /// Checks the ranges.
@@ -33,7 +41,18 @@ impl SegmentConfig {
             let text = "segment_bytes must be a multiple of 4096 between 16 KiB and 1 GiB";
             return Err(BlobError::Config(text.to_owned()));
         }
+        if !(1..=PIECE_BYTES_MAX).contains(&self.piece_bytes) || self.piece_bytes > self.body_len_max() {
+            let text = "piece_bytes must be at most 32 MiB and fit a segment";
+            return Err(BlobError::Config(text.to_owned()));
+        }
         Ok(())
+    }
+
+    /// The longest body that a segment takes.
+    fn body_len_max(&self) -> u64 {
+        let room = self.segment_bytes - BLOCK;
+        let chunks = room.div_ceil(extent::CHUNK_LEN);
+        room - extent::EXTENT_HEADER_LEN as u64 - chunks * extent::CHUNK_CRC_LEN
     }
 }
 
@@ -42,10 +61,14 @@ pub struct SegmentStore {
     disk: Arc<dyn Disk>,
     config: SegmentConfig,
     /// Held for a look-up only; changed when files come and go.
-    segments: RwLock<BTreeMap<SegmentId, Arc<Segment>>>,
+    pub(super) segments: RwLock<BTreeMap<SegmentId, Arc<Segment>>>,
     /// Taken before `free`.
     tail: Mutex<Tail>,
     free: Mutex<FreeSegments>,
+    /// Bytes of the free segments.
+    spare: AtomicU64,
+    pub(super) lanes: Lanes,
+    pub(super) places: Places,
 }
 
 struct FreeSegments {
@@ -67,48 +90,75 @@ pub struct FoundExtent {
 impl SegmentStore {
     /// Opens the segments of a data directory.
     ///
-    /// `in_use` are the rows that the caller's tables hold durably; every other segment is free. One that is
-    /// in use and is not there, or is not what the row says, refuses the start.
+    /// `in_use` are the rows that the caller's tables hold durably. One that is in use and is not there, or is
+    /// not what the row says, refuses the start. Every other segment, and those in `to_scan`, are looked through
+    /// for staged extents, which become entries of the place map; without any a segment is free.
     pub fn open(
         disk: Arc<dyn Disk>,
         config: SegmentConfig,
         in_use: &[SegmentUsage],
+        to_scan: &[SegmentId],
     ) -> Result<SegmentStore, BlobError> {
         config.validate()?;
         disk.create_dir(DIR).map_err(BlobError::Disk)?;
         let wanted: BTreeMap<SegmentId, Generation> =
             in_use.iter().map(|usage| (usage.segment, usage.generation)).collect();
-        let mut segments = BTreeMap::new();
-        let mut free = VecDeque::new();
-        let mut next_id = 0;
-        for name in disk.list(DIR).map_err(BlobError::Disk)? {
-            let Some(id) = SegmentId::of_name(&name) else { continue };
-            next_id = next_id.max(id.0 + 1);
-            let file = disk.open(&id.path()).map_err(BlobError::Disk)?;
-            let len = file.len().map_err(BlobError::Disk)?;
-            let generation = wanted.get(&id).copied().unwrap_or_default();
-            let segment = Arc::new(Segment::new(id, file, len, generation));
-            if generation == Generation::default() {
-                segment.retire()?;
-                free.push_back(segment.clone());
-            } else {
-                check_header(&segment)?;
-            }
-            segments.insert(id, segment);
-        }
-        if let Some(id) = wanted.keys().find(|id| !segments.contains_key(id)) {
-            let detail = "the tables name it, but it is not there";
-            return Err(BlobError::Corrupt { file: id.path(), offset: 0, detail });
-        }
         let store = SegmentStore {
             disk,
             config,
-            segments: RwLock::new(segments),
+            segments: RwLock::default(),
             tail: Mutex::default(),
-            free: Mutex::new(FreeSegments { segments: free, next_id, generations: 0 }),
+            free: Mutex::new(FreeSegments { segments: VecDeque::new(), next_id: 0, generations: 0 }),
+            spare: AtomicU64::new(0),
+            lanes: Lanes::default(),
+            places: Places::default(),
         };
+        for name in store.disk.list(DIR).map_err(BlobError::Disk)? {
+            let Some(id) = SegmentId::of_name(&name) else { continue };
+            let scanned = to_scan.contains(&id) || !wanted.contains_key(&id);
+            store.open_segment(id, wanted.get(&id).copied(), scanned)?;
+        }
+        if let Some(id) = wanted.keys().find(|id| !store.segments.read().contains_key(id)) {
+            let detail = "the tables name it, but it is not there";
+            return Err(BlobError::Corrupt { file: id.path(), offset: 0, detail });
+        }
         store.trim_spares(&mut store.free.lock());
         Ok(store)
+    }
+
+    fn open_segment(
+        &self,
+        id: SegmentId,
+        wanted: Option<Generation>,
+        scanned: bool,
+    ) -> Result<(), BlobError> {
+        let file = self.disk.open(&id.path()).map_err(BlobError::Disk)?;
+        let len = file.len().map_err(BlobError::Disk)?;
+        let segment = Arc::new(Segment::new(id, file, len, wanted.unwrap_or_default()));
+        let header = read_header(&segment)?;
+        let found = header.filter(|(found, _)| *found == id).map(|(_, generation)| generation);
+        if wanted.is_some() && found != wanted {
+            return Err(segment.corrupt(0, "the header is not that of the segment that the tables name"));
+        }
+        segment.set_named(wanted.is_some());
+        segment.set_generation(found.unwrap_or_default());
+        if scanned && found.is_some() {
+            scan_segment(&segment, &mut |FoundExtent { blob, pointer }| {
+                if blob.is_staged()
+                    && let Some(pin) = segment.clone().pin(pointer.generation)
+                {
+                    self.places.insert(blob, pointer, StagePin::new(pin));
+                }
+            })?;
+        }
+        let mut free = self.free.lock();
+        free.next_id = free.next_id.max(id.0 + 1);
+        if found.is_none() || segment.is_unused() {
+            segment.retire()?;
+            free.segments.push_back(segment.clone());
+        }
+        self.segments.write().insert(id, segment);
+        Ok(())
     }
 
     /// Begins to write bodies; waits while another spill runs.
@@ -134,22 +184,91 @@ impl SegmentStore {
     }
 
     /// Frees a segment whose row, with no live bytes, the caller has durably removed. Pointers into it are
-    /// stale from now on. [`BlobError::InUse`] while it is pinned or being spilled to: try again later.
+    /// stale from now on. [`BlobError::InUse`] while it is pinned: [`SegmentStore::free_unused`] frees it later.
     ///
     /// Does nothing if the segment is in another use by now.
     pub fn recycle(&self, segment: SegmentId, generation: Generation) -> Result<(), BlobError> {
-        // A spill that is not finished may be in this very segment.
-        let mut tail = self.tail.try_lock().ok_or(BlobError::InUse { segment })?;
+        // Nothing more is spilled into it, whether it can go now or later.
+        let mut tail = self.tail.lock();
         let Some(found) = self.segments.read().get(&segment).cloned() else { return Ok(()) };
         if found.generation() != generation {
             return Ok(());
         }
-        found.retire()?;
         tail.let_go_of(&found);
+        found.set_named(false);
+        found.retire()?;
         let mut free = self.free.lock();
         free.segments.push_back(found);
         self.trim_spares(&mut free);
         Ok(())
+    }
+
+    /// Frees the segments that neither the tables nor a pin need: what was staged there was given up, or the
+    /// last reader of a dead one has left.
+    pub fn free_unused(&self) {
+        let segments: Vec<Arc<Segment>> = {
+            let segments = self.segments.read();
+            segments.values().filter(|segment| segment.is_unused()).cloned().collect()
+        };
+        if segments.is_empty() {
+            return;
+        }
+        // Whoever names a segment has its bytes pinned until then: one that is unused stays so.
+        let retired = segments.into_iter().filter(|segment| segment.retire().is_ok());
+        let mut free = self.free.lock();
+        free.segments.extend(retired);
+        self.trim_spares(&mut free);
+    }
+
+    /// The tables are about to name this segment: only [`SegmentStore::recycle`] frees it from now on. Its
+    /// bytes must be pinned.
+    pub(crate) fn set_named(&self, segment: SegmentId) {
+        if let Some(segment) = self.segments.read().get(&segment) {
+            segment.set_named(true);
+        }
+    }
+
+    /// Where a staged blob lies that no checkpoint names yet, pinned.
+    pub(crate) fn staged(&self, blob: BlobId) -> Option<(Pointer, SegmentPin)> {
+        self.places.pinned(blob)
+    }
+
+    /// The same without a pin, for the checkpoint, which alone ends the entries of committed blobs.
+    pub(crate) fn staged_pointer(&self, blob: BlobId) -> Option<Pointer> {
+        self.places.pointer_of(blob)
+    }
+
+    /// Ends entries of the place map: the tables name these blobs now, or nobody ever will. Whether there was
+    /// any of them.
+    pub(crate) fn forget_staged(&self, blobs: &[BlobId]) -> bool {
+        self.places.forget(blobs)
+    }
+
+    /// The blobs in the place map.
+    pub(crate) fn staged_blobs(&self) -> Vec<BlobId> {
+        self.places.blobs()
+    }
+
+    /// Bytes of the extents in the place map.
+    pub(crate) fn staged_bytes(&self) -> u64 {
+        self.places.bytes()
+    }
+
+    /// How many segments are not free.
+    #[cfg(test)]
+    pub(crate) fn segments_in_use(&self) -> usize {
+        let segments = self.segments.read();
+        segments.values().filter(|segment| segment.generation() != Generation::default()).count()
+    }
+
+    /// Bytes of the free segments, which take new bytes without taking more of the disk.
+    pub(crate) fn spare_bytes(&self) -> u64 {
+        self.spare.load(Ordering::Relaxed)
+    }
+
+    /// The longest piece of a staged body.
+    pub(crate) fn piece_bytes(&self) -> u64 {
+        self.config.piece_bytes
     }
 
     /// The extents of a segment in the order of their places, from what they say themselves. Those of
@@ -157,34 +276,12 @@ impl SegmentStore {
     pub fn scan(&self, segment: SegmentId, found: &mut dyn FnMut(FoundExtent)) -> Result<(), BlobError> {
         let Some(segment) = self.segments.read().get(&segment).cloned() else { return Ok(()) };
         let Some(_pin) = segment.clone().pin(segment.generation()) else { return Ok(()) };
-        let generation = segment.generation();
-        let mut window = Window { segment: &segment, start: 0, bytes: Vec::new() };
-        let mut offset = BLOCK;
-        while offset + extent::EXTENT_HEADER_LEN as u64 <= segment.len() {
-            let header = ExtentHeader::decode(window.at(offset)?);
-            let header = header.filter(|header| {
-                let pointer = header.pointer;
-                (pointer.segment, pointer.generation) == (segment.id, generation)
-                    && u64::from(pointer.offset) == offset
-                    && offset.saturating_add(extent::extent_len(pointer.length)) <= segment.len()
-            });
-            offset += match header {
-                Some(ExtentHeader { blob, pointer }) => {
-                    found(FoundExtent { blob, pointer });
-                    extent::extent_len(pointer.length).next_multiple_of(EXTENT_ALIGN)
-                }
-                // Padding, a torn extent or an earlier use: the next one may begin anywhere.
-                None => EXTENT_ALIGN,
-            };
-        }
-        Ok(())
+        scan_segment(&segment, found)
     }
 
     /// The longest body that a segment takes.
     pub fn body_len_max(&self) -> u64 {
-        let room = self.config.segment_bytes - BLOCK;
-        let chunks = room.div_ceil(extent::CHUNK_LEN);
-        room - extent::EXTENT_HEADER_LEN as u64 - chunks * extent::CHUNK_CRC_LEN
+        self.config.body_len_max()
     }
 
     pub(super) fn segment_bytes(&self) -> u64 {
@@ -195,8 +292,11 @@ impl SegmentStore {
         self.segments.read().get(&pointer.segment).cloned().ok_or(BlobError::Stale { pointer })
     }
 
-    /// A segment in a new use, its header on disk.
+    /// A segment in a new use, its header on disk. It counts as named.
     pub(super) fn take_free(&self) -> Result<Arc<Segment>, BlobError> {
+        if self.free.lock().segments.is_empty() {
+            self.free_unused();
+        }
         let mut free = self.free.lock();
         free.generations += 1;
         let generation = generation(self.config.nonce, free.generations);
@@ -212,6 +312,7 @@ impl SegmentStore {
             }
         };
         let fresh = segment.len() == 0;
+        segment.set_named(true);
         if let Err(error) = segment.begin(generation) {
             free.segments.push_front(segment);
             return Err(error);
@@ -219,6 +320,7 @@ impl SegmentStore {
         if fresh {
             self.disk.sync_dir(DIR).map_err(BlobError::SyncFailed)?;
         }
+        self.note_spare(&free);
         self.segments.write().insert(segment.id, segment.clone());
         Ok(segment)
     }
@@ -242,16 +344,43 @@ impl SegmentStore {
                 tracing::warn!(%error, "a free segment stays behind until the next start");
             }
         }
+        self.note_spare(free);
+    }
+
+    fn note_spare(&self, free: &FreeSegments) {
+        self.spare.store(free.segments.iter().map(|segment| segment.len()).sum(), Ordering::Relaxed);
     }
 }
 
-fn check_header(segment: &Segment) -> Result<(), BlobError> {
+fn read_header(segment: &Segment) -> Result<Option<(SegmentId, Generation)>, BlobError> {
     let mut header = [0; extent::SEGMENT_HEADER_LEN];
-    if segment.len() >= BLOCK {
-        segment.read_at(&mut header, 0)?;
+    if segment.len() < BLOCK {
+        return Ok(None);
     }
-    if extent::decode_segment_header(&header) != Some((segment.id, segment.generation())) {
-        return Err(segment.corrupt(0, "the header is not that of the segment that the tables name"));
+    segment.read_at(&mut header, 0)?;
+    Ok(extent::decode_segment_header(&header))
+}
+
+fn scan_segment(segment: &Segment, found: &mut dyn FnMut(FoundExtent)) -> Result<(), BlobError> {
+    let generation = segment.generation();
+    let mut window = Window { segment, start: 0, bytes: Vec::new() };
+    let mut offset = BLOCK;
+    while offset + extent::EXTENT_HEADER_LEN as u64 <= segment.len() {
+        let header = ExtentHeader::decode(window.at(offset)?);
+        let header = header.filter(|header| {
+            let pointer = header.pointer;
+            (pointer.segment, pointer.generation) == (segment.id, generation)
+                && u64::from(pointer.offset) == offset
+                && offset.saturating_add(extent::extent_len(pointer.length)) <= segment.len()
+        });
+        offset += match header {
+            Some(ExtentHeader { blob, pointer }) => {
+                found(FoundExtent { blob, pointer });
+                extent::extent_len(pointer.length).next_multiple_of(EXTENT_ALIGN)
+            }
+            // Padding, a torn extent or an earlier use: the next one may begin anywhere.
+            None => EXTENT_ALIGN,
+        };
     }
     Ok(())
 }

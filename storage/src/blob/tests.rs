@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 fn config(nonce: u64) -> SegmentConfig {
-    SegmentConfig { segment_bytes: 64 << 10, ..SegmentConfig::new(nonce) }
+    SegmentConfig { segment_bytes: 64 << 10, piece_bytes: 10_000, ..SegmentConfig::new(nonce) }
 }
 
 fn open(disk: &SimDisk, nonce: u64, in_use: &[SegmentUsage]) -> SegmentStore {
-    SegmentStore::open(Arc::new(disk.clone()), config(nonce), in_use).unwrap()
+    SegmentStore::open(Arc::new(disk.clone()), config(nonce), in_use, &[]).unwrap()
 }
 
 fn id(number: u64) -> BlobId {
@@ -51,7 +51,7 @@ fn usages<'p>(pointers: impl IntoIterator<Item = &'p Pointer>) -> Vec<SegmentUsa
 fn bodies_of_all_lengths_come_back_after_a_restart() {
     let disk = SimDisk::new();
     let large = SegmentConfig { segment_bytes: 1 << 20, ..config(1) };
-    let store = SegmentStore::open(Arc::new(disk.clone()), large.clone(), &[]).unwrap();
+    let store = SegmentStore::open(Arc::new(disk.clone()), large.clone(), &[], &[]).unwrap();
     let lens = [0, 1, 513, 4000, 65_535, 65_536, 65_537, 200_000];
     let mut writer = store.spill();
     let pointers: Vec<Pointer> = lens
@@ -63,7 +63,8 @@ fn bodies_of_all_lengths_come_back_after_a_restart() {
     drop(store);
     disk.power_cut_losing_all();
     let store =
-        SegmentStore::open(Arc::new(disk), SegmentConfig { nonce: 2, ..large }, &usages(&pointers)).unwrap();
+        SegmentStore::open(Arc::new(disk), SegmentConfig { nonce: 2, ..large }, &usages(&pointers), &[])
+            .unwrap();
     for (pointer, number) in pointers.iter().zip(0..) {
         assert_eq!(read(&store, *pointer, number).unwrap(), body(number, pointer.length as usize));
     }
@@ -73,7 +74,7 @@ fn bodies_of_all_lengths_come_back_after_a_restart() {
 fn ranges_are_cut_out_of_checked_chunks() {
     let disk = SimDisk::new();
     let large = SegmentConfig { segment_bytes: 1 << 20, ..config(1) };
-    let store = SegmentStore::open(Arc::new(disk), large, &[]).unwrap();
+    let store = SegmentStore::open(Arc::new(disk), large, &[], &[]).unwrap();
     let pointer = spill(&store, 1, 200_000);
     let whole = body(1, 200_000);
     let edges = [0, 1, 65_535, 65_536, 65_537, 131_072, 199_999, 200_000];
@@ -84,6 +85,16 @@ fn ranges_are_cut_out_of_checked_chunks() {
         }
     }
     assert!(matches!(store.read(pointer, id(1), 5..200_001), Err(BlobError::OutOfRange { .. })));
+}
+
+#[test]
+fn staged_names_say_node_and_boot_and_are_never_apply_s() {
+    let id = BlobId::staged(BlobId::NODE_MAX, BlobId::BOOT_MAX, 9);
+    assert_eq!((id.node(), id.boot(), id.b, id.is_staged()), (BlobId::NODE_MAX, BlobId::BOOT_MAX, 9, true));
+    let id = BlobId::staged(3, 7, 1);
+    assert_eq!((id.node(), id.boot(), id.a), (3, 7, 1 << 63 | 3 << 48 | 7));
+    let made_by_apply = BlobId { a: crate::object::Version::new(1 << 40, 5).0, b: 0 };
+    assert!(!made_by_apply.is_staged());
 }
 
 #[test]
@@ -138,7 +149,7 @@ fn pitfall_12_segment_that_the_tables_name_and_is_gone_refuses_the_start() {
     let disk = SimDisk::new();
     let pointer = spill(&open(&disk, 1, &[]), 1, 600);
     disk.remove(&pointer.segment.path()).unwrap();
-    let error = SegmentStore::open(Arc::new(disk), config(2), &usages([&pointer])).err().unwrap();
+    let error = SegmentStore::open(Arc::new(disk), config(2), &usages([&pointer]), &[]).err().unwrap();
     assert!(matches!(&error, BlobError::Corrupt { file, .. } if *file == pointer.segment.path()), "{error}");
 }
 
@@ -147,7 +158,7 @@ fn pitfall_12_segment_of_another_generation_refuses_the_start() {
     let disk = SimDisk::new();
     let mut pointer = spill(&open(&disk, 1, &[]), 1, 600);
     pointer.generation.0 += 1;
-    assert!(SegmentStore::open(Arc::new(disk), config(2), &usages([&pointer])).is_err());
+    assert!(SegmentStore::open(Arc::new(disk), config(2), &usages([&pointer]), &[]).is_err());
 }
 
 #[test]
@@ -286,7 +297,7 @@ fn pitfall_13_recycled_segment_has_its_new_generation_on_disk_before_its_first_e
 fn flipped_byte_is_found_in_the_chunk_that_is_read_and_nowhere_else() {
     let disk = SimDisk::new();
     let large = SegmentConfig { segment_bytes: 1 << 20, ..config(1) };
-    let store = SegmentStore::open(Arc::new(disk.clone()), large, &[]).unwrap();
+    let store = SegmentStore::open(Arc::new(disk.clone()), large, &[], &[]).unwrap();
     let pointer = spill(&store, 1, 200_000);
     let in_second_chunk = u64::from(pointer.offset) + extent::chunk_start(1, 200_000) + 4000;
     disk.flip(&pointer.segment.path(), in_second_chunk);
@@ -376,7 +387,7 @@ fn segments_that_no_table_names_are_used_again_and_surplus_ones_removed() {
     let pointers: Vec<Pointer> = (0..10).map(|number| spill(&store, number, 60_000)).collect();
     drop(store);
     let spare = SegmentConfig { spare_bytes: 128 << 10, ..config(2) };
-    let store = SegmentStore::open(Arc::new(disk.clone()), spare, &usages(&pointers[..2])).unwrap();
+    let store = SegmentStore::open(Arc::new(disk.clone()), spare, &usages(&pointers[..2]), &[]).unwrap();
     assert_eq!(disk.list("blob").unwrap().len(), 4, "two in use, two spare");
     let next = spill(&store, 11, 100);
     assert!(pointers.iter().any(|pointer| pointer.segment == next.segment));
@@ -410,7 +421,7 @@ fn real_files_hold_spills_across_restarts() {
     let disk: Arc<dyn Disk> = Arc::new(ThreadsDisk::new(dir.path()));
     let mut pointers = Vec::new();
     for run in 0..3u64 {
-        let store = SegmentStore::open(disk.clone(), config(run), &usages(&pointers)).unwrap();
+        let store = SegmentStore::open(disk.clone(), config(run), &usages(&pointers), &[]).unwrap();
         let mut writer = store.spill();
         for number in run * 50..run * 50 + 50 {
             pointers.push(writer.push(id(number), &body(number, 513 + number as usize * 60)).unwrap());

@@ -40,10 +40,24 @@ pub trait Disk: Send + Sync {
     fn sync_dir(&self, dir: &str) -> Result<(), DiskError>;
 
     /// Bytes that may still be written on this file system.
-    fn free_bytes(&self) -> Result<u64, DiskError>;
+    fn free_bytes(&self) -> Result<u64, DiskError> {
+        Ok(self.space()?.free_bytes)
+    }
+
+    /// How large the file system is, and what is left of it.
+    fn space(&self) -> Result<Space, DiskError>;
 
     /// What was done so far, per operation.
     fn metrics(&self) -> &DiskMetrics;
+}
+
+/// The room of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that may still be written.
+    pub free_bytes: u64,
+    /// Bytes that it holds when full.
+    pub total_bytes: u64,
 }
 
 /// One open file. Calls may come from several threads at once; overlapping writes are the

@@ -6,7 +6,7 @@
 //! that fails leaves the page cache lying: what it failed to write reads well until the power goes,
 //! and no later sync writes it.
 
-use super::{Disk, DiskError, DiskFile, DiskMetrics, Operation, check_relative, total_len};
+use super::{Disk, DiskError, DiskFile, DiskMetrics, Operation, Space, check_relative, total_len};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Error, ErrorKind, IoSlice};
@@ -115,6 +115,17 @@ impl SimDisk {
         self.shared.state.lock().capacity = bytes;
     }
 
+    /// Sum of all file lengths.
+    pub fn used(&self) -> u64 {
+        let state = self.shared.state.lock();
+        state.names.values().map(|id| state.files[id].volatile.len() as u64).sum()
+    }
+
+    /// Takes back the faults that have not fired.
+    pub fn clear_faults(&self) {
+        self.shared.state.lock().faults.clear();
+    }
+
     /// The bytes of a file as a reader sees them.
     ///
     /// # Panics
@@ -202,8 +213,10 @@ impl Disk for SimDisk {
         })
     }
 
-    fn free_bytes(&self) -> Result<u64, DiskError> {
-        self.call(Operation::FreeSpace, "disk", |state| Ok(state.free_bytes()))
+    fn space(&self) -> Result<Space, DiskError> {
+        self.call(Operation::FreeSpace, "disk", |state| {
+            Ok(Space { free_bytes: state.free_bytes(), total_bytes: state.capacity.unwrap_or(u64::MAX) })
+        })
     }
 
     fn metrics(&self) -> &DiskMetrics {

@@ -4,7 +4,7 @@
 //! Measured on the commit path, `pwritev` and `fdatasync` were twice as fast as io_uring (DESIGN.md,
 //! Journal); a read through a pool of plain threads costs a tenth of `tokio::fs`.
 
-use super::{Disk, DiskError, DiskFile, DiskMetrics, Operation, check_relative, total_len};
+use super::{Disk, DiskError, DiskFile, DiskMetrics, Operation, Space, check_relative, total_len};
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -105,10 +105,10 @@ impl Disk for ThreadsDisk {
         self.timed(Operation::SyncDir, dir, |full| File::open(full)?.sync_all())
     }
 
-    fn free_bytes(&self) -> Result<u64, DiskError> {
+    fn space(&self) -> Result<Space, DiskError> {
         let started = Instant::now();
         let result =
-            free_bytes(&self.root).map_err(|source| DiskError::new(".", Operation::FreeSpace, None, source));
+            space(&self.root).map_err(|source| DiskError::new(".", Operation::FreeSpace, None, source));
         self.metrics.count(Operation::FreeSpace, 0, started.elapsed(), &result);
         result
     }
@@ -118,7 +118,7 @@ impl Disk for ThreadsDisk {
     }
 }
 
-fn free_bytes(path: &Path) -> std::io::Result<u64> {
+fn space(path: &Path) -> std::io::Result<Space> {
     let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: the path is NUL-terminated and lives through the call; statvfs fills the struct, which is
@@ -129,7 +129,8 @@ fn free_bytes(path: &Path) -> std::io::Result<u64> {
         }
         stat.assume_init()
     };
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
+    Ok(Space { free_bytes: bytes(stat.f_bavail), total_bytes: bytes(stat.f_blocks) })
 }
 
 struct ThreadsFile {

@@ -1,9 +1,12 @@
 //! The checkpoint: a frozen memtable goes into the checkpoint store, in key order, in one commit that
 //! also says up to which entry it reaches.
 //!
+//! Blobs that apply made are spilled to segments; of staged ones, whose bytes lie there already, it writes the
+//! places down and says where the next start must look for those that it does not name.
+//!
 //! Order (PITFALLS 6, 12): blobs are appended to segments and synced; views older than the checkpoint are
 //! waited for; the commit is announced; committed; the read cache forgets the keys; only then the frozen
-//! memtable goes. A crash at any point leaves the checkpoint before, or the whole new one: what was
+//! memtable goes, then the entries of the place map, then dead segments. A crash at any point leaves the checkpoint before, or the whole new one: what was
 //! spilled for a commit that never came is garbage beyond what the store names.
 
 use std::collections::BTreeMap;
@@ -17,7 +20,9 @@ use parking_lot::Mutex;
 use crate::blob::{BlobError, BlobId, Pointer, SegmentId, SegmentStore, SegmentUsage};
 use crate::keyspace::base::{Base, BaseError, Change};
 use crate::keyspace::memtable::{KeyBytes, RowKey};
-use crate::keyspace::tables::{CHECKPOINT_KEY, CheckpointRow, Table, numbered_key, split_blob_key};
+use crate::keyspace::tables::{
+    CHECKPOINT_KEY, CheckpointRow, SCAN_KEY, Table, blob_key, encode_scan, numbered_key, split_blob_key,
+};
 use crate::keyspace::{Frozen, Keyspace};
 use crate::object::Version;
 
@@ -49,8 +54,6 @@ impl CheckpointError {
 pub(crate) struct Checkpointer {
     keyspace: Arc<Keyspace>,
     segments: Arc<SegmentStore>,
-    /// Dead segments whose row is durably gone, but which somebody still reads.
-    retiring: Mutex<Vec<SegmentUsage>>,
     live_bytes: AtomicU64,
     /// Of a try that ended for lack of space: its bodies are spilled and synced.
     prepared: Mutex<Option<Prepared>>,
@@ -62,6 +65,8 @@ struct Prepared {
     /// In key order.
     changes: Vec<Change>,
     usage: UsageChanges,
+    /// Staged blobs that it names, or whose rows are gone: their entries in the place map end with it.
+    settled: Vec<BlobId>,
 }
 
 impl Checkpointer {
@@ -72,13 +77,7 @@ impl Checkpointer {
         usage: &[SegmentUsage],
     ) -> Checkpointer {
         let live_bytes = AtomicU64::new(usage.iter().map(|usage| usage.live_bytes).sum());
-        Checkpointer {
-            keyspace,
-            segments,
-            retiring: Mutex::default(),
-            live_bytes,
-            prepared: Mutex::default(),
-        }
+        Checkpointer { keyspace, segments, live_bytes, prepared: Mutex::default() }
     }
 
     /// Bytes of segments that rows point to.
@@ -105,8 +104,12 @@ impl Checkpointer {
         }
         let objects = prepared.changes.iter().map(|(key, _)| key);
         let objects = objects.filter(|key| key.first() == Some(&(Table::Object as u8)));
-        keyspace.cache.checkpointed(objects.map(|key| &key[..]));
+        keyspace.cache.checkpointed(objects.map(|key| {
+            let key = RowKey::encoded(key);
+            (keyspace.hash(key), key)
+        }));
         keyspace.drop_frozen();
+        self.segments.forget_staged(&prepared.settled);
         self.retire(prepared.usage);
         Ok(())
     }
@@ -120,32 +123,62 @@ impl Checkpointer {
         let mut changes: Vec<Change> = Vec::with_capacity(keys.len() + 1);
         let mut blobs: Vec<(usize, BlobId, Arc<[u8]>)> = Vec::new();
         let mut freed: Vec<Pointer> = Vec::new();
+        let mut staged = StagedChanges::default();
         for key in &keys {
-            let Some(value) = frozen.rows.newest(RowKey::encoded(key)) else { continue };
+            let row_key = RowKey::encoded(key);
+            let Some(value) = frozen.rows.newest(keyspace.hash(row_key), row_key) else { continue };
             if key.first() != Some(&(Table::Blob as u8)) {
                 changes.push((Arc::from(&key[..]), value));
                 continue;
             }
             match (value, split_blob_key(key)) {
+                (Some(bytes), Some(blob)) if bytes.is_empty() && blob.is_staged() => {
+                    let Some(pointer) = self.place_of(blob)? else { continue };
+                    staged.named.push((changes.len(), pointer));
+                    staged.settle(blob, Some(pointer));
+                }
                 (Some(bytes), Some(blob)) => blobs.push((changes.len(), blob, bytes)),
                 // Gone before it was ever spilled, or spilled once and gone now.
-                (None, _) => match keyspace.base.get(key)?.as_deref().and_then(decode_pointer) {
-                    Some(pointer) => freed.push(pointer),
-                    None => continue,
-                },
+                (None, blob) => {
+                    if let Some(blob) = blob.filter(|blob| blob.is_staged()) {
+                        staged.settle(blob, self.segments.staged_pointer(blob));
+                    }
+                    match keyspace.base.get(key)?.as_deref().and_then(decode_pointer) {
+                        Some(pointer) => freed.push(pointer),
+                        None => continue,
+                    }
+                }
                 (Some(_), None) => debug_assert!(false, "malformed blob key"),
             }
             changes.push((Arc::from(&key[..]), None));
         }
         let mut usage = UsageChanges::default();
         self.spill(&blobs, &mut changes, &mut usage)?;
+        for (at, pointer) in &staged.named {
+            usage.note(&*keyspace.base, pointer, pointer.bytes_on_disk() as i64)?;
+            changes[*at].1 = Some(Arc::from(&pointer.encode()[..]));
+        }
         for pointer in &freed {
             usage.note(&*keyspace.base, pointer, -(pointer.bytes_on_disk() as i64))?;
         }
         usage.push_rows(&mut changes);
+        for alive in usage.segments.values().filter(|usage| usage.live_bytes > 0) {
+            self.segments.set_named(alive.segment);
+        }
         changes.push((Arc::from(CHECKPOINT_KEY), Some(row.encode())));
+        changes.push((Arc::from(SCAN_KEY), Some(encode_scan(&self.segments.to_scan(&staged.by_segment)))));
         changes.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(Prepared { upto: frozen.upto, changes, usage })
+        Ok(Prepared { upto: frozen.upto, changes, usage, settled: staged.settled })
+    }
+
+    /// Where a staged blob lies that this checkpoint must name.
+    fn place_of(&self, blob: BlobId) -> Result<Option<Pointer>, CheckpointError> {
+        let place = self.segments.staged_pointer(blob);
+        if place.is_none() && self.keyspace.base.get(&blob_key(Table::Blob, blob))?.is_none() {
+            // Its bytes were lost from the disk. Whoever reads it is told so; everything else goes on.
+            tracing::error!(?blob, "a staged body is in no segment: the disk has lost it");
+        }
+        Ok(place)
     }
 
     /// Appends bodies to segments, synced, and fills their places into the changes.
@@ -168,21 +201,34 @@ impl Checkpointer {
         Ok(())
     }
 
-    /// Recycles segments that hold nothing any more, as far as nobody reads from them.
+    /// Frees segments that hold nothing any more, as far as nobody has them pinned; the others when they have
+    /// been let go of and somebody looks for them again, the next checkpoint at the latest.
     fn retire(&self, usage: UsageChanges) {
-        let mut retiring = self.retiring.lock();
         self.live_bytes.store((self.live_bytes() as i64 + usage.delta).max(0) as u64, Ordering::Relaxed);
-        // A segment that was spilled to once more is alive again.
-        retiring.retain(|dead| !usage.segments.contains_key(&dead.segment));
-        retiring.extend(usage.segments.into_values().filter(|usage| usage.live_bytes == 0));
-        retiring.retain(|dead| match self.segments.recycle(dead.segment, dead.generation) {
-            Ok(()) => false,
-            Err(BlobError::InUse { .. }) => true,
-            Err(error) => {
-                tracing::warn!(%error, "a dead segment stays until the next start");
-                false
+        for dead in usage.segments.values().filter(|usage| usage.live_bytes == 0) {
+            match self.segments.recycle(dead.segment, dead.generation) {
+                Ok(()) | Err(BlobError::InUse { .. }) => {}
+                Err(error) => tracing::warn!(%error, "a dead segment stays until the next start"),
             }
-        });
+        }
+        self.segments.free_unused();
+    }
+}
+
+/// What a checkpoint does to the staged blobs of its rows.
+#[derive(Default)]
+struct StagedChanges {
+    /// Which change gets which place.
+    named: Vec<(usize, Pointer)>,
+    settled: Vec<BlobId>,
+    by_segment: BTreeMap<SegmentId, u64>,
+}
+
+impl StagedChanges {
+    fn settle(&mut self, blob: BlobId, place: Option<Pointer>) {
+        let Some(pointer) = place else { return };
+        self.settled.push(blob);
+        *self.by_segment.entry(pointer.segment).or_default() += 1;
     }
 }
 

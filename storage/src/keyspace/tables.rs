@@ -16,32 +16,42 @@
 //! Q queue    'Q' version:u64be bucket:u32be key      queue row: what must still reach the origin
 //! G origin   'G' bucket:u32be key                     origin row: what is known of the key's origin object
 //! S started  'S' bucket:u32be key                     version:u64le deadline_ms:u64le: the origin rows with an attempt
-//! A boot     'A' node:u16be                           number:u64le of the node's present run
+//! V upload   'V' bucket:u32be key upload:u64be        upload row
+//! W part     'W' upload:u64be number:u16be            object row: the part's body, MD5 and checksum
+//! T transfer 'T' version:u64be number:u32be           number 0: transfer row; else a part that the origin has
+//! A boot     'A' node:u32be                           number:u64le of the node's present run
 //! X meta     'X' name                                 applied index, cluster identity, ... (local and replicated)
 //! U usage    'U' segment:u32be                        live bytes of a segment (local)
 //!
 //! object row, little-endian, layout 1:
 //!   0  layout:u8 = 1
-//!   1  flags:u8      1 expiry | 2 md5 | 4 meta | 8 parts | 16 content version
+//!   1  flags:u8      1 expiry | 2 md5 | 4 meta | 8 parts | 16 content version | 32 etag | 64 part runs
 //!   2  version:u64
 //!  10  modified_ms:u64
-//!      [expires_at_ms:u64] [md5:16] [content_version:u64] [meta_len:u32 meta]
+//!      [expires_at_ms:u64] [md5:16] [content_version:u64] [etag: len:u32 text]
+//!      [part runs: len:u32 of (part_len:u64 count:u32)] [meta_len:u32 meta]
 //!      without parts: the body is the rest of the row
 //!      with parts:    body_len:u64, then parts to the end:
 //!                     0 len:u32 bytes | 1 blob.a:u64 blob.b:u64 offset:u32 len:u32 | 2 len:u64 zeros
 //!
+//! scan row:    'Xscan' (local): layout:u8=1, then segment:u32le to the end: where a start must look for staged
+//!              extents that no B row names yet
 //! bucket row:  layout:u8=1 created_ms:u64 epoch:u64 swept:u64 objects:u64 bytes:u64 name (to the end)
 //! mount row:   layout:u8=1 flags:u8 (1 local, 2 flushall, 4 attached, 8 leaving, 16 uncovered) bucket:u32 prefix
 //!              origin origin_prefix
-//! queue row:   layout:u8=1 flags:u8 (1 delete, 2 barrier, 4 overwrite, 8 parked) mount:u32 stamp_ms:u64
+//! queue row:   layout:u8=1 flags:u8 (1 delete, 2 barrier, 4 overwrite, 8 parked, 16 transfer) mount:u32 stamp_ms:u64
 //!              bytes:u64 reason held (an object row, or empty)
 //! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin, 8 mount) rows:u32 [pending:u64]
 //!              [started:u64 deadline_ms:u64] [origin:u64 etag] [mount:u32]   (byte strings: len:u32 bytes)
+//! transfer row: layout:u8=1 flags:u8 (1 crc32c, 2 stale) mount:u32 bucket:u32 part_bytes:u64 last_part:u32 key
+//!              upload_id;  part: layout:u8=1 flags:u8 (1 crc32c) [crc32c:u32] etag   (byte strings)
+//! upload row:  layout:u8=1 created_ms:u64 last_part:u16 meta options   (byte strings)
 //! meta: fields to the end: tag:u8 len:u16 bytes, user pairs as tag 7 (name) then tag 8 (value)
 //! ```
 
 use std::sync::Arc;
 
+use crate::blob::SegmentId;
 use crate::object::{BlobId, BucketId, ObjectMeta, Version};
 
 /// First byte of every key: which table.
@@ -66,6 +76,12 @@ pub(crate) enum Table {
     Origin = b'G',
     /// Index of the origin rows with an attempt that may still be under way.
     Started = b'S',
+    /// Multipart uploads under way.
+    Upload = b'V',
+    /// Their parts.
+    UploadPart = b'W',
+    /// Multipart uploads of ours at the origin.
+    Transfer = b'T',
     /// The present run of each node.
     Boot = b'A',
     /// Live bytes by segment (local).
@@ -75,7 +91,7 @@ pub(crate) enum Table {
 impl Table {
     /// Tables that are a function of the log alone.
     #[cfg(test)]
-    pub(crate) const REPLICATED: [Table; 10] = [
+    pub(crate) const REPLICATED: [Table; 13] = [
         Table::Object,
         Table::Expiry,
         Table::Blob,
@@ -85,6 +101,9 @@ impl Table {
         Table::Queue,
         Table::Origin,
         Table::Started,
+        Table::Upload,
+        Table::UploadPart,
+        Table::Transfer,
         Table::Boot,
     ];
 }
@@ -137,7 +156,7 @@ pub(crate) fn split_blob_key(row_key: &[u8]) -> Option<BlobId> {
     Some(BlobId { a: u64::from_be_bytes(*a), b: u64::from_be_bytes(*b) })
 }
 
-/// Key of a row numbered by a `u32` (bucket, mount, segment usage).
+/// Key of a row numbered by a `u32` (bucket, mount, node's boot, segment usage).
 pub(crate) fn numbered_key(table: Table, number: u32) -> [u8; 5] {
     let mut out = [0; 5];
     out[0] = table as u8;
@@ -146,9 +165,37 @@ pub(crate) fn numbered_key(table: Table, number: u32) -> [u8; 5] {
 }
 
 /// Key of a boot row.
-pub(crate) fn boot_key(node: u16) -> [u8; 3] {
-    let [high, low] = node.to_be_bytes();
-    [Table::Boot as u8, high, low]
+pub(crate) fn boot_key(node: u16) -> [u8; 5] {
+    // Not shorter: a memtable tells keys by their first five bytes and the rest.
+    numbered_key(Table::Boot, u32::from(node))
+}
+
+/// Key of an upload row.
+pub(crate) fn upload_key(bucket: BucketId, key: &[u8], upload: Version) -> Vec<u8> {
+    let mut out = object_key(Table::Upload, bucket, key);
+    out.extend_from_slice(&upload.0.to_be_bytes());
+    out
+}
+
+/// Splits an upload key into bucket, object key and upload.
+pub(crate) fn split_upload_key(row_key: &[u8]) -> Option<(BucketId, &[u8], Version)> {
+    let (bucket, rest) = split_object_key(row_key)?;
+    let (key, upload) = rest.split_last_chunk::<8>()?;
+    Some((bucket, key, Version(u64::from_be_bytes(*upload))))
+}
+
+/// Key of an upload's part.
+pub(crate) fn part_key(upload: Version, number: u16) -> [u8; 11] {
+    let mut out = [0; 11];
+    out[0] = Table::UploadPart as u8;
+    out[1..9].copy_from_slice(&upload.0.to_be_bytes());
+    out[9..].copy_from_slice(&number.to_be_bytes());
+    out
+}
+
+/// The part's number in a key made by [`part_key`].
+pub(crate) fn split_part_key(row_key: &[u8]) -> Option<u16> {
+    row_key.get(9..)?.first_chunk().map(|number| u16::from_be_bytes(*number))
 }
 
 /// Key of a queue row.
@@ -159,6 +206,22 @@ pub(crate) fn queue_key(version: Version, bucket: BucketId, key: &[u8]) -> Vec<u
     out.extend_from_slice(&bucket.0.to_be_bytes());
     out.extend_from_slice(key);
     out
+}
+
+/// Key of a transfer row, or (from 1 on) of one of its parts.
+pub(crate) fn transfer_key(version: Version, number: u32) -> [u8; 13] {
+    let mut out = [0; 13];
+    out[0] = Table::Transfer as u8;
+    out[1..9].copy_from_slice(&version.0.to_be_bytes());
+    out[9..].copy_from_slice(&number.to_be_bytes());
+    out
+}
+
+/// Splits a key made by [`transfer_key`].
+pub(crate) fn split_transfer_key(row_key: &[u8]) -> Option<(Version, u32)> {
+    let (version, rest) = row_key.get(1..)?.split_first_chunk::<8>()?;
+    let (number, _) = rest.split_first_chunk::<4>()?;
+    Some((Version(u64::from_be_bytes(*version)), u32::from_be_bytes(*number)))
 }
 
 /// Splits a queue key into version, bucket and object key.
@@ -173,6 +236,8 @@ const FLAG_MD5: u8 = 2;
 const FLAG_META: u8 = 4;
 const FLAG_PARTS: u8 = 8;
 const FLAG_CONTENT_VERSION: u8 = 16;
+const FLAG_ETAG: u8 = 32;
+const FLAG_PART_RUNS: u8 = 64;
 
 /// One part of a body, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -219,6 +284,10 @@ pub(crate) struct RowHead<'a> {
     /// The version that wrote the body: EXPIRE and PERSIST move the version on, not this. It gives the
     /// derived ETag and names the bytes in the origin.
     pub(crate) content_version: Version,
+    /// An ETag that can be computed from nothing here.
+    pub(crate) etag: Option<&'a str>,
+    /// Encoded part runs (see [`encode_part_runs`]); empty for none.
+    pub(crate) part_runs: &'a [u8],
     /// Encoded metadata (see [`encode_meta`]).
     pub(crate) meta: &'a [u8],
 }
@@ -233,6 +302,8 @@ impl RowHead<'_> {
         flags |= if self.meta.is_empty() { 0 } else { FLAG_META };
         flags |= if parts { FLAG_PARTS } else { 0 };
         flags |= if own_content { FLAG_CONTENT_VERSION } else { 0 };
+        flags |= if self.etag.is_some() { FLAG_ETAG } else { 0 };
+        flags |= if self.part_runs.is_empty() { 0 } else { FLAG_PART_RUNS };
         out.extend_from_slice(&[ROW_LAYOUT, flags]);
         out.extend_from_slice(&self.version.0.to_le_bytes());
         out.extend_from_slice(&self.modified_ms.to_le_bytes());
@@ -244,6 +315,12 @@ impl RowHead<'_> {
         }
         if own_content {
             out.extend_from_slice(&self.content_version.0.to_le_bytes());
+        }
+        if let Some(etag) = self.etag {
+            put_bytes(out, etag.as_bytes());
+        }
+        if !self.part_runs.is_empty() {
+            put_bytes(out, self.part_runs);
         }
         if !self.meta.is_empty() {
             out.extend_from_slice(&(self.meta.len() as u32).to_le_bytes());
@@ -297,6 +374,8 @@ pub(crate) struct RowReader<'a> {
     pub(crate) expires_at_ms: Option<u64>,
     pub(crate) md5: Option<[u8; 16]>,
     pub(crate) content_version: Version,
+    pub(crate) etag: Option<&'a str>,
+    pub(crate) part_runs: &'a [u8],
     pub(crate) meta: &'a [u8],
     pub(crate) body_len: u64,
     has_parts: bool,
@@ -311,6 +390,8 @@ impl<'a> RowReader<'a> {
         expires_at_ms: None,
         md5: None,
         content_version: Version::ZERO,
+        etag: None,
+        part_runs: &[],
         meta: &[],
         body_len: 0,
         has_parts: false,
@@ -336,6 +417,14 @@ impl<'a> RowReader<'a> {
         };
         let content_version =
             if flags & FLAG_CONTENT_VERSION != 0 { Version(take_u64(&mut rest)?) } else { version };
+        let mut etag = None;
+        if flags & FLAG_ETAG != 0 {
+            etag = Some(std::str::from_utf8(take_bytes(&mut rest)?).ok()?);
+        }
+        let mut part_runs: &[u8] = &[];
+        if flags & FLAG_PART_RUNS != 0 {
+            part_runs = take_bytes(&mut rest)?;
+        }
         let mut meta: &[u8] = &[];
         if flags & FLAG_META != 0 {
             let len = take_u32(&mut rest)? as usize;
@@ -350,6 +439,8 @@ impl<'a> RowReader<'a> {
             expires_at_ms,
             md5,
             content_version,
+            etag,
+            part_runs,
             meta,
             body_len,
             has_parts,
@@ -365,6 +456,8 @@ impl<'a> RowReader<'a> {
             expires_at_ms: self.expires_at_ms,
             md5: self.md5,
             content_version: self.content_version,
+            etag: self.etag,
+            part_runs: self.part_runs,
             meta: self.meta,
         }
     }
@@ -422,6 +515,35 @@ impl<'a> Iterator for PartIter<'a> {
             _ => None,
         }
     }
+}
+
+/// Consecutive parts of one length of which a multipart object was put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartRun {
+    /// Length of each, in bytes.
+    pub part_len: u64,
+    /// How many.
+    pub count: u32,
+}
+
+/// Encodes the lengths of parts, in order, as runs.
+pub(crate) fn encode_part_runs(lens: impl Iterator<Item = u64>) -> Vec<u8> {
+    let mut runs: Vec<PartRun> = Vec::new();
+    for part_len in lens {
+        match runs.last_mut() {
+            Some(run) if run.part_len == part_len => run.count += 1,
+            _ => runs.push(PartRun { part_len, count: 1 }),
+        }
+    }
+    let encode = |run: &PartRun| [&run.part_len.to_le_bytes()[..], &run.count.to_le_bytes()].concat();
+    runs.iter().flat_map(encode).collect()
+}
+
+/// Decodes what [`encode_part_runs`] wrote, up to the first run that is cut short.
+pub(crate) fn decode_part_runs(mut bytes: &[u8]) -> Vec<PartRun> {
+    let b = &mut bytes;
+    let run = || Some(PartRun { part_len: take_u64(b)?, count: take_u32(b)? });
+    std::iter::from_fn(run).collect()
 }
 
 /// Encodes metadata for [`crate::mutation::Mutation::PutObject`]; empty for empty metadata.
@@ -654,6 +776,8 @@ pub(crate) struct QueueRow {
     pub(crate) mount: u32,
     pub(crate) stamp_ms: u64,
     pub(crate) bytes: u64,
+    /// Whether there is a transfer row of its version.
+    pub(crate) transfer: bool,
     /// Why it was set aside.
     pub(crate) parked: Option<String>,
     /// The object row whose bytes this still needs, once the object itself has moved on.
@@ -665,7 +789,8 @@ impl QueueRow {
         let flags = u8::from(self.delete)
             | u8::from(self.barrier) << 1
             | u8::from(self.overwrite) << 2
-            | u8::from(self.parked.is_some()) << 3;
+            | u8::from(self.parked.is_some()) << 3
+            | u8::from(self.transfer) << 4;
         let mut out = vec![LAYOUT, flags];
         out.extend_from_slice(&self.mount.to_le_bytes());
         out.extend_from_slice(&self.stamp_ms.to_le_bytes());
@@ -688,6 +813,7 @@ impl QueueRow {
             delete: flags & 1 != 0,
             barrier: flags & 2 != 0,
             overwrite: flags & 4 != 0,
+            transfer: flags & 16 != 0,
             mount,
             stamp_ms,
             bytes,
@@ -695,6 +821,115 @@ impl QueueRow {
             held: (!held.is_empty()).then(|| Arc::from(held)),
         })
     }
+}
+
+/// A multipart upload under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UploadRow {
+    pub(crate) created_ms: u64,
+    /// The highest part number that was ever written; 0 before the first.
+    pub(crate) last_part: u16,
+    /// Encoded metadata of the object to be.
+    pub(crate) meta: Box<[u8]>,
+    /// What the front end keeps with it, opaque here.
+    pub(crate) options: Box<[u8]>,
+}
+
+impl UploadRow {
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let mut out = vec![LAYOUT];
+        out.extend_from_slice(&self.created_ms.to_le_bytes());
+        out.extend_from_slice(&self.last_part.to_le_bytes());
+        put_bytes(&mut out, &self.meta);
+        put_bytes(&mut out, &self.options);
+        Arc::from(out)
+    }
+
+    pub(crate) fn decode(mut row: &[u8]) -> Option<UploadRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        let created_ms = take_u64(b)?;
+        let (last_part, rest) = b.split_first_chunk()?;
+        *b = rest;
+        Some(UploadRow {
+            created_ms,
+            last_part: u16::from_le_bytes(*last_part),
+            meta: Box::from(take_bytes(b)?),
+            options: Box::from(take_bytes(b)?),
+        })
+    }
+}
+
+/// A multipart upload of ours at the origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TransferRow {
+    /// Every part is sent with its CRC32C.
+    pub(crate) crc32c: bool,
+    /// Its version is not wanted any more: it is to be given up at the origin.
+    pub(crate) stale: bool,
+    /// The mount whose origin has it.
+    pub(crate) mount: u32,
+    pub(crate) bucket: BucketId,
+    /// Length of the parts that we cut ourselves.
+    pub(crate) part_bytes: u64,
+    /// The highest number of a part that is recorded.
+    pub(crate) last_part: u32,
+    pub(crate) key: Box<[u8]>,
+    /// As the origin gave it.
+    pub(crate) upload_id: String,
+}
+
+impl TransferRow {
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let mut out = vec![LAYOUT, u8::from(self.crc32c) | u8::from(self.stale) << 1];
+        out.extend_from_slice(&self.mount.to_le_bytes());
+        out.extend_from_slice(&self.bucket.0.to_le_bytes());
+        out.extend_from_slice(&self.part_bytes.to_le_bytes());
+        out.extend_from_slice(&self.last_part.to_le_bytes());
+        put_bytes(&mut out, &self.key);
+        put_bytes(&mut out, self.upload_id.as_bytes());
+        Arc::from(out)
+    }
+
+    pub(crate) fn decode(mut row: &[u8]) -> Option<TransferRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        let flags = take_u8(b)?;
+        Some(TransferRow {
+            crc32c: flags & 1 != 0,
+            stale: flags & 2 != 0,
+            mount: take_u32(b)?,
+            bucket: BucketId(take_u32(b)?),
+            part_bytes: take_u64(b)?,
+            last_part: take_u32(b)?,
+            key: Box::from(take_bytes(b)?),
+            upload_id: String::from_utf8(take_bytes(b)?.to_vec()).ok()?,
+        })
+    }
+}
+
+/// Value of the row of a part that the origin has.
+pub(crate) fn encode_sent_part(etag: &str, crc32c: Option<u32>) -> Arc<[u8]> {
+    let mut out = vec![LAYOUT, u8::from(crc32c.is_some())];
+    if let Some(crc) = crc32c {
+        out.extend_from_slice(&crc.to_le_bytes());
+    }
+    put_bytes(&mut out, etag.as_bytes());
+    Arc::from(out)
+}
+
+/// Decodes what [`encode_sent_part`] wrote.
+pub(crate) fn decode_sent_part(mut row: &[u8]) -> Option<(String, Option<u32>)> {
+    let b = &mut row;
+    if take_u8(b)? != LAYOUT {
+        return None;
+    }
+    let crc32c = if take_u8(b)? & 1 != 0 { Some(take_u32(b)?) } else { None };
+    Some((String::from_utf8(take_bytes(b)?.to_vec()).ok()?, crc32c))
 }
 
 /// Value of a started row.
@@ -815,3 +1050,26 @@ impl CheckpointRow {
 
 #[cfg(test)]
 mod tests;
+
+/// Key of the scan row.
+pub(crate) const SCAN_KEY: &[u8] = b"Xscan";
+
+/// The scan row: the segments that usage rows cannot vouch for.
+pub(crate) fn encode_scan(segments: &[SegmentId]) -> Arc<[u8]> {
+    let mut out = Vec::with_capacity(1 + 4 * segments.len());
+    out.push(1);
+    segments.iter().for_each(|segment| out.extend_from_slice(&segment.0.to_le_bytes()));
+    Arc::from(out)
+}
+
+/// The segments of a scan row; `None` if it is of no known layout.
+pub(crate) fn decode_scan(mut row: &[u8]) -> Option<Vec<SegmentId>> {
+    if take_u8(&mut row)? != 1 || !row.len().is_multiple_of(4) {
+        return None;
+    }
+    let mut segments = Vec::with_capacity(row.len() / 4);
+    while !row.is_empty() {
+        segments.push(SegmentId(take_u32(&mut row)?));
+    }
+    Some(segments)
+}

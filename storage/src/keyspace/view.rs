@@ -78,6 +78,11 @@ impl View {
         self.inner.keyspace.in_memory(&self.inner.set, key, self.inner.at)
     }
 
+    /// The row in the checkpoint store, whatever the memtables say. May block.
+    pub(crate) fn in_base(&self, key: &[u8]) -> Result<Value, ViewError> {
+        self.inner.keyspace.in_base_at(key, self.inner.at)?.ok_or(ViewError::TooOld)
+    }
+
     /// Up to `limit` rows of [from, end) in order. May block.
     pub(crate) fn range(&self, from: Bound<&[u8]>, end: &[u8], limit: usize) -> Result<Vec<Pair>, ViewError> {
         let inner = &*self.inner;

@@ -33,6 +33,8 @@ use crate::keyspace::tables::CheckpointRow;
 use crate::keyspace::view::View;
 use crate::keyspace::{Frozen, Keyspace};
 use crate::mutation::Outcome;
+use crate::object::BlobId;
+use crate::stage::Stager;
 use crate::submission::Submission;
 
 pub(crate) use driver::{Driver, DriverParts, DriverStats};
@@ -128,6 +130,8 @@ struct Proposed {
 
 struct Waiting {
     pending: Pending,
+    /// Staged blobs that it carries.
+    blobs: Vec<BlobId>,
     results: RawOutcomes,
 }
 
@@ -153,6 +157,7 @@ pub(crate) struct Engine {
     journal: Journal,
     applier: Applier,
     keyspace: Arc<Keyspace>,
+    stager: Arc<Stager>,
     clock: Arc<SteadyClock>,
     sync: SyncMode,
     body_bytes_max: u64,
@@ -218,7 +223,7 @@ impl Engine {
 
     fn pack(
         &mut self,
-        pending: Pending,
+        mut pending: Pending,
         packing: &mut Packing,
         head: EntryHead,
         effects: &mut Effects,
@@ -230,6 +235,8 @@ impl Engine {
             pending.answer(Ok(RawOutcomes { results: Vec::new(), views }));
             return Ok(());
         }
+        // Before the first of it is proposed: a process that dies from here on gives nothing up.
+        let blobs = pending.submission.take_blobs();
         let id = self.next_id;
         self.next_id += 1;
         let Submission { bytes, ends, views, .. } = &pending.submission;
@@ -262,7 +269,7 @@ impl Engine {
             }
         }
         let results = RawOutcomes { results: Vec::with_capacity(outcome), views: Vec::new() };
-        self.waiting.insert(id, Waiting { pending, results });
+        self.waiting.insert(id, Waiting { pending, blobs, results });
         Ok(())
     }
 
@@ -397,6 +404,7 @@ impl Engine {
             if share.last
                 && let Some(waiting) = self.waiting.remove(&share.id)
             {
+                self.stager.settle(&self.keyspace, &waiting.blobs);
                 waiting.pending.answer(Ok(waiting.results));
             }
         }
@@ -407,6 +415,7 @@ impl Engine {
         let Some(proposed) = self.proposed.pop_front() else { return };
         for share in proposed.shares {
             if let Some(waiting) = self.waiting.remove(&share.id) {
+                self.stager.settle(&self.keyspace, &waiting.blobs);
                 waiting.pending.answer(Err(Error::Unavailable("another node took the lead")));
             }
         }

@@ -21,8 +21,9 @@ use crate::journal::{Journal, JournalConfig, JournalError, Preparer, Record, Rec
 use crate::keyspace::Keyspace;
 use crate::keyspace::base::{Base, BaseError};
 use crate::keyspace::checkpoint::{Checkpointer, read_usage};
-use crate::keyspace::tables::{CHECKPOINT_KEY, CheckpointRow};
+use crate::keyspace::tables::{CHECKPOINT_KEY, CheckpointRow, SCAN_KEY, decode_scan};
 use crate::registry::Registry;
+use crate::stage::Stager;
 
 /// What an engine is built from.
 pub(crate) struct Parts {
@@ -32,6 +33,8 @@ pub(crate) struct Parts {
     pub(crate) preparer: Box<dyn Preparer>,
     pub(crate) journal: JournalConfig,
     pub(crate) segments: SegmentConfig,
+    /// Threads that write staged bodies; 0: whoever stages writes.
+    pub(crate) stage_threads: usize,
     pub(crate) sync: SyncMode,
     pub(crate) memtable: MemtableLimits,
     pub(crate) cache_bytes: u64,
@@ -47,6 +50,7 @@ pub(crate) struct Opened {
     pub(crate) registry: Arc<Registry>,
     pub(crate) segments: Arc<SegmentStore>,
     pub(crate) checkpointer: Arc<Checkpointer>,
+    pub(crate) stager: Arc<Stager>,
     pub(crate) clock: Arc<SteadyClock>,
     pub(crate) status: Arc<EngineStatus>,
     pub(crate) stats: Arc<DriverStats>,
@@ -72,6 +76,9 @@ pub enum OpenError {
     /// The pieces do not fit each other.
     #[error("{0}")]
     Mismatch(String),
+    /// A thread could not be started.
+    #[error("starting threads: {0}")]
+    Threads(std::io::Error),
     /// The recovered log is not one that the consensus core can go on from.
     #[error("{0}")]
     Core(String),
@@ -83,7 +90,10 @@ pub(crate) fn open(parts: Parts) -> Result<Opened, OpenError> {
     let base = parts.base;
     let checkpoint = base.get(CHECKPOINT_KEY)?.as_deref().and_then(CheckpointRow::decode).unwrap_or_default();
     let usage = read_usage(&*base)?;
-    let segments = Arc::new(SegmentStore::open(parts.disk.clone(), parts.segments, &usage)?);
+    let to_scan = base.get(SCAN_KEY)?.as_deref().and_then(decode_scan).unwrap_or_default();
+    let segments = Arc::new(SegmentStore::open(parts.disk.clone(), parts.segments, &usage, &to_scan)?);
+    let stager = Stager::start(segments.clone(), parts.stage_threads).map_err(OpenError::Threads)?;
+    let stager = Arc::new(stager);
 
     let mut log = LogReader::new(checkpoint);
     let visit = &mut |record: crate::journal::RecoveredRecord<'_>| log.visit(&record.record);
@@ -130,6 +140,7 @@ pub(crate) fn open(parts: Parts) -> Result<Opened, OpenError> {
         journal,
         applier,
         keyspace: keyspace.clone(),
+        stager: stager.clone(),
         clock: clock.clone(),
         sync: parts.sync,
         body_bytes_max: parts.body_bytes_max,
@@ -154,6 +165,7 @@ pub(crate) fn open(parts: Parts) -> Result<Opened, OpenError> {
         registry,
         segments,
         checkpointer,
+        stager,
         clock,
         status,
         stats,

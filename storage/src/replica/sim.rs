@@ -1,29 +1,36 @@
 //! The engine on a simulated disk, by seed: load, power cuts, kills, full disks, replays.
 //!
 //! Aim: after any crash the node opens, everything acknowledged is there, nothing unacknowledged shows in
-//! part, and two replays of the same journal give the same tables. Method: a model of acknowledged and
+//! part, two replays of the same journal give the same tables, and what was given up is free. Method: a model of acknowledged and
 //! perhaps-landed writes beside the engine, driven turn by turn with no thread and no clock but the test's.
 //! `FOREBAY_SEEDS=n` for the long form; `FOREBAY_SEED=n` runs one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+use futures_util::FutureExt;
+
 use super::*;
 use crate::apply::digest;
 use crate::blob::SegmentConfig;
+use crate::body::{Found, find_blob};
 use crate::clock::ManualClock;
+use crate::io::Operation;
 use crate::io::sim::SimDisk;
 use crate::journal::{InlinePreparer, JournalConfig};
 use crate::keyspace::base::SimBase;
-use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::memtable::RowKey;
-use crate::keyspace::tables::{BodyPart, RowReader, Table, blob_key};
-use crate::mutation::{Existence, Mutation, Outcome, SetExpiry};
+use crate::keyspace::tables::{BodyPart, RowReader, Table};
+use crate::mutation::{Existence, Mutation, Outcome, Payload, SetExpiry};
 use crate::object::{BlobId, BucketId};
+use crate::stage::StagedBody;
 
 const SEEDS: u64 = 60;
 const KEYS: u64 = 12;
-const BODY_BYTES_MAX: u64 = 64 << 10;
+const BODY_BYTES_MAX: u64 = 1 << 20;
+/// The node's number.
+const NODE: u16 = 1;
 
 /// A disk, a checkpoint store and an engine that may die at any moment.
 pub(crate) struct World {
@@ -58,6 +65,12 @@ impl World {
     }
 
     pub(crate) fn open(&mut self) -> Result<(), String> {
+        self.replay()?;
+        self.begin_run()
+    }
+
+    /// Opens and applies what the journal holds; nothing more.
+    fn replay(&mut self) -> Result<(), String> {
         let journal = JournalConfig {
             file_bytes: self.journal_file_bytes,
             hard_cap_bytes: 64 << 20,
@@ -70,7 +83,14 @@ impl World {
             clock: self.clock.clone(),
             preparer: Box::new(InlinePreparer::default()),
             journal,
-            segments: SegmentConfig::new(self.random.u64(1..)),
+            // Small, so that bodies cross pieces, and histories segments.
+            segments: SegmentConfig {
+                segment_bytes: 256 << 10,
+                spare_bytes: 512 << 10,
+                piece_bytes: 70_000,
+                nonce: self.random.u64(1..),
+            },
+            stage_threads: 0,
             sync: SyncMode::Always,
             memtable: MemtableLimits { bytes: 1 << 20, rows: 100, age_ms: u64::MAX },
             cache_bytes: 64 << 10,
@@ -91,6 +111,33 @@ impl World {
         opened.engine.start().map_err(|error| format!("start: {error}"))?;
         self.node = Some(opened);
         Ok(())
+    }
+
+    fn begin_run(&mut self) -> Result<(), String> {
+        let mut submission = Submission::new();
+        submission.push(&Mutation::AbortBefore { node: NODE });
+        match self.submit(submission)?.results[..] {
+            [Outcome::Boot(boot)] => {
+                let node = self.node.as_ref().unwrap();
+                node.stager.begin_run(NODE, boot, &node.keyspace);
+                Ok(())
+            }
+            ref other => Err(format!("a run began with {other:?}")),
+        }
+    }
+
+    /// Stages a body, in writes of odd lengths.
+    pub(crate) fn stage(&mut self, body: &[u8]) -> Result<StagedBody, Error> {
+        let stager = self.node.as_ref().unwrap().stager.clone();
+        let mut writer = stager.begin(body.len() as u64)?;
+        let mut rest = body;
+        while !rest.is_empty() {
+            let (bytes, left) = rest.split_at(self.random.usize(1..=rest.len().min(100_000)));
+            rest = left;
+            // Without threads nothing is ever waited for.
+            writer.write(Bytes::copy_from_slice(bytes)).now_or_never().unwrap()?;
+        }
+        writer.finish().now_or_never().unwrap()
     }
 
     fn engine(&mut self) -> &mut Engine {
@@ -159,65 +206,82 @@ impl World {
 }
 
 fn read_blob(node: &Opened, view: &View, blob: BlobId) -> Option<Vec<u8>> {
-    let key = blob_key(Table::Blob, blob);
-    if let Some(bytes) = view.in_memory(RowKey::encoded(&key)) {
-        return bytes.map(|bytes| bytes.to_vec());
+    match find_blob(view, &node.segments, blob, true) {
+        Ok(Some(Found::Memory(bytes))) => Some(bytes.to_vec()),
+        Ok(Some(Found::Extent(pointer, _pin))) => {
+            Some(node.segments.read(pointer, blob, 0..pointer.length).unwrap())
+        }
+        other => panic!("{blob:?}: {:?}", other.map(|_| "nothing")),
     }
-    let row = view.get(RowKey::encoded(&key), false, true).unwrap()??;
-    let pointer = decode_pointer(&row)?;
-    let len = pointer.length;
-    Some(node.segments.read(pointer, blob, 0..len).unwrap())
 }
 
 /// One random change: as a mutation, and as what it does to a body.
 fn random_change(random: &mut fastrand::Rng, old: Option<&[u8]>) -> (Change, Option<Vec<u8>>) {
-    let len = match random.u8(0..4) {
+    let len = match random.u8(0..5) {
         0 => random.usize(0..20),
         1 => random.usize(0..600),
         2 => random.usize(500..3000),
-        _ => random.usize(0..8000),
+        3 => random.usize(0..8000),
+        _ => random.usize(1..200_000),
     };
+    let staged = len > 8000 || len > 0 && random.u8(0..8) == 0;
     let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(len).collect();
+    let change = |what| Change { what, bytes: bytes.clone(), staged };
     match random.u8(0..10) {
-        0..5 => (Change::Set(bytes.clone()), Some(bytes)),
+        0..5 => (change(What::Set), Some(bytes)),
         5..7 => {
             let body = [old.unwrap_or(&[]), &bytes].concat();
             if body.len() as u64 > BODY_BYTES_MAX {
-                return (Change::Delete, None);
+                return (change(What::Delete), None);
             }
-            (Change::Append(bytes), Some(body))
+            (change(What::Append), Some(body))
         }
         7 if !bytes.is_empty() => {
             let offset = random.usize(0..4000);
             let mut body = old.unwrap_or(&[]).to_vec();
             body.resize(body.len().max(offset + bytes.len()), 0);
             body[offset..offset + bytes.len()].copy_from_slice(&bytes);
-            (Change::SetRange(offset as u64, bytes), Some(body))
+            (change(What::SetRange(offset as u64)), Some(body))
         }
-        _ => (Change::Delete, None),
+        _ => (change(What::Delete), None),
     }
 }
 
-enum Change {
-    Set(Vec<u8>),
-    Append(Vec<u8>),
-    SetRange(u64, Vec<u8>),
+enum What {
+    Set,
+    Append,
+    SetRange(u64),
     Delete,
 }
 
+struct Change {
+    what: What,
+    bytes: Vec<u8>,
+    staged: bool,
+}
+
 impl Change {
-    fn mutation<'a>(&'a self, bucket: BucketId, key: &'a [u8]) -> Mutation<'a> {
+    fn mutation<'a>(&self, bucket: BucketId, key: &'a [u8], value: Payload<'a>) -> Mutation<'a> {
         let (expiry, existence) = (SetExpiry::Clear, Existence::Any);
-        match self {
-            Change::Set(value) => {
-                Mutation::SetString { bucket, key, value: value[..].into(), expiry, existence }
-            }
-            Change::Append(value) => Mutation::Append { bucket, key, value: value[..].into() },
-            Change::SetRange(offset, value) => {
-                Mutation::SetRange { bucket, key, offset: *offset, value: value[..].into() }
-            }
-            Change::Delete => Mutation::Delete { bucket, key },
+        match self.what {
+            What::Set => Mutation::SetString { bucket, key, value, expiry, existence },
+            What::Append => Mutation::Append { bucket, key, value },
+            What::SetRange(offset) => Mutation::SetRange { bucket, key, offset, value },
+            What::Delete => Mutation::Delete { bucket, key },
         }
+    }
+
+    /// Takes it through the log, and the body through segments if it is staged.
+    fn run(&self, world: &mut World, bucket: BucketId, key: &[u8]) -> Result<RawOutcomes, String> {
+        let mut submission = Submission::new();
+        if self.staged && !matches!(self.what, What::Delete) {
+            let staged = world.stage(&self.bytes).map_err(|error| error.to_string())?;
+            submission.push(&self.mutation(bucket, key, staged.payload()));
+            submission.carry(staged);
+        } else {
+            submission.push(&self.mutation(bucket, key, Payload::Inline(&self.bytes)));
+        }
+        world.submit(submission)
     }
 }
 
@@ -264,14 +328,13 @@ fn history(seed: u64) -> Result<(), String> {
                 }
             }
             4 => die_in_a_write(&mut world, bucket, &mut expected)?,
+            5 => give_up_or_be_refused(&mut world, bucket, &expected)?,
+            6 => stage_on_a_failing_disk(&mut world)?,
             _ => {
                 let number = world.random.u64(0..KEYS);
                 let old = expected.get(&number).and_then(|e| e.acknowledged.clone());
                 let (change, body) = random_change(&mut world.random, old.as_deref());
-                let mut submission = Submission::new();
-                let key = key(number);
-                submission.push(&change.mutation(bucket, &key));
-                world.submit(submission)?;
+                change.run(&mut world, bucket, &key(number))?;
                 expected.insert(number, Expected { acknowledged: body, perhaps: Vec::new() });
             }
         }
@@ -279,17 +342,37 @@ fn history(seed: u64) -> Result<(), String> {
     verify(&mut world, bucket, &mut expected)?;
     let before = world.digest();
     world.crash(true);
-    world.open()?;
+    world.replay()?;
     if world.digest() != before {
         return Err("a replay gave other tables".to_owned());
     }
     world.checkpoint()?;
     world.crash(true);
-    world.open()?;
+    world.replay()?;
     if world.digest() != before {
         return Err("a checkpoint changed the tables".to_owned());
     }
-    verify(&mut world, bucket, &mut expected)
+    world.begin_run()?;
+    verify(&mut world, bucket, &mut expected)?;
+    nothing_is_left_behind(&mut world, bucket)
+}
+
+/// Once every object is deleted no segment is in use, but for those that are open.
+fn nothing_is_left_behind(world: &mut World, bucket: BucketId) -> Result<(), String> {
+    for number in 0..KEYS {
+        let mut submission = Submission::new();
+        submission.push(&Mutation::Delete { bucket, key: &key(number) });
+        world.submit(submission)?;
+    }
+    world.checkpoint()?;
+    let node = world.node.as_ref().unwrap();
+    let staged = node.segments.staged_blobs();
+    let (live, used) = (node.checkpointer.live_bytes(), node.segments.segments_in_use());
+    // A spill's, and one of each lane.
+    if !staged.is_empty() || live > 0 || used > 3 {
+        return Err(format!("left behind: {staged:?}, {live} bytes, {used} segments"));
+    }
+    Ok(())
 }
 
 /// A write during which the disk fails: the process dies, and the write may or may not have landed.
@@ -298,23 +381,68 @@ fn die_in_a_write(
     bucket: BucketId,
     expected: &mut BTreeMap<u64, Expected>,
 ) -> Result<(), String> {
-    use crate::io::Operation;
     let number = world.random.u64(0..KEYS);
     let entry = expected.entry(number).or_default();
     let old = entry.acknowledged.clone();
     let (change, body) = random_change(&mut world.random, old.as_deref());
     entry.perhaps.push(body.clone());
     let operation = if world.random.bool() { Operation::Write } else { Operation::Sync };
-    world.disk.fail_nth(operation, 1, std::io::ErrorKind::Other);
-    let mut submission = Submission::new();
-    let key = key(number);
-    submission.push(&change.mutation(bucket, &key));
-    if world.submit(submission).is_ok() {
-        return Err("a write was acknowledged although the disk had failed".to_owned());
+    let nth = if change.staged { world.random.u64(1..8) } else { 1 };
+    world.disk.fail_nth(operation, nth, std::io::ErrorKind::Other);
+    if change.run(world, bucket, &key(number)).is_ok() {
+        if !change.staged {
+            return Err("a write was acknowledged although the disk had failed".to_owned());
+        }
+        expected.insert(number, Expected { acknowledged: body, perhaps: Vec::new() });
     }
     world.crash(true);
     world.open()?;
     verify(world, bucket, expected)
+}
+
+/// A body that is dropped half-way or whole, or whose mutation apply refuses: nothing changes.
+fn give_up_or_be_refused(
+    world: &mut World,
+    bucket: BucketId,
+    expected: &BTreeMap<u64, Expected>,
+) -> Result<(), String> {
+    let body = vec![7; world.random.usize(1..300_000)];
+    if world.random.bool() {
+        let mut writer =
+            world.node.as_ref().unwrap().stager.begin(400_000).map_err(|error| error.to_string())?;
+        let written = writer.write(Bytes::from(body)).now_or_never().unwrap();
+        return written.map_err(|error| error.to_string());
+    }
+    let staged = world.stage(&body).map_err(|error| error.to_string())?;
+    let number = world.random.u64(0..KEYS);
+    if world.random.bool() {
+        return Ok(());
+    }
+    let mut submission = Submission::new();
+    let (key, existence) = (key(number), Existence::Present);
+    let there = expected.get(&number).is_some_and(|expected| expected.acknowledged.is_some());
+    let existence = if there { Existence::Absent } else { existence };
+    let (value, expiry) = (staged.payload(), SetExpiry::Clear);
+    submission.push(&Mutation::SetString { bucket, key: &key, value, expiry, existence });
+    submission.carry(staged);
+    match world.submit(submission)?.results[..] {
+        [Outcome::Unmet] => Ok(()),
+        ref other => Err(format!("{other:?} instead of a refusal")),
+    }
+}
+
+/// A body for which the disk has no space, or whose write fails: that body alone is lost.
+fn stage_on_a_failing_disk(world: &mut World) -> Result<(), String> {
+    let body = vec![8; world.random.usize(1..300_000)];
+    if world.random.bool() {
+        world.disk.set_capacity(Some(world.disk.used() + world.random.u64(0..100_000)));
+    } else {
+        world.disk.fail_nth(Operation::Write, world.random.u64(1..4), std::io::ErrorKind::Other);
+    }
+    let _ = world.stage(&body);
+    world.disk.set_capacity(None);
+    world.disk.clear_faults();
+    Ok(())
 }
 
 fn verify(world: &mut World, bucket: BucketId, expected: &mut BTreeMap<u64, Expected>) -> Result<(), String> {

@@ -1,0 +1,243 @@
+//! Reading a body: where its parts lie, pinned, and bytes out of them.
+//!
+//! Owns the way from a blob's name to its bytes: a memtable, the place map, a pointer in the checkpoint store.
+//! Must hold (PITFALLS 13): a segment is pinned before the view goes that led to it, so that a body reads whole
+//! however the object fares meanwhile. A pointer that has become stale is looked up again.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::blob::{BlobError, Pointer, SegmentPin, SegmentStore};
+use crate::error::{Error, Result};
+use crate::keyspace::checkpoint::decode_pointer;
+use crate::keyspace::memtable::RowKey;
+use crate::keyspace::tables::{BodyPart, Table, blob_key};
+use crate::keyspace::view::View;
+use crate::object::{BlobId, ObjectRow};
+use crate::read::{ReadView, view_error};
+use crate::store::Shared;
+
+/// Bytes that a thread of the read pool reads at a time.
+const READ_BYTES_MAX: u64 = 1 << 20;
+/// Parts looked up on the caller's thread, if none of them takes a blocking read.
+const INLINE_PARTS: usize = 64;
+/// Times a place is looked up again after its segment was recycled in between.
+const ATTEMPTS: usize = 4;
+
+/// Where the bytes of a blob are.
+pub(crate) enum Found {
+    /// In memory: apply made it, and no checkpoint has spilled it.
+    Memory(Arc<[u8]>),
+    /// In a segment, which stays as it is while the pin lives.
+    Extent(Pointer, SegmentPin),
+}
+
+/// Looks a blob up as of a view; `None` if that takes a blocking read and `wait` is false.
+pub(crate) fn find_blob(
+    view: &View,
+    segments: &SegmentStore,
+    blob: BlobId,
+    wait: bool,
+) -> Result<Option<Found>> {
+    let key = blob_key(Table::Blob, blob);
+    for _ in 0..ATTEMPTS {
+        match view.in_memory(RowKey::encoded(&key)) {
+            Some(None) => return Err(Error::Damaged(format!("{blob:?} is gone").into())),
+            Some(Some(bytes)) if !bytes.is_empty() || !blob.is_staged() => {
+                return Ok(Some(Found::Memory(bytes)));
+            }
+            // Staged: the place map has it, or a checkpoint has taken it over meanwhile.
+            Some(Some(_)) => {
+                if let Some((pointer, pin)) = segments.staged(blob) {
+                    return Ok(Some(Found::Extent(pointer, pin)));
+                }
+            }
+            None => {}
+        }
+        if !wait {
+            return Ok(None);
+        }
+        let row = view.in_base(&key).map_err(view_error)?;
+        let Some(pointer) = row.as_deref().and_then(decode_pointer) else { return not_here(blob) };
+        match segments.pin(pointer) {
+            Ok(pin) => return Ok(Some(Found::Extent(pointer, pin))),
+            Err(BlobError::Stale { .. }) => {}
+            Err(error) => return Err(blob_error(error)),
+        }
+    }
+    Err(Error::Unavailable("the object moved while it was read"))
+}
+
+/// The one place that meets a blob whose bytes are not on this node.
+fn not_here(blob: BlobId) -> Result<Option<Found>> {
+    Err(Error::Damaged(format!("{blob:?} has no bytes on this node").into()))
+}
+
+pub(crate) fn blob_error(error: BlobError) -> Error {
+    tracing::error!(%error, "a body could not be read");
+    Error::Damaged(error.to_string().into())
+}
+
+/// Reads a body piece by piece. It keeps the bytes as they were when it was opened: neither the view nor the
+/// object need to be there any more. While it lives, its segments are not used again; drop it soon. Cheap to
+/// clone.
+#[derive(Clone)]
+pub struct BodyReader {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    len: u64,
+    /// In order, without gaps, none empty.
+    parts: Vec<Part>,
+}
+
+struct Part {
+    /// Where in the body it begins.
+    start: u64,
+    source: Source,
+}
+
+enum Source {
+    Bytes(Bytes),
+    Zeros,
+    Extent {
+        blob: BlobId,
+        pointer: Pointer,
+        /// Where in the blob the part begins.
+        offset: u64,
+        _pin: SegmentPin,
+    },
+}
+
+impl ReadView {
+    /// Opens the body of a row that came from this view. Blocks nobody: places that are not in memory are looked
+    /// up on the read pool. [`Error::Damaged`] if bytes of it are not here. The future may be dropped.
+    pub async fn open_body(&self, row: &ObjectRow) -> Result<BodyReader> {
+        let (shared, view) = self.parts();
+        let few = row.parts().take(INLINE_PARTS + 1).count() <= INLINE_PARTS;
+        let wait = !shared.keyspace.base.may_block();
+        let parts = if few { find_parts(&view, &shared.segments, row, wait)? } else { None };
+        let parts = match parts {
+            Some(parts) => parts,
+            None => {
+                let (row, segments) = (row.clone(), shared.segments.clone());
+                let find = move || find_parts(&view, &segments, &row, true);
+                let found = shared.pool.run(find).await.map_err(|_| Error::Stopping)??;
+                found.ok_or_else(|| Error::Damaged("a body part is missing".into()))?
+            }
+        };
+        Ok(BodyReader { inner: Arc::new(Inner { shared, len: row.body_len(), parts }) })
+    }
+}
+
+fn find_parts(
+    view: &View,
+    segments: &SegmentStore,
+    row: &ObjectRow,
+    wait: bool,
+) -> Result<Option<Vec<Part>>> {
+    let (mut parts, mut start) = (Vec::new(), 0u64);
+    for part in row.parts().filter(|part| !part.is_empty()) {
+        let source = match part {
+            BodyPart::Inline(bytes) => Source::Bytes(Bytes::copy_from_slice(bytes)),
+            BodyPart::Zeros(_) => Source::Zeros,
+            BodyPart::Extent { blob, offset, len } => {
+                let (offset, end) = (u64::from(offset), u64::from(offset) + u64::from(len));
+                match find_blob(view, segments, blob, wait)? {
+                    None => return Ok(None),
+                    Some(Found::Memory(bytes)) => {
+                        let bytes = Bytes::from_owner(bytes);
+                        if end > bytes.len() as u64 {
+                            return Err(short(blob));
+                        }
+                        Source::Bytes(bytes.slice(offset as usize..end as usize))
+                    }
+                    Some(Found::Extent(pointer, _)) if end > pointer.length => return Err(short(blob)),
+                    Some(Found::Extent(pointer, pin)) => Source::Extent { blob, pointer, offset, _pin: pin },
+                }
+            }
+        };
+        parts.push(Part { start, source });
+        start = start.checked_add(part.len()).ok_or_else(contradiction)?;
+    }
+    if start != row.body_len() {
+        return Err(contradiction());
+    }
+    Ok(Some(parts))
+}
+
+pub(crate) fn short(blob: BlobId) -> Error {
+    Error::Damaged(format!("{blob:?} is shorter than its row says").into())
+}
+
+fn contradiction() -> Error {
+    Error::Damaged("an object row contradicts itself".into())
+}
+
+impl BodyReader {
+    /// Length of the body in bytes.
+    pub fn len(&self) -> u64 {
+        self.inner.len
+    }
+
+    /// Whether the body has no byte.
+    pub fn is_empty(&self) -> bool {
+        self.inner.len == 0
+    }
+
+    /// The bytes of a range, clamped to the body; every chunk of 64 KiB that they touch is checked. They are
+    /// held in memory whole: ask for at most 1 MiB at a time, best from multiples of 64 KiB on. Bytes in memory
+    /// do not wait, others are read on the read pool. The future may be dropped.
+    pub async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        let mut pieces = self.pieces(range);
+        if let [piece] = &mut pieces[..] {
+            return self.read_piece(piece.clone()).await;
+        }
+        let mut bytes = Vec::new();
+        for piece in pieces {
+            bytes.extend_from_slice(&self.read_piece(piece).await?);
+        }
+        Ok(Bytes::from(bytes))
+    }
+
+    /// The range cut at the ends of parts, and every so often: which part, which bytes of it.
+    fn pieces(&self, range: Range<u64>) -> Vec<(usize, Range<u64>)> {
+        let Inner { parts, len, .. } = &*self.inner;
+        let (mut at, end) = (range.start.min(*len), range.end.min(*len));
+        let mut number = parts.partition_point(|part| part.start <= at).saturating_sub(1);
+        let mut pieces = Vec::new();
+        while at < end {
+            let start = parts[number].start;
+            let part_end = parts.get(number + 1).map_or(*len, |next| next.start);
+            let piece_end = end.min(part_end).min(at + READ_BYTES_MAX);
+            pieces.push((number, at - start..piece_end - start));
+            at = piece_end;
+            number += usize::from(at == part_end);
+        }
+        pieces
+    }
+
+    async fn read_piece(&self, (number, range): (usize, Range<u64>)) -> Result<Bytes> {
+        match &self.inner.parts[number].source {
+            Source::Bytes(bytes) => Ok(bytes.slice(range.start as usize..range.end as usize)),
+            Source::Zeros => Ok(Bytes::from(vec![0; (range.end - range.start) as usize])),
+            Source::Extent { blob, pointer, offset, .. } => {
+                let (blob, pointer, inner) = (*blob, *pointer, self.inner.clone());
+                let range = offset + range.start..offset + range.end;
+                let read = move || inner.shared.segments.read(pointer, blob, range);
+                let read = self.inner.shared.pool.run(read).await.map_err(|_| Error::Stopping)?;
+                read.map(Bytes::from).map_err(blob_error)
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for BodyReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BodyReader").field("len", &self.inner.len).finish()
+    }
+}
