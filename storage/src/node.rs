@@ -13,7 +13,7 @@ use crate::background;
 use crate::blob::SegmentConfig;
 use crate::clock::SystemClock;
 use crate::error::Error;
-use crate::flush::{Flusher, SourceError};
+use crate::flush::{ChecksumMode, Flusher, SourceError};
 use crate::flush_link;
 use crate::io::Disk;
 use crate::io::threads::{ReadPool, ThreadsDisk};
@@ -24,6 +24,7 @@ use crate::mounts;
 use crate::mutation::{Mutation, Outcome};
 use crate::object::BlobId;
 use crate::origin::Origin;
+use crate::origin::dir::DirOrigin;
 use crate::origin::s3::{S3Origin, S3OriginConfig};
 use crate::replica::{Driver, DriverParts, Inbox, MemtableLimits, OpenError, Opened, Parts, SyncMode, open};
 use crate::store::{INBOX_PERMITS, Limits, Shared, SpaceWatch, Store};
@@ -114,6 +115,10 @@ pub struct FlushSettings {
     pub fence_margin: Duration,
     /// Bytes per second that a body may be expected to move at, at worst.
     pub least_bandwidth: u64,
+    /// Longer bodies go by multipart upload, in parts of this length, or the client's.
+    pub part_bytes: u64,
+    /// Parts of one body that are sent at once.
+    pub part_concurrency: usize,
     /// First wait after a failure. Shorter: a hiccup passes sooner; longer: fewer requests in vain.
     pub retry_min: Duration,
     /// Longest wait between two tries. Longer: less load on an origin in trouble, whose return is noticed
@@ -128,6 +133,8 @@ impl Default for FlushSettings {
             attempt_timeout: Duration::from_secs(30),
             fence_margin: Duration::from_secs(5),
             least_bandwidth: 256 << 10,
+            part_bytes: 8 << 20,
+            part_concurrency: 4,
             retry_min: Duration::from_millis(250),
             retry_max: Duration::from_secs(120),
         }
@@ -149,6 +156,8 @@ pub struct MountConfig {
     pub min_interval: Duration,
     /// Uploads in the order of commits, one at a time.
     pub fifo: bool,
+    /// Whether bodies travel with a checksum.
+    pub checksums: ChecksumMode,
 }
 
 impl MountConfig {
@@ -174,16 +183,19 @@ pub struct OriginConfig {
 pub enum OriginBackend {
     /// S3 or what speaks it.
     S3(Box<S3OriginConfig>),
+    /// A directory of this machine.
+    Directory(PathBuf),
     /// An origin of the caller's: tests.
     Custom(Arc<dyn Origin>),
 }
 
 impl OriginBackend {
-    pub(crate) fn connect(&self) -> Arc<dyn Origin> {
-        match self {
+    pub(crate) fn connect(&self) -> std::io::Result<Arc<dyn Origin>> {
+        Ok(match self {
             OriginBackend::S3(config) => Arc::new(S3Origin::new((**config).clone())),
+            OriginBackend::Directory(path) => Arc::new(DirOrigin::new(path)?),
             OriginBackend::Custom(origin) => origin.clone(),
-        }
+        })
     }
 }
 
@@ -191,6 +203,7 @@ impl std::fmt::Debug for OriginBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             OriginBackend::S3(config) => config.fmt(f),
+            OriginBackend::Directory(path) => path.fmt(f),
             OriginBackend::Custom(_) => f.write_str("Custom"),
         }
     }
