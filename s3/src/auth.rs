@@ -56,7 +56,9 @@ impl ClaimedSignature {
         if query.has("Signature") || query.has("AWSAccessKeyId") {
             return Err(Refused::new("InvalidRequest", 400, PRESIGNED_WITH_VERSION_2));
         }
-        for name in ["authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-decoded-content-length"] {
+        for name in
+            ["host", "authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-decoded-content-length"]
+        {
             if headers.get_all(name).iter().count() > 1 {
                 return Err(Refused::new("InvalidRequest", 400, format!("the header {name} is sent twice")));
             }

@@ -17,7 +17,7 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, EXPECT};
+use http::header::{CONNECTION, EXPECT, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -28,7 +28,8 @@ use time::OffsetDateTime;
 use crate::auth::{ClaimedSignature, SigningKeys};
 use crate::body::{AfterBody, RequestBody};
 use crate::config::S3Config;
-use crate::error::{Refused, element};
+use crate::error::Refused;
+use crate::host::bucket_of_host;
 use crate::operation::Operation;
 use crate::query::Query;
 use crate::request::RequestFacts;
@@ -36,6 +37,7 @@ use crate::request_id::{RequestId, RequestIds};
 use crate::service::ObjectOperations;
 use crate::signature::SignatureVerifier;
 use crate::target::Target;
+use crate::xml::element;
 
 /// Largest XML body of a bucket operation, in bytes. It is read before the signature is checked, since s3s
 /// wants it whole.
@@ -128,7 +130,8 @@ impl Front {
         if parts.method == Method::POST && is_form(&parts.headers) {
             return Err(Refused::not_implemented("PostObject (POST with a form)"));
         }
-        let target = Target::parse(parts.uri.path())?;
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+        let target = Target::parse(parts.uri.path(), bucket_of_host(&self.config.domains, host))?;
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let claim = ClaimedSignature::read(&parts.headers, &query)?;
         if let Some(claim) = &claim {

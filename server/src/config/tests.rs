@@ -266,3 +266,33 @@ fn a_missing_file_is_an_error_that_names_it() {
     let error = Config::load(Some(Path::new("/nowhere.toml")), &Flags::default(), &|_| None).unwrap_err();
     assert!(error.to_string().contains("/nowhere.toml"));
 }
+
+#[test]
+fn buckets_and_s3_domains() {
+    let config = parse(
+        "[s3]\ndomains = [\"s3.localhost\", \"S3.Example.com\"]\n\
+         [[bucket]]\nname = \"logs\"\netag = \"fast\"\n[[bucket]]\nname = \"photos\"\n",
+    )
+    .unwrap();
+    assert_eq!(config.s3.domains, ["s3.localhost", "s3.example.com"]);
+    let etags: Vec<_> = config.buckets.iter().map(|bucket| (bucket.name.as_str(), bucket.etag)).collect();
+    assert_eq!(etags, [("logs", EtagMode::Fast), ("photos", EtagMode::Md5)]);
+    assert!(parse("").unwrap().s3.domains.is_empty());
+    for (text, problem) in [
+        (
+            "[s3]\ndomains = [\"s3.localhost:9000\"]\n",
+            "line 2: domains: \"s3.localhost:9000\" is no domain name",
+        ),
+        ("[s3]\ndomains = \"s3.localhost\"\n", "line 2: domains: expected a list"),
+        ("[[bucket]]\netag = \"fast\"\n", "line 1: a bucket needs a name"),
+        ("[[bucket]]\nname = \"Logs\"\n", "line 2: name: \"Logs\" is no bucket name"),
+        ("[[bucket]]\nname = \"logs\"\netag = \"slow\"\n", "line 3: etag: \"slow\" is no way"),
+        (
+            "[[bucket]]\nname = \"logs\"\n[[bucket]]\nname = \"logs\"\n",
+            "line 3: bucket logs is configured twice",
+        ),
+    ] {
+        let found = problems_of(text, &[]);
+        assert!(found.contains(problem), "{text}: {found}");
+    }
+}

@@ -9,7 +9,7 @@ use forebay_storage::origin::s3::{S3OriginConfig, Secret};
 use forebay_storage::store::{Limits, SyncMode as CoreSync};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, ChecksumMode, Config, FlushOrder, S3Credentials, SyncMode};
+use crate::config::{self, ChecksumMode, Config, EtagMode, FlushOrder, S3Credentials, SyncMode};
 
 /// This node's number, until a cluster descriptor says otherwise.
 pub(super) const NODE_ID: u64 = 1;
@@ -108,6 +108,13 @@ pub(super) fn s3_config(config: &Config, credentials: &S3Credentials) -> S3Confi
     let secret = SecretAccessKey::new(credentials.secret_access_key.reveal());
     S3Config {
         region: config.s3.region.clone(),
+        domains: config.s3.domains.clone(),
+        fast_etags: config
+            .buckets
+            .iter()
+            .filter(|bucket| bucket.etag == EtagMode::Fast)
+            .map(|bucket| bucket.name.clone())
+            .collect(),
         shutdown_grace: config.stop_timeout,
         ..S3Config::new(credentials.access_key_id.reveal(), secret)
     }
