@@ -70,11 +70,11 @@ impl Connection {
                 return Ok(());
             }
             self.parser.filled(received);
-            self.server.counters.bytes_in.fetch_add(received as u64, Ordering::Relaxed);
-            self.server.counters.reads.fetch_add(1, Ordering::Relaxed);
+            self.pipeline.count_read(received);
             if !self.run_received(&mut stop).await? {
                 return Ok(());
             }
+            self.pipeline.count_write();
             self.note();
             self.send().await?;
             if self.pipeline.session.closing {
@@ -111,6 +111,7 @@ impl Connection {
                 }
                 if self.pipeline.must_send() {
                     self.pipeline.close(&self.parser).await;
+                    self.pipeline.count_write();
                     self.send().await?;
                 }
                 if self.pipeline.session.closing {
@@ -157,8 +158,6 @@ impl Connection {
             self.send_streams().await?;
         } else {
             self.stream.write_all(replies).await?;
-            self.server.counters.bytes_out.fetch_add(replies.len() as u64, Ordering::Relaxed);
-            self.server.counters.writes.fetch_add(1, Ordering::Relaxed);
         }
         self.pipeline.replies_sent();
         Ok(())

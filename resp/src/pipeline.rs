@@ -189,6 +189,19 @@ impl Pipeline {
         self.last_command
     }
 
+    /// Bytes have been received.
+    pub(crate) fn count_read(&mut self, bytes: usize) {
+        self.tally.reads += 1;
+        self.tally.bytes_in += bytes as u64;
+    }
+
+    /// The replies are about to be sent.
+    pub(crate) fn count_write(&mut self) {
+        let bytes = self.out.len() as u64;
+        self.tally.writes += u64::from(bytes > 0);
+        self.tally.bytes_out += bytes;
+    }
+
     /// Counts since the last call.
     pub(crate) fn take_tally(&mut self) -> Tally {
         mem::take(&mut self.tally)

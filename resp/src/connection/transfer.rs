@@ -42,6 +42,7 @@ impl Connection {
     ) -> io::Result<bool> {
         // It may take long to arrive: what came before is answered, and holds no view meanwhile.
         self.pipeline.close(&self.parser).await;
+        self.pipeline.count_write();
         self.note();
         self.send().await?;
         let place = long.before.len();
@@ -95,7 +96,7 @@ impl Connection {
         Ok(true)
     }
 
-    /// Sends replies with long values among them.
+    /// Sends replies with long values among them. Only the bytes of the long values are still to be counted.
     pub(super) async fn send_streams(&mut self) -> io::Result<()> {
         let streams = self.pipeline.take_streams();
         let mut gathered = Vec::new();
@@ -114,6 +115,7 @@ impl Connection {
         let mut at = stream.range.start;
         let mut piece = read_piece(stream, &mut at).await?;
         while !piece.is_empty() {
+            self.server.counters.bytes_out.fetch_add(piece.len() as u64, Ordering::Relaxed);
             if piece.len() <= GATHERED_BYTES_MAX && gathered.len() <= PIECE_BYTES {
                 gathered.extend_from_slice(&piece);
                 piece = read_piece(stream, &mut at).await?;
@@ -140,10 +142,8 @@ impl Connection {
                 return Err(io::ErrorKind::WriteZero.into());
             }
             bytes = &bytes[written..];
-            self.server.counters.bytes_out.fetch_add(written as u64, Ordering::Relaxed);
             self.registration.facts.touch();
         }
-        self.server.counters.writes.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Arriving {
 /// What is to be done with the bytes of a long argument.
 pub(crate) enum Intake {
     /// They are staged.
-    Stage(BodyWriter),
+    Stage(Box<BodyWriter>),
     /// Their first few are kept for an error's text, the others dropped.
     Keep,
     /// All are dropped.
@@ -59,7 +59,7 @@ impl Pipeline {
             return Intake::Keep;
         };
         match self.stage(database, long.len).await {
-            Ok(writer) => Intake::Stage(writer),
+            Ok(writer) => Intake::Stage(Box::new(writer)),
             Err(error) => {
                 self.arriving.failed = Some(error);
                 Intake::Drop

@@ -148,7 +148,7 @@ pub(crate) struct Applier {
     events: Vec<FlushEvent>,
     /// Blobs that the running mutation brings: each counts as one reference without a row.
     made: Vec<BlobId>,
-    touched: HashSet<BucketId>,
+    touched: HashSet<BucketId, foldhash::fast::RandomState>,
 }
 
 impl Applier {
@@ -174,7 +174,7 @@ impl Applier {
             scratch: Vec::new(),
             events: Vec::new(),
             made: Vec::new(),
-            touched: HashSet::new(),
+            touched: HashSet::default(),
         })
     }
 

@@ -391,10 +391,14 @@ impl Engine {
     fn answer(&mut self, proposed: Proposed, results: Vec<Outcome>, views: Vec<View>) {
         let (mut results, mut views) = (results.into_iter(), views.into_iter());
         for share in proposed.shares {
-            // Taken before the look-up: the next share's must not be mistaken for this one's.
-            let own_results: Vec<Outcome> = results.by_ref().take(share.outcomes).collect();
-            let own_views: Vec<View> = views.by_ref().take(share.views).collect();
-            let Some(waiting) = self.waiting.get_mut(&share.id) else { continue };
+            let (own_results, own_views) =
+                (results.by_ref().take(share.outcomes), views.by_ref().take(share.views));
+            let Some(waiting) = self.waiting.get_mut(&share.id) else {
+                // The next share's must not be mistaken for this one's.
+                own_results.for_each(drop);
+                own_views.for_each(drop);
+                continue;
+            };
             waiting.results.results.extend(own_results);
             waiting.results.views.extend(own_views);
             if share.last
