@@ -176,10 +176,13 @@ impl From<Refusal> for Refused {
             Refusal::NoSuchUpload => no_such_upload(),
             Refusal::InvalidPart(number) => invalid_part(number),
             Refusal::PartTooSmall(number, len) => part_too_small(number, len),
-            Refusal::Aborted => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
+            Refusal::Aborted | Refusal::NotHeld => {
+                Refused::new("ServiceUnavailable", 503, text).retry_after(1)
+            }
             Refusal::TooLarge(limit) => entity_too_large(None, limit),
-            // Outcomes of RESP's commands; an S3 operation proposes none of them.
+            // Outcomes of RESP's commands and of an operator's; an S3 operation proposes none of them.
             Refusal::NotAnInteger
+            | Refusal::MountBusy(_)
             | Refusal::NotAFloat
             | Refusal::Overflow
             | Refusal::NotFinite

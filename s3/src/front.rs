@@ -1,8 +1,11 @@
 //! The layer in front of s3s: what a request must pass before s3s sees it, and what every answer carries.
 //!
 //! Owns: admission (names, the operation table, signature coverage, clock), request ids, the body's way
-//! around s3s, and the state of the connection after an answer. Does not own: the signature itself (s3s),
-//! and what operations do.
+//! around s3s, and the state of the connection after an answer. Does not own: the signature itself
+//! (`signature`, s3s), and what operations do.
+//!
+//! An object operation whose signature `signature` proves runs at once. Everything else goes through s3s: it
+//! has the last word on what was not proven, and writes the refusal.
 //!
 //! The body goes around s3s: s3s gets the request's head with an empty body, verifies the signature over
 //! the original headers, and hands the head on. Its own decoders for signed and chunked bodies are lazy,
@@ -22,7 +25,7 @@ use s3s::Body;
 use s3s::service::S3Service;
 use time::OffsetDateTime;
 
-use crate::auth::ClaimedSignature;
+use crate::auth::{ClaimedSignature, SigningKeys};
 use crate::body::{AfterBody, RequestBody};
 use crate::config::S3Config;
 use crate::error::Refused;
@@ -31,6 +34,8 @@ use crate::operation::Operation;
 use crate::query::Query;
 use crate::request::RequestFacts;
 use crate::request_id::{RequestId, RequestIds};
+use crate::service::ObjectOperations;
+use crate::signature::SignatureVerifier;
 use crate::target::Target;
 use crate::xml::element;
 
@@ -41,13 +46,23 @@ const XML_BYTES_MAX: u64 = 16 * 1024;
 /// The front layer over one s3s service.
 pub(crate) struct Front {
     service: S3Service,
+    objects: Arc<dyn ObjectOperations>,
+    verifier: SignatureVerifier,
     config: Arc<S3Config>,
     ids: Arc<RequestIds>,
 }
 
 impl Front {
-    pub(crate) fn new(service: S3Service, config: Arc<S3Config>, ids: Arc<RequestIds>) -> Front {
-        Front { service, config, ids }
+    /// `objects` must be the operations that `service` has as its route.
+    pub(crate) fn new(
+        service: S3Service,
+        objects: Arc<dyn ObjectOperations>,
+        keys: Arc<SigningKeys>,
+        config: Arc<S3Config>,
+        ids: Arc<RequestIds>,
+    ) -> Front {
+        let verifier = SignatureVerifier::new(&config.access_key_id, keys);
+        Front { service, objects, verifier, config, ids }
     }
 
     /// Answers one request. Never fails: every error is an answer.
@@ -80,6 +95,9 @@ impl Front {
         id: RequestId,
     ) -> Result<Response<Body>, Refused> {
         let facts = self.admit(&parts, body, id, OffsetDateTime::now_utc())?;
+        if self.may_skip_s3s(&parts, &facts) {
+            return self.objects.run(&facts, &parts.headers).await.map(into_http);
+        }
         let head_body = match facts.operation {
             Operation::CreateBucket => {
                 Body::from(body.read_small(XML_BYTES_MAX, self.config.stall_timeout).await?)
@@ -92,6 +110,12 @@ impl Front {
             tracing::error!(%id, ?error, "s3s could not write its answer");
             Refused::new("InternalError", 500, "We encountered an internal error. Please try again.")
         })
+    }
+
+    /// Whether s3s would do no more than hand the request to its route.
+    fn may_skip_s3s(&self, parts: &Parts, facts: &RequestFacts) -> bool {
+        let Some(claim) = &facts.claim else { return false };
+        !facts.operation.is_dispatched_by_s3s() && self.verifier.proves(parts, &facts.query, claim)
     }
 
     /// Everything that can be refused from the head alone.

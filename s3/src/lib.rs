@@ -5,6 +5,7 @@
 //! ```text
 //! listener   accepts, bounds connections, heads and time
 //! front      before s3s: names, operation table, signature coverage, clock, request ids; the body stays out
+//! signature  proves the SigV4 signature of an object operation, which then runs at once; else:
 //! s3s        verifies the signature (SigV4, header or presigned), then dispatches:
 //! service      bucket operations by s3s's trait, object operations by its route
 //! operation/ one file each; PutObject and UploadPart take the body through `upload_body`: `body` decodes and
@@ -25,6 +26,7 @@
 //!
 //! # What must hold
 //!
+//! - No operation runs but for the holder of the secret: `signature` proves nothing that s3s would refuse.
 //! - No `x-amz-*` header has an effect that the signature does not cover.
 //! - A request for what this version lacks is answered 501 by name and never falls through to another
 //!   operation.
@@ -60,6 +62,7 @@ mod range;
 mod request;
 mod request_id;
 mod service;
+mod signature;
 mod target;
 #[cfg(test)]
 mod testing;
@@ -91,8 +94,11 @@ pub async fn serve(
 ) -> io::Result<()> {
     let config = Arc::new(config);
     let ids = Arc::new(request_id::RequestIds::new()?);
-    let operations = Arc::new(service::Operations::new(store, Arc::clone(&config), Arc::clone(&ids))?);
-    let front = Arc::new(front::Front::new(service::build(operations), Arc::clone(&config), ids));
+    let keys = Arc::new(auth::SigningKeys::new(config.secret_access_key.clone()));
+    let operations = service::Operations::new(store, Arc::clone(&config), Arc::clone(&keys))?;
+    let operations = Arc::new(operations);
+    let s3s = service::build(Arc::clone(&operations), Arc::clone(&ids));
+    let front = Arc::new(front::Front::new(s3s, operations, keys, Arc::clone(&config), ids));
     listener::run(listener, front, config, shutdown).await;
     Ok(())
 }

@@ -2,9 +2,9 @@
 //!
 //! s3s verifies the signature and then dispatches in one of two ways. Bucket operations come through its
 //! trait [`S3`]: it parses their parameters and writes their XML. Object operations, and everything that is
-//! not implemented, come through its route: their headers are read and written here, because s3s's own types
-//! would change or refuse what S3 takes (bad ranges, unquoted ETags, dates it cannot parse) and cost more
-//! than the operation.
+//! not implemented, come through its route, or from the front layer if that has proven the signature: their
+//! headers are read and written here, because s3s's own types would change or refuse what S3 takes (bad
+//! ranges, unquoted ETags, dates it cannot parse) and cost more than the operation.
 
 use std::io;
 use std::sync::Arc;
@@ -58,11 +58,10 @@ impl std::ops::Deref for Document {
 pub(crate) struct Operations {
     pub(crate) store: Store,
     pub(crate) config: Arc<S3Config>,
-    pub(crate) keys: SigningKeys,
+    pub(crate) keys: Arc<SigningKeys>,
     /// `x-forebay-ack`: what an acknowledgement stands for. Voters and sync mode do not change while a
     /// node runs.
     pub(crate) ack: HeaderValue,
-    ids: Arc<RequestIds>,
     documents: Arc<Semaphore>,
     pub(crate) digest_pool: DigestPool,
     pub(crate) pieces: PieceBudget,
@@ -72,7 +71,7 @@ impl Operations {
     /// # Errors
     ///
     /// If the operating system gives no threads.
-    pub(crate) fn new(store: Store, config: Arc<S3Config>, ids: Arc<RequestIds>) -> io::Result<Operations> {
+    pub(crate) fn new(store: Store, config: Arc<S3Config>, keys: Arc<SigningKeys>) -> io::Result<Operations> {
         let voters = store.stats().voters.max(1);
         let copies = voters / 2 + 1;
         let noun = if copies == 1 { "copy" } else { "copies" };
@@ -82,10 +81,9 @@ impl Operations {
         };
         let ack = HeaderValue::try_from(format!("{copies}/{voters} {noun}{sync}"))
             .unwrap_or(HeaderValue::from_static("unknown"));
-        let keys = SigningKeys::new(config.secret_access_key.clone());
         let documents = Arc::new(Semaphore::new(DOCUMENT_PERMITS));
         let (digest_pool, pieces) = (DigestPool::start()?, PieceBudget::new());
-        Ok(Operations { store, config, keys, ack, ids, documents, digest_pool, pieces })
+        Ok(Operations { store, config, keys, ack, documents, digest_pool, pieces })
     }
 
     /// The bucket of that name.
@@ -133,24 +131,23 @@ impl Operations {
         bucket: BucketId,
         key: &[u8],
     ) -> Result<(ObjectRow, Option<ReadView>), Refused> {
-        match self.store.get(bucket, key)? {
-            Lookup::Absent => Err(Refused::no_such_key()),
-            Lookup::Found(row) if row.inline_body().is_some() => Ok((row, None)),
-            // The row must come from the view that its body is read through.
-            Lookup::Found(_) | Lookup::Later => {
-                let view = self.store.view()?;
-                let row = view.fetch(bucket, key).await?.ok_or_else(Refused::no_such_key)?;
-                Ok((row, Some(view)))
-            }
-        }
+        // The row must come from the view that its body is read through.
+        let view = self.store.view()?;
+        let row = match view.get(bucket, key) {
+            Lookup::Found(row) => row,
+            Lookup::Absent => return Err(Refused::no_such_key()),
+            Lookup::Later => view.fetch(bucket, key).await?.ok_or_else(Refused::no_such_key)?,
+        };
+        let view = row.inline_body().is_none().then_some(view);
+        Ok((row, view))
     }
 }
 
 /// Builds s3s around the operations.
-pub(crate) fn build(operations: Arc<Operations>) -> S3Service {
+pub(crate) fn build(operations: Arc<Operations>, ids: Arc<RequestIds>) -> S3Service {
     let config = Arc::clone(&operations.config);
     let mut builder = S3ServiceBuilder::new(BucketOperations(Arc::clone(&operations)));
-    builder.set_route(ObjectRoute(operations));
+    builder.set_route(ObjectRoute { objects: operations, ids });
     configure(&mut builder, &config);
     builder.build()
 }
@@ -251,11 +248,28 @@ impl S3 for BucketOperations {
     }
 }
 
-/// Operations that read and write their own headers.
-struct ObjectRoute(Arc<Operations>);
+/// Operations that read and write their own headers; also what is not implemented, which refuses.
+#[async_trait::async_trait]
+pub(crate) trait ObjectOperations: Send + Sync + 'static {
+    /// Runs one for a request that is authentic.
+    async fn run(&self, facts: &RequestFacts, headers: &HeaderMap) -> Result<S3Response<Body>, Refused>;
+}
 
 #[async_trait::async_trait]
-impl S3Route for ObjectRoute {
+impl ObjectOperations for Operations {
+    async fn run(&self, facts: &RequestFacts, headers: &HeaderMap) -> Result<S3Response<Body>, Refused> {
+        run_object_operation(self, facts, headers).await
+    }
+}
+
+/// The way to them from s3s.
+pub(crate) struct ObjectRoute<T> {
+    pub(crate) objects: Arc<T>,
+    pub(crate) ids: Arc<RequestIds>,
+}
+
+#[async_trait::async_trait]
+impl<T: ObjectOperations> S3Route for ObjectRoute<T> {
     fn is_match(&self, _: &Method, _: &Uri, _: &HeaderMap, extensions: &mut Extensions) -> bool {
         RequestFacts::of(extensions).is_some_and(|facts| !facts.operation.is_dispatched_by_s3s())
     }
@@ -265,10 +279,10 @@ impl S3Route for ObjectRoute {
             return Err(S3Error::with_message(S3ErrorCode::InternalError, "a request without facts"));
         };
         // A refusal is an answer like others to s3s: it would log each as an error.
-        Ok(match run_object_operation(&self.0, facts, &req.headers).await {
+        Ok(match self.objects.run(facts, &req.headers).await {
             Ok(response) => response,
             Err(refused) => {
-                refused.into_response(req.uri.path(), &facts.id.to_string(), self.0.ids.host_id().1)
+                refused.into_response(req.uri.path(), &facts.id.to_string(), self.ids.host_id().1)
             }
         })
     }

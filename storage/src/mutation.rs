@@ -88,6 +88,29 @@ pub enum MountMode {
     Local,
 }
 
+/// A step of a multipart upload to the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferStep<'a> {
+    /// It was begun; unmet if another is recorded.
+    Begun {
+        /// Length of the parts that are not the client's.
+        part_bytes: u64,
+        /// Whether parts are sent with their CRC32C.
+        crc32c: bool,
+    },
+    /// The origin has a part.
+    Sent {
+        /// From 1.
+        number: u32,
+        /// What the origin answered.
+        etag: &'a str,
+        /// Its CRC32C, if it was sent with one.
+        crc32c: Option<u32>,
+    },
+    /// The origin does not know it any more.
+    Lost,
+}
+
 /// One replicated change. Borrows from the bytes it was decoded from, or from the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mutation<'a> {
@@ -372,6 +395,16 @@ pub enum Mutation<'a> {
         /// Mount number.
         mount: u32,
     },
+    /// Forgets a mount: its origin keeps what it has, its keys are local from now on, and the path may be
+    /// mounted anew. With `abandon`, rows still queued for it do not refuse this: the mount then takes no
+    /// more rows, and goes with the next `MountForget` after they were given up. Outcome `Done`, `Unmet`
+    /// (no such mount), or refusal `MountBusy`.
+    MountForget {
+        /// Mount number.
+        mount: u32,
+        /// Whether what is queued may be given up.
+        abandon: bool,
+    },
     /// Queues an existing object of a newly mounted prefix for upload. Outcome `Done` or `Unmet`.
     MarkDirty {
         /// Bucket.
@@ -401,6 +434,44 @@ pub enum Mutation<'a> {
         version: Version,
         /// ETag the origin gave; `None` after a delete.
         origin_etag: Option<&'a str>,
+    },
+    /// The site must keep the object's bytes again, though the origin holds them: they are about to be part of
+    /// something that it does not hold. Outcome `Done`, or `Unmet` if the object stands elsewhere by now.
+    Hold {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The version that was read.
+        version: Version,
+    },
+    /// Takes a `Hold` back, if the origin still holds this content. Outcome `Done` or `Unmet`.
+    Release {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The version that was read.
+        version: Version,
+    },
+    /// A step of a large body's way to the origin. Outcome `Done`, or `Unmet` if its flush row does not wait any
+    /// more, or the step is not one of the upload that is recorded.
+    Transfer {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Version of the flush row.
+        version: Version,
+        /// The origin's name of the upload.
+        upload_id: &'a str,
+        /// Which step.
+        step: TransferStep<'a>,
+    },
+    /// A stale upload is gone from the origin, or its mount is. Outcome `Done` or `Unmet`.
+    TransferGone {
+        /// Version of the flush row that it was for.
+        version: Version,
     },
     /// Sets a flush row aside with a reason (empty: takes it up again). Outcome `Done` or `Unmet`.
     FlushPark {
@@ -499,6 +570,9 @@ pub enum Refusal {
     /// FLUSHDB on a mounted bucket without `flushall = true`.
     #[error("the bucket holds the mount {0}")]
     Mounted(String),
+    /// So many changes still wait for the mount's origin.
+    #[error("{0} changes still wait for its origin")]
+    MountBusy(u64),
     /// With the mount's prefix the origin key would pass 1,024 bytes.
     #[error("the key would be {0} bytes long in the origin, which takes at most 1024")]
     OriginKeyTooLong(u64),
@@ -514,6 +588,9 @@ pub enum Refusal {
     /// A part that is not the last one is too short.
     #[error("part {0} has {1} bytes; all but the last need {PART_BYTES_MIN}")]
     PartTooSmall(u16, u64),
+    /// The bytes that it would carry on may be in the origin only; the store fetches them and tries again.
+    #[error("the object's bytes were given back to the origin; try again")]
+    NotHeld,
     /// It names a staged body that was given up when its node began another run.
     #[error("the body was given up: its node has started anew; send it again")]
     Aborted,
@@ -542,6 +619,9 @@ impl<'a> Mutation<'a> {
             | Mutation::MarkDirty { bucket, key }
             | Mutation::FlushStarted { bucket, key, .. }
             | Mutation::Flushed { bucket, key, .. }
+            | Mutation::Hold { bucket, key, .. }
+            | Mutation::Release { bucket, key, .. }
+            | Mutation::Transfer { bucket, key, .. }
             | Mutation::FlushPark { bucket, key, .. }
             | Mutation::FlushAbandon { bucket, key, .. } => visit(*bucket, key),
             Mutation::Rename { bucket, from, to, .. } => {
@@ -567,6 +647,8 @@ impl<'a> Mutation<'a> {
             | Mutation::SweepDone { .. }
             | Mutation::Mount { .. }
             | Mutation::MountAttached { .. }
+            | Mutation::MountForget { .. }
+            | Mutation::TransferGone { .. }
             | Mutation::CreateUpload { .. }
             | Mutation::PutPart { .. }
             | Mutation::AbortUpload { .. }

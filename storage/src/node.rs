@@ -13,16 +13,18 @@ use crate::background;
 use crate::blob::SegmentConfig;
 use crate::clock::SystemClock;
 use crate::error::Error;
-use crate::flush::{Flusher, SourceError};
+use crate::flush::{ChecksumMode, Flusher, SourceError};
 use crate::flush_link;
 use crate::io::Disk;
 use crate::io::threads::{ReadPool, ThreadsDisk};
 use crate::journal::{BackgroundPreparer, JournalConfig};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::lmdb::Lmdb;
+use crate::mounts;
 use crate::mutation::{Mutation, Outcome};
 use crate::object::BlobId;
 use crate::origin::Origin;
+use crate::origin::dir::DirOrigin;
 use crate::origin::s3::{S3Origin, S3OriginConfig};
 use crate::replica::{Driver, DriverParts, Inbox, MemtableLimits, OpenError, Opened, Parts, SyncMode, open};
 use crate::store::{INBOX_PERMITS, Limits, Shared, SpaceWatch, Store};
@@ -113,6 +115,10 @@ pub struct FlushSettings {
     pub fence_margin: Duration,
     /// Bytes per second that a body may be expected to move at, at worst.
     pub least_bandwidth: u64,
+    /// Longer bodies go by multipart upload, in parts of this length, or the client's.
+    pub part_bytes: u64,
+    /// Parts of one body that are sent at once.
+    pub part_concurrency: usize,
     /// First wait after a failure. Shorter: a hiccup passes sooner; longer: fewer requests in vain.
     pub retry_min: Duration,
     /// Longest wait between two tries. Longer: less load on an origin in trouble, whose return is noticed
@@ -127,6 +133,8 @@ impl Default for FlushSettings {
             attempt_timeout: Duration::from_secs(30),
             fence_margin: Duration::from_secs(5),
             least_bandwidth: 256 << 10,
+            part_bytes: 8 << 20,
+            part_concurrency: 4,
             retry_min: Duration::from_millis(250),
             retry_max: Duration::from_secs(120),
         }
@@ -148,6 +156,8 @@ pub struct MountConfig {
     pub min_interval: Duration,
     /// Uploads in the order of commits, one at a time.
     pub fifo: bool,
+    /// Whether bodies travel with a checksum.
+    pub checksums: ChecksumMode,
 }
 
 impl MountConfig {
@@ -173,16 +183,19 @@ pub struct OriginConfig {
 pub enum OriginBackend {
     /// S3 or what speaks it.
     S3(Box<S3OriginConfig>),
+    /// A directory of this machine.
+    Directory(PathBuf),
     /// An origin of the caller's: tests.
     Custom(Arc<dyn Origin>),
 }
 
 impl OriginBackend {
-    pub(crate) fn connect(&self) -> Arc<dyn Origin> {
-        match self {
+    pub(crate) fn connect(&self) -> std::io::Result<Arc<dyn Origin>> {
+        Ok(match self {
             OriginBackend::S3(config) => Arc::new(S3Origin::new((**config).clone())),
+            OriginBackend::Directory(path) => Arc::new(DirOrigin::new(path)?),
             OriginBackend::Custom(origin) => origin.clone(),
-        }
+        })
     }
 }
 
@@ -190,6 +203,7 @@ impl std::fmt::Debug for OriginBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             OriginBackend::S3(config) => config.fmt(f),
+            OriginBackend::Directory(path) => path.fmt(f),
             OriginBackend::Custom(_) => f.write_str("Custom"),
         }
     }
@@ -303,14 +317,20 @@ impl Node {
             Err(error) => Err(error),
         };
         let started = match begun {
-            Ok(()) => flush_link::start(&shared, &config.mounts, &config.flush).await,
+            Ok(()) => mounts::record(&shared, &config.mounts)
+                .await
+                .and_then(|specs| flush_link::start(&shared, specs, &config.flush)),
             Err(error) => Err(error),
         };
         let worker = match started {
             Ok(worker) => worker,
             Err(error) => {
                 // The threads end before the lock goes: nobody else may open the directory earlier.
-                let _ = tokio::task::spawn_blocking(move || driver.stop()).await;
+                let stop = move || {
+                    driver.stop();
+                    shared.stager.stop();
+                };
+                let _ = tokio::task::spawn_blocking(stop).await;
                 drop(lock);
                 return Err(error);
             }
@@ -348,7 +368,12 @@ impl Node {
         }
         let _ = self.housekeeping.await;
         let driver = self.driver;
-        let _ = tokio::task::spawn_blocking(move || driver.stop()).await;
+        let stager = self.shared.stager.clone();
+        let stop = move || {
+            driver.stop();
+            stager.stop();
+        };
+        let _ = tokio::task::spawn_blocking(stop).await;
         let stats = Store::new(self.shared).stats();
         Stopped { queued_objects: stats.dirty_objects, queued_bytes: stats.dirty_bytes }
     }

@@ -239,6 +239,11 @@ impl ObjectRow {
         RowReader::new(&self.bytes)?.inline_body()
     }
 
+    /// Number of parts that its body has.
+    pub fn parts_count(&self) -> usize {
+        self.parts().count()
+    }
+
     /// The parts of the body, in order.
     pub(crate) fn parts(&self) -> impl Iterator<Item = BodyPart<'_>> {
         self.reader().parts()

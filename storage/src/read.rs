@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::body::{Found, blob_error, find_blob, short};
+use crate::body::{Found, RESIDENT_READ_BYTES_MAX, blob_error, find_blob, short};
 use crate::error::{Error, Result};
 use crate::keyspace::base::{BaseError, Pair};
 use crate::keyspace::memtable::RowKey;
@@ -146,8 +146,8 @@ impl ReadView {
     }
 
     /// Bytes `range` (clamped to the body) of a row that came from this view, held in memory whole: for short
-    /// ones, others through [`ReadView::open_body`]. Bodies in the row or in a memtable do not wait; others are
-    /// read and verified on the read pool. The future may be dropped.
+    /// ones, others through [`ReadView::open_body`]. Bodies in the row, in a memtable, and small ones in the
+    /// page cache do not wait; others are read and verified on the read pool. The future may be dropped.
     pub async fn read_body(&self, row: &ObjectRow, range: Range<u64>) -> Result<Bytes> {
         let range = range.start.min(row.body_len())..range.end.min(row.body_len());
         if range.is_empty() {
@@ -200,10 +200,12 @@ impl ReadView {
             Some(Found::Memory(bytes)) => {
                 out.extend_from_slice(bytes.get(range).ok_or_else(|| short(blob))?);
             }
-            Some(Found::Extent(pointer, _pin)) if wait => {
+            Some(Found::Extent(pointer, _pin)) if wait || range.len() as u64 <= RESIDENT_READ_BYTES_MAX => {
                 let range = range.start as u64..range.end as u64;
-                let bytes = self.shared.segments.read(pointer, blob, range).map_err(blob_error)?;
-                out.extend_from_slice(&bytes);
+                match self.shared.segments.read(pointer, blob, range, wait).map_err(blob_error)? {
+                    Some(bytes) => out.extend_from_slice(&bytes),
+                    None => return Ok(false),
+                }
             }
             _ => return Ok(false),
         }

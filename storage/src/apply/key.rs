@@ -90,6 +90,9 @@ impl Applier {
         if from == to {
             return Ok(Outcome::Done(self.version()));
         }
+        if let Some(refusal) = self.refuse_clean(&row)? {
+            return Ok(Outcome::Refused(refusal));
+        }
         let new = self.moved_row(&row);
         self.replace(bucket, to, &target, Some(new), Flushing::Plain)?;
         self.replace(bucket, from, &source, None, Flushing::Plain)?;
@@ -110,6 +113,9 @@ impl Applier {
         let target = self.load_row(to_bucket, to)?;
         if target.alive && !replace {
             return Ok(Outcome::Unmet);
+        }
+        if let Some(refusal) = self.refuse_clean(&row)? {
+            return Ok(Outcome::Refused(refusal));
         }
         let new = self.moved_row(&row);
         self.replace(to_bucket, to, &target, Some(new), Flushing::Plain)?;

@@ -10,6 +10,7 @@
 
 mod body;
 mod bucket;
+mod clean;
 mod float;
 mod flush;
 mod key;
@@ -17,6 +18,7 @@ mod multipart;
 mod object;
 mod state;
 mod string;
+mod transfer;
 
 #[cfg(test)]
 mod tests;
@@ -40,8 +42,10 @@ use crate::registry::Registry;
 
 use multipart::{PartSource, UploadName};
 
+pub(crate) use bucket::mount_path;
 pub(crate) use flush::{content_of, flush_row};
 pub(crate) use state::State;
+pub(crate) use transfer::stale_transfer;
 
 /// Version of the entry's byte form.
 const ENTRY_LAYOUT: u8 = 1;
@@ -148,7 +152,7 @@ pub(crate) struct Applier {
     events: Vec<FlushEvent>,
     /// Blobs that the running mutation brings: each counts as one reference without a row.
     made: Vec<BlobId>,
-    touched: HashSet<BucketId>,
+    touched: HashSet<BucketId, foldhash::fast::RandomState>,
 }
 
 impl Applier {
@@ -174,7 +178,7 @@ impl Applier {
             scratch: Vec::new(),
             events: Vec::new(),
             made: Vec::new(),
-            touched: HashSet::new(),
+            touched: HashSet::default(),
         })
     }
 
@@ -348,6 +352,7 @@ impl Applier {
                 Ok(self.mount(bucket, prefix, origin, origin_prefix, *mode, *flushall))
             }
             Mutation::MountAttached { mount } => Ok(self.mount_attached(*mount)),
+            Mutation::MountForget { mount, abandon } => Ok(self.mount_forget(*mount, *abandon)),
             Mutation::MarkDirty { bucket, key } => self.mark_dirty(*bucket, key),
             Mutation::FlushStarted { bucket, key, version, deadline_ms } => {
                 self.flush_started(*bucket, key, *version, *deadline_ms)
@@ -355,6 +360,10 @@ impl Applier {
             Mutation::Flushed { bucket, key, version, origin_etag } => {
                 self.flushed(*bucket, key, *version, *origin_etag)
             }
+            Mutation::Transfer { bucket, key, version, upload_id, step } => {
+                self.transfer(*bucket, key, *version, upload_id, step)
+            }
+            Mutation::TransferGone { version } => self.transfer_gone(*version),
             Mutation::FlushPark { bucket, key, version, reason } => {
                 self.flush_park(*bucket, key, *version, reason)
             }
@@ -387,6 +396,8 @@ impl Applier {
             Mutation::AbortUpload { bucket, key, upload } => {
                 self.abort_upload(UploadName { bucket: *bucket, key, upload: *upload })
             }
+            Mutation::Hold { bucket, key, version } => self.hold_bytes(*bucket, key, *version),
+            Mutation::Release { bucket, key, version } => self.release_bytes(*bucket, key, *version),
             Mutation::AbortBefore { node } => Ok(self.abort_before(*node)),
             // Walked by `step`.
             Mutation::Atomic { .. } => Ok(Outcome::Refused(Refusal::Malformed)),
@@ -481,6 +492,7 @@ impl Applier {
         debug_assert!(count >= 0, "blob {blob:?} has {count} references");
         if count <= 0 {
             self.put(RowKey::encoded(&blob_key(Table::Blob, blob)), None);
+            self.unmark_clean(blob)?;
         }
         if count > 1 {
             self.put(RowKey::encoded(&key), Some(Arc::from(&(count as u32).to_le_bytes()[..])));

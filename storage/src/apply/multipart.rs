@@ -88,6 +88,9 @@ impl Applier {
         let Some(row) = found.row().filter(|row| row.version == source.version) else {
             return Ok(Outcome::Unmet);
         };
+        if let Some(refusal) = self.refuse_clean(&row)? {
+            return Ok(Outcome::Refused(refusal));
+        }
         let mut parts = Vec::new();
         slice_parts(row.parts(), source.start, source.start.saturating_add(source.len), &mut parts);
         let row = self.fresh_head().row_parts(&parts, &mut self.scratch);

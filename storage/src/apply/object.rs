@@ -50,6 +50,9 @@ impl Applier {
         if let Some(refusal) = self.refuse_condition(&old, condition) {
             return Ok(Outcome::Refused(refusal));
         }
+        if let Some(refusal) = self.refuse_clean(&row)? {
+            return Ok(Outcome::Refused(refusal));
+        }
         let (md5, etag, part_runs) = (row.md5, row.etag, row.part_runs);
         let head = RowHead { md5, etag, part_runs, meta, ..self.fresh_head() };
         let new = self.same_body(&head, &row);

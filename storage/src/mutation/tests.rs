@@ -31,6 +31,8 @@ fn examples<'a>(key: &'a [u8], bytes: &'a [u8], text: &'a str, number: u64) -> V
         Mutation::SetString { bucket, key, value: staged, expiry: SetExpiry::Keep, existence },
         Mutation::Rewrite { bucket, key, version, value },
         Mutation::AbortBefore { node: 7 },
+        Mutation::Hold { bucket, key, version },
+        Mutation::Release { bucket, key, version },
         Mutation::CopyObject {
             from_bucket: bucket,
             from: key,
@@ -78,10 +80,27 @@ fn examples<'a>(key: &'a [u8], bytes: &'a [u8], text: &'a str, number: u64) -> V
             flushall: true,
         },
         Mutation::MountAttached { mount: 9 },
+        Mutation::MountForget { mount: 9, abandon: true },
         Mutation::MarkDirty { bucket, key },
         Mutation::FlushStarted { bucket, key, version, deadline_ms: number },
         Mutation::Flushed { bucket, key, version, origin_etag: Some(text) },
         Mutation::FlushPark { bucket, key, version, reason: text },
+        Mutation::Transfer {
+            bucket,
+            key,
+            version,
+            upload_id: text,
+            step: TransferStep::Begun { part_bytes: number, crc32c: true },
+        },
+        Mutation::Transfer {
+            bucket,
+            key,
+            version,
+            upload_id: text,
+            step: TransferStep::Sent { number: 7, etag: text, crc32c: Some(9) },
+        },
+        Mutation::Transfer { bucket, key, version, upload_id: text, step: TransferStep::Lost },
+        Mutation::TransferGone { version },
         Mutation::FlushAbandon { bucket, key, version },
     ];
     let guards = vec![Guard::VersionIs { bucket, key, version: Some(version) }];

@@ -22,9 +22,11 @@ use crate::journal::{InlinePreparer, JournalConfig};
 use crate::keyspace::base::SimBase;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{BodyPart, RowReader, Table};
-use crate::mutation::{Existence, Mutation, Outcome, Payload, SetExpiry};
+use crate::mutation::{Existence, Guard, Mutation, Outcome, Payload, SetExpiry};
 use crate::object::{BlobId, BucketId};
 use crate::stage::StagedBody;
+
+mod staged;
 
 const SEEDS: u64 = 60;
 const KEYS: u64 = 12;
@@ -209,7 +211,7 @@ fn read_blob(node: &Opened, view: &View, blob: BlobId) -> Option<Vec<u8>> {
     match find_blob(view, &node.segments, blob, true) {
         Ok(Some(Found::Memory(bytes))) => Some(bytes.to_vec()),
         Ok(Some(Found::Extent(pointer, _pin))) => {
-            Some(node.segments.read(pointer, blob, 0..pointer.length).unwrap())
+            Some(node.segments.read(pointer, blob, 0..pointer.length, true).unwrap().unwrap())
         }
         other => panic!("{blob:?}: {:?}", other.map(|_| "nothing")),
     }
