@@ -75,7 +75,7 @@ async fn parts_become_an_object() {
     let request = complete_request("dir/k", &upload, &named);
     let completed = server.ask(request.clone()).await;
     assert_eq!(completed.status, 200, "{}", completed.body);
-    let md5s: Vec<u8> = bodies.iter().flat_map(|body| Md5::digest(body)).collect();
+    let md5s: Vec<u8> = bodies.iter().flat_map(Md5::digest).collect();
     let etag = format!("\"{}-3\"", hex::encode(Md5::digest(&md5s)));
     assert_eq!(elements(&completed.body, "ETag"), [etag.replace('"', "&quot;")]);
 
