@@ -170,6 +170,11 @@ impl ClientFacts {
         state.last_active = Instant::now();
     }
 
+    /// Notes that bytes come or go.
+    pub(crate) fn touch(&self) {
+        self.state.lock().last_active = Instant::now();
+    }
+
     fn idle(&self) -> Duration {
         self.state.lock().last_active.elapsed()
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 
@@ -57,11 +58,15 @@ pub struct RespConfig {
     /// Longest argument that is no protocol error, in bytes. What is longer than the core stores is
     /// refused anyway, but the connection lives on.
     pub bulk_bytes_max: u64,
-    /// Longest request, in bytes, all arguments together: what one connection may make the node hold. At
-    /// most 2 GiB.
+    /// Longest request, in bytes, all arguments together but for values over the inline threshold: what one
+    /// connection may make the node hold. At most 2 GiB.
     pub request_bytes_max: u64,
-    /// Longest reply of one command, in bytes: what one slow reader may make the node hold.
+    /// Longest reply of one command, in bytes, without the values that are read as they are sent: what one
+    /// slow reader may make the node hold.
     pub reply_bytes_max: u64,
+    /// A client that is sending a value over the inline threshold, or receiving one, and moves no byte for this
+    /// long is closed: the one keeps room on the disk, the other keeps segments from being used again.
+    pub stall_limit: Duration,
     /// The data directory, as CONFIG GET dir shows it.
     pub directory: PathBuf,
     /// What SHUTDOWN does; without it the command is refused.
@@ -80,6 +85,7 @@ impl Default for RespConfig {
             bulk_bytes_max: 512 * 1024 * 1024,
             request_bytes_max: 64 * 1024 * 1024,
             reply_bytes_max: 512 * 1024 * 1024,
+            stall_limit: Duration::from_secs(300),
             directory: PathBuf::new(),
             on_shutdown: None,
         }
@@ -111,6 +117,7 @@ pub(crate) struct Settings {
     pub(crate) bulk_bytes_max: AtomicU64,
     pub(crate) request_bytes_max: AtomicU64,
     pub(crate) reply_bytes_max: u64,
+    pub(crate) stall_limit: Duration,
 }
 
 impl Settings {
@@ -124,6 +131,7 @@ impl Settings {
             bulk_bytes_max: AtomicU64::new(config.bulk_bytes_max),
             request_bytes_max: AtomicU64::new(config.request_bytes_max.min(REQUEST_BYTES_LIMIT)),
             reply_bytes_max: config.reply_bytes_max,
+            stall_limit: config.stall_limit,
         }
     }
 

@@ -2,16 +2,21 @@
 //!
 //! Owns the socket and the read buffer. Reads only when everything received is answered and sent, so a
 //! client that sends fast and reads slowly is held up by its own socket, and the node holds at most one
-//! batch of its replies.
+//! batch of its replies. Long values pass by the buffer and the replies: `transfer`.
+
+mod transfer;
 
 use std::io;
+use std::mem;
+use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
 use crate::clients::{Activity, Registration};
 use crate::error::CommandError;
@@ -20,8 +25,8 @@ use crate::pipeline::Pipeline;
 use crate::server::Server;
 use crate::session::Session;
 
-/// Replies are sent before more requests are run when they reach this size, in bytes.
-const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+/// Requests that are parsed before the first of them is run, so that the rows they read can be asked for together.
+const PARSED_AHEAD_MAX: usize = 64;
 /// How much, and for how long, is still taken from a client after the last reply.
 const DRAIN_BYTES_MAX: usize = 1024 * 1024;
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
@@ -31,6 +36,8 @@ pub(crate) struct Connection {
     server: Arc<Server>,
     stream: TcpStream,
     parser: Parser,
+    /// Parsed and about to be run.
+    requests: Vec<Range<usize>>,
     pipeline: Pipeline,
     registration: Registration,
 }
@@ -41,6 +48,7 @@ impl Connection {
         Connection {
             pipeline: Pipeline::new(Arc::clone(&server), session),
             parser: Parser::new(),
+            requests: Vec::new(),
             server,
             stream,
             registration,
@@ -62,9 +70,11 @@ impl Connection {
                 return Ok(());
             }
             self.parser.filled(received);
-            self.server.counters.bytes_in.fetch_add(received as u64, Ordering::Relaxed);
-            self.server.counters.reads.fetch_add(1, Ordering::Relaxed);
-            self.run_received().await?;
+            self.pipeline.count_read(received);
+            if !self.run_received(&mut stop).await? {
+                return Ok(());
+            }
+            self.pipeline.count_write();
             self.note();
             self.send().await?;
             if self.pipeline.session.closing {
@@ -73,38 +83,70 @@ impl Connection {
         }
     }
 
-    /// Runs every request that has arrived whole.
-    async fn run_received(&mut self) -> io::Result<()> {
+    /// Runs every request that has arrived whole, and takes long arguments as they arrive; false if the client
+    /// left, or `stop` came, in the middle of one.
+    async fn run_received(&mut self, stop: &mut Pin<&mut WaitForCancellationFuture<'_>>) -> io::Result<bool> {
         self.pipeline.session.refresh(&self.server.store);
         let settings = &self.server.settings;
         let mut rules = Rules {
             authenticated: self.pipeline.session.authenticated,
             bulk_bytes_max: settings.bulk_bytes_max.load(Ordering::Relaxed),
-            value_bytes_max: self.server.store.inline_bytes_max(),
+            inline_bytes_max: self.server.store.inline_bytes_max(),
             request_bytes_max: settings.request_bytes_max.load(Ordering::Relaxed),
         };
         while !self.pipeline.session.closing {
             rules.authenticated = self.pipeline.session.authenticated;
-            match self.parser.next(&rules) {
-                Ok(Parsed::Request(request)) => {
-                    if let Some(blocked) = self.pipeline.request(request.clone(), &self.parser) {
-                        self.pipeline.unblock(blocked, request, &self.parser).await;
+            let end = self.parse_ahead(&rules);
+            self.pipeline.prefetch(&self.requests, &self.parser);
+            let mut long = self.pipeline.has_long();
+            for next in 0..self.requests.len() {
+                let request = self.requests[next].clone();
+                if mem::replace(&mut long, false) {
+                    self.pipeline.long_request(request, &self.parser).await;
+                } else if let Some(blocked) = self.pipeline.request(request.clone(), &self.parser) {
+                    self.pipeline.unblock(blocked, request, &self.parser).await;
+                }
+                if self.pipeline.is_full() {
+                    self.pipeline.close(&self.parser).await;
+                }
+                if self.pipeline.must_send() {
+                    self.pipeline.close(&self.parser).await;
+                    self.pipeline.count_write();
+                    self.send().await?;
+                }
+                if self.pipeline.session.closing {
+                    break;
+                }
+            }
+            match end {
+                _ if self.pipeline.session.closing => {}
+                Ok(Parsed::Incomplete) => break,
+                Ok(Parsed::Request(_)) => {}
+                Ok(Parsed::Long(long)) => {
+                    if !self.take_long(&long, stop).await? {
+                        return Ok(false);
                     }
                 }
-                Ok(Parsed::Incomplete) => break,
-                Ok(Parsed::Dropped(too_large)) => self.pipeline.refuse(too_large),
+                Ok(Parsed::Dropped(limit)) => self.pipeline.refuse(limit),
                 Err(error) => self.pipeline.protocol_error(&protocol_error_line(error)),
-            }
-            if self.pipeline.is_full() {
-                self.pipeline.close(&self.parser).await;
-            }
-            if self.pipeline.replies().len() > UNSENT_BYTES_MAX {
-                self.pipeline.close(&self.parser).await;
-                self.send().await?;
             }
         }
         self.pipeline.close(&self.parser).await;
-        Ok(())
+        Ok(true)
+    }
+
+    /// Parses up to [`PARSED_AHEAD_MAX`] requests into `requests`; returns what the last bytes parsed were.
+    fn parse_ahead(&mut self, rules: &Rules) -> Result<Parsed, ProtocolError> {
+        self.requests.clear();
+        loop {
+            let parsed = self.parser.next(rules);
+            let Ok(Parsed::Request(request)) = &parsed else { return parsed };
+            self.requests.push(request.clone());
+            // A client that has yet to give its password may do so with this request, and gains other limits.
+            if !rules.authenticated || self.requests.len() == PARSED_AHEAD_MAX {
+                return parsed;
+            }
+        }
     }
 
     async fn send(&mut self) -> io::Result<()> {
@@ -112,9 +154,11 @@ impl Connection {
         if replies.is_empty() {
             return Ok(());
         }
-        self.stream.write_all(replies).await?;
-        self.server.counters.bytes_out.fetch_add(replies.len() as u64, Ordering::Relaxed);
-        self.server.counters.writes.fetch_add(1, Ordering::Relaxed);
+        if self.pipeline.has_streams() {
+            self.send_streams().await?;
+        } else {
+            self.stream.write_all(replies).await?;
+        }
         self.pipeline.replies_sent();
         Ok(())
     }

@@ -17,6 +17,9 @@ impl CommandError {
     pub(crate) const SYNTAX: CommandError = CommandError::new("ERR syntax error");
     pub(crate) const NOT_AN_INTEGER: CommandError =
         CommandError::new("ERR value is not an integer or out of range");
+    pub(crate) const NOT_A_FLOAT: CommandError = CommandError::new("ERR value is not a valid float");
+    pub(crate) const STRING_TOO_LONG: CommandError =
+        CommandError::new("ERR string exceeds maximum allowed size (proto-max-bulk-len)");
     pub(crate) const DB_INDEX: CommandError = CommandError::new("ERR DB index is out of range");
     pub(crate) const NO_SUCH_KEY: CommandError = CommandError::new("ERR no such key");
     pub(crate) const NO_AUTH: CommandError = CommandError::new("NOAUTH Authentication required.");
@@ -96,7 +99,7 @@ impl From<&Refusal> for CommandError {
         match refusal {
             // Redis's own words, which clients compare.
             Refusal::NotAnInteger => CommandError::NOT_AN_INTEGER,
-            Refusal::NotAFloat => CommandError::new("ERR value is not a valid float"),
+            Refusal::NotAFloat => CommandError::NOT_A_FLOAT,
             Refusal::Overflow => CommandError::new("ERR increment or decrement would overflow"),
             Refusal::NotFinite => CommandError::new("ERR increment would produce NaN or Infinity"),
             Refusal::NoSuchKey => CommandError::NO_SUCH_KEY,
@@ -106,11 +109,15 @@ impl From<&Refusal> for CommandError {
             Refusal::Mounted(_) => CommandError::text(format!(
                 "ERR forebay: {refusal}, and a mount is emptied only if it says flushall = true"
             )),
-            Refusal::Aborted => CommandError::text(format!("TRYAGAIN forebay: {refusal}")),
-            Refusal::TooLarge(_)
+            Refusal::Aborted | Refusal::NotHeld => CommandError::text(format!("TRYAGAIN forebay: {refusal}")),
+            Refusal::TooLarge(_) => CommandError::STRING_TOO_LONG,
+            Refusal::NoSuchUpload
+            | Refusal::InvalidPart(_)
+            | Refusal::PartTooSmall(..)
             | Refusal::NoSuchBucket
             | Refusal::BucketNotEmpty
             | Refusal::PreconditionFailed
+            | Refusal::MountBusy(_)
             | Refusal::OriginKeyTooLong(_)
             | Refusal::OriginMetaTooLarge(_)
             | Refusal::Malformed => CommandError::text(format!("ERR forebay: {refusal}")),

@@ -2,13 +2,16 @@
 //!
 //! Owns the read buffer of one connection and how far it is understood. Knows no command. Arguments are
 //! places in the buffer, so a request costs no allocation and no byte is looked at twice.
+//! An argument over [`Rules::inline_bytes_max`] does not pass through here: [`Parsed::Long`] announces it, and
+//! whoever reads the socket takes its bytes ([`Parser::long_left`]) before parsing goes on.
 //! What must hold: whatever arrives, the buffer holds at most one unfinished request of
-//! [`Rules::request_bytes_max`] plus one read; a request that is larger, or has a value larger than this
-//! version stores, is dropped as it arrives and reported when it is over, and the connection lives on.
-//! What breaks the protocol itself is an error after which the connection must be closed, as in Redis.
+//! [`Rules::request_bytes_max`] plus one read; a request that is larger, long arguments not counted, is dropped
+//! as it arrives and reported when it is over, and the connection lives on. What breaks the protocol itself is
+//! an error after which the connection must be closed, as in Redis.
 
 mod inline;
 
+use std::mem;
 use std::ops::Range;
 
 use memchr::memchr;
@@ -35,9 +38,9 @@ pub(crate) struct Rules {
     pub(crate) authenticated: bool,
     /// `proto-max-bulk-len`: a longer argument breaks the protocol.
     pub(crate) bulk_bytes_max: u64,
-    /// The longest argument that is kept; a longer one is dropped and reported.
-    pub(crate) value_bytes_max: u64,
-    /// The longest request that is kept.
+    /// The longest argument that comes to lie in the buffer; a longer one is [`Parsed::Long`].
+    pub(crate) inline_bytes_max: u64,
+    /// The longest request that is kept, its long arguments not counted.
     pub(crate) request_bytes_max: u64,
 }
 
@@ -48,17 +51,21 @@ pub(crate) enum Parsed {
     Incomplete,
     /// A request; its arguments, at least one, are [`Parser::args`] of this.
     Request(Range<usize>),
-    /// A request that was dropped because of its size.
-    Dropped(TooLarge),
+    /// An argument that is too long for the buffer begins. Its bytes must be taken, then [`Parser::end_long`].
+    Long(LongArgument),
+    /// A request was dropped because it has more than this many bytes.
+    Dropped(u64),
 }
 
-/// Why a request was dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum TooLarge {
-    /// An argument has this many bytes.
-    Value(u64),
-    /// The whole has more than this many bytes.
-    Request(u64),
+/// An argument whose bytes are about to come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LongArgument {
+    /// The arguments before it: [`Parser::args`] of this.
+    pub(crate) before: Range<usize>,
+    /// Number of arguments that its request has, the command name included.
+    pub(crate) count: usize,
+    /// Its length in bytes.
+    pub(crate) len: u64,
 }
 
 /// Bytes that are no request; the text is Redis's, and the connection must be closed behind it.
@@ -92,6 +99,10 @@ pub(crate) struct Span {
 }
 
 impl Span {
+    /// A long argument, which stands in no buffer: reads as empty. No other argument is empty at the very start
+    /// of a buffer: its request's head comes before it.
+    pub(crate) const LONG: Span = Span { start: 0, end: 0 };
+
     pub(crate) fn new(start: usize, end: usize) -> Span {
         Span { start: start as u32, end: end as u32 }
     }
@@ -116,10 +127,10 @@ pub(crate) struct Parser {
     request_at: usize,
     /// Its arguments still to come; 0 between requests.
     args_left: u64,
-    /// Length of the argument whose body comes next, if its length line is read.
+    /// Length of the argument whose body comes next, if its length line is read; of one that is dropped or long
+    /// what is still to come, with the line end behind it.
     body_len: Option<u64>,
-    /// Set while a request is dropped.
-    dropping: Option<TooLarge>,
+    aside: Aside,
     /// Arguments of the requests since the last [`Parser::make_room`].
     spans: Vec<Span>,
     /// The first that belongs to the request being parsed.
@@ -136,7 +147,7 @@ impl Parser {
             request_at: 0,
             args_left: 0,
             body_len: None,
-            dropping: None,
+            aside: Aside::Nothing,
             spans: Vec::new(),
             request_spans: 0,
         }
@@ -162,8 +173,10 @@ impl Parser {
     pub(crate) fn make_room(&mut self) -> &mut [u8] {
         let was_full = self.filled == self.buffer.len();
         self.forget_parsed();
-        let body_to_come = match (self.body_len, self.dropping) {
-            (Some(len), None) => (self.at as u64 + len + 2).saturating_sub(self.filled as u64) as usize,
+        let body_to_come = match (self.body_len, self.aside) {
+            (Some(len), Aside::Nothing) => {
+                (self.at as u64 + len + 2).saturating_sub(self.filled as u64) as usize
+            }
             _ => 0,
         };
         let mut size = self.filled + body_to_come.max(READ_BYTES_MIN);
@@ -188,6 +201,10 @@ impl Parser {
     /// Parses on. After [`Parsed::Incomplete`], and not before, more must be read.
     pub(crate) fn next(&mut self, rules: &Rules) -> Result<Parsed, ProtocolError> {
         if self.args_left == 0 {
+            // A long argument was the last of its request.
+            if self.spans.len() > self.request_spans {
+                return Ok(self.finish());
+            }
             match self.begin(rules)? {
                 Begun::Nothing => return Ok(Parsed::Incomplete),
                 Begun::Inline => return Ok(self.finish()),
@@ -196,15 +213,67 @@ impl Parser {
         }
         while self.args_left > 0 {
             if !self.argument(rules)? {
-                return Ok(Parsed::Incomplete);
+                return Ok(self.unfinished());
             }
         }
         Ok(self.finish())
     }
 
+    /// Bytes of the long argument that are still to be taken, the line end behind it (two bytes, passed over
+    /// unseen) included; 0 if none is under way.
+    pub(crate) fn long_left(&self) -> u64 {
+        if self.aside == Aside::Long { self.body_len.unwrap_or(0) } else { 0 }
+    }
+
+    /// Those of them that came before it was known to be long. They must be taken first, and go by
+    /// [`Parser::forget_long`].
+    pub(crate) fn long_buffered(&self) -> &[u8] {
+        let len = self.long_left().min(self.unparsed() as u64) as usize;
+        &self.buffer[self.at..self.at + len]
+    }
+
+    /// What [`Parser::long_buffered`] gave is taken. It leaves the buffer, which many long arguments of one
+    /// request would fill otherwise.
+    pub(crate) fn forget_long(&mut self) {
+        let len = self.long_buffered().len();
+        self.buffer.copy_within(self.at + len..self.filled, self.at);
+        self.filled -= len;
+        self.long_taken(len as u64);
+    }
+
+    /// `len` more bytes of it were taken from the socket.
+    pub(crate) fn long_taken(&mut self, len: u64) {
+        self.body_len = self.body_len.map(|left| left - len);
+    }
+
+    /// The long argument has been taken to its end. `kept` is what stands for one that no command may have;
+    /// `None` lets it stand as [`Span::LONG`].
+    pub(crate) fn end_long(&mut self, kept: Option<&[u8]>) {
+        debug_assert_eq!(self.long_left(), 0, "a long argument ended before its end");
+        let span = match kept {
+            None => Span::LONG,
+            Some(kept) => {
+                let (start, end) = (self.at, self.at + kept.len());
+                if self.buffer.len() < self.filled + kept.len() {
+                    self.buffer.resize(self.filled + kept.len(), 0);
+                }
+                self.buffer.copy_within(start..self.filled, end);
+                self.buffer[start..end].copy_from_slice(kept);
+                self.filled += kept.len();
+                self.at = end;
+                Span::new(start, end)
+            }
+        };
+        self.spans.push(span);
+        self.aside = Aside::Nothing;
+        self.body_len = None;
+        self.args_left -= 1;
+    }
+
     /// Moves what is not yet parsed to the front of the buffer.
     fn forget_parsed(&mut self) {
-        let collecting = self.args_left > 0 && self.dropping.is_none();
+        let has_some = self.args_left > 0 || self.spans.len() > self.request_spans;
+        let collecting = has_some && !matches!(self.aside, Aside::Dropping(_));
         let keep_from = if collecting { self.request_at } else { self.at };
         self.spans.drain(..self.request_spans);
         self.request_spans = 0;
@@ -219,17 +288,30 @@ impl Parser {
         self.at -= keep_from;
         self.request_at = 0;
         for span in &mut self.spans {
-            *span = Span::new(span.range().start - keep_from, span.range().end - keep_from);
+            // A long argument stays where it is: nowhere.
+            let Span { start, end } = *span;
+            let moved = keep_from as u32;
+            *span = Span { start: start.saturating_sub(moved), end: end.saturating_sub(moved) };
         }
     }
 
     fn finish(&mut self) -> Parsed {
         let spans = self.request_spans..self.spans.len();
         self.request_spans = self.spans.len();
-        match self.dropping.take() {
-            Some(too_large) => Parsed::Dropped(too_large),
-            None => Parsed::Request(spans),
+        match mem::replace(&mut self.aside, Aside::Nothing) {
+            Aside::Dropping(limit) => Parsed::Dropped(limit),
+            _ => Parsed::Request(spans),
         }
+    }
+
+    /// Why a request could not be parsed to its end.
+    fn unfinished(&self) -> Parsed {
+        if self.aside != Aside::Long {
+            return Parsed::Incomplete;
+        }
+        let before = self.request_spans..self.spans.len();
+        let count = before.len() + self.args_left as usize;
+        Parsed::Long(LongArgument { before, count, len: self.long_left() - 2 })
     }
 
     /// Reads the head of the next request, or all of an inline one; skips empty ones.
@@ -296,8 +378,10 @@ impl Parser {
                 None => return Ok(false),
             },
         };
-        if self.dropping.is_some() {
-            return Ok(self.drop_body(len));
+        match self.aside {
+            Aside::Nothing => {}
+            Aside::Long => return Ok(false),
+            Aside::Dropping(_) => return Ok(self.drop_body(len)),
         }
         let start = self.at;
         let end = start + len as usize;
@@ -334,15 +418,16 @@ impl Parser {
         if len > BULK_BYTES_MAX_BEFORE_AUTH && !rules.authenticated {
             return Err(ProtocolError::LengthBeforeAuth);
         }
-        if self.dropping.is_none() {
+        if self.aside == Aside::Nothing {
             let request_len = (self.at - self.request_at) as u64 + len + 2;
-            if len > rules.value_bytes_max {
-                self.start_dropping(TooLarge::Value(len));
+            if len > rules.inline_bytes_max {
+                self.aside = Aside::Long;
             } else if request_len > rules.request_bytes_max {
-                self.start_dropping(TooLarge::Request(rules.request_bytes_max));
+                self.aside = Aside::Dropping(rules.request_bytes_max);
+                self.spans.truncate(self.request_spans);
             }
         }
-        if self.dropping.is_some() {
+        if self.aside != Aside::Nothing {
             self.body_len = Some(len + 2);
             return Ok(Some(len + 2));
         }
@@ -359,11 +444,6 @@ impl Parser {
                 Some(_) => Err(ProtocolError::ExpectedBulk(other)),
             },
         }
-    }
-
-    fn start_dropping(&mut self, too_large: TooLarge) {
-        self.dropping = Some(too_large);
-        self.spans.truncate(self.request_spans);
     }
 
     /// Passes over what has come of a dropped argument; false if more of it is to come.
@@ -411,6 +491,16 @@ impl Parser {
         self.searched = 0;
         Ok(Some(self.at..self.at + searched))
     }
+}
+
+/// What comes and does not come to lie in the buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Aside {
+    Nothing,
+    /// A long argument.
+    Long,
+    /// The rest of a request that has more bytes than this.
+    Dropping(u64),
 }
 
 enum Begun {

@@ -8,6 +8,7 @@
 //! A connection that dies midway leaves what it submitted submitted, as with any write whose reply is lost.
 
 mod exec;
+mod long;
 
 use std::mem;
 use std::ops::Range;
@@ -17,20 +18,23 @@ use forebay_storage::error::Error;
 use forebay_storage::mutation::{Outcome, Refusal};
 use forebay_storage::object::BucketId;
 use forebay_storage::read::{Lookup, ReadView};
+use forebay_storage::store::Store;
 use forebay_storage::submission::{Outcomes, Submission, ViewSlot};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use smallvec::SmallVec;
 
 use self::exec::ExecStep;
+use self::long::Arriving;
+pub(crate) use self::long::Intake;
 use crate::command::args::Args;
-use crate::command::plan::{Plan, Planner, Read, WaitFn, Waiting, Write};
+use crate::command::plan::{LongValue, Needs, Plan, Planner, Read, WaitFn, Waiting, Write};
 use crate::command::{self, Command, Flags};
 use crate::error::CommandError;
 use crate::keyspace::bucket_to_open;
-use crate::parse::{Parser, TooLarge};
-use crate::read::{self, COLD_READS_MAX, Cold, Fetched, Reader};
-use crate::reply::Reply;
+use crate::parse::Parser;
+use crate::read::{self, COLD_READS_MAX, Cold, Fetched, Held, Reader};
+use crate::reply::{Reply, Stream};
 use crate::server::{Server, Tally};
 use crate::session::{Queue, Replies, Session};
 
@@ -38,6 +42,10 @@ use crate::session::{Queue, Replies, Session};
 const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Or when it holds this many commands.
 const BATCH_STEPS_MAX: usize = 10_000;
+/// Or this many reads that were not answered at once: their values may have to be opened together.
+const BATCH_READS_MAX: usize = 1024;
+/// Replies are sent before more requests are run when they reach this size, in bytes.
+const UNSENT_BYTES_MAX: usize = 1024 * 1024;
 /// How often a command is tried whose bucket vanished or whose value had to be put together.
 const ATTEMPTS_MAX: usize = 4;
 /// Memory kept for replies between batches, in bytes.
@@ -57,6 +65,14 @@ pub(crate) struct Pipeline {
     /// Hashes of keys with an APPEND or SETRANGE in the submission. Such a mutation may have to be
     /// repeated after the batch (`TooFragmented`), so nothing else may touch its key in the same batch.
     extended_keys: SmallVec<[u64; 4]>,
+    /// Reads among the steps.
+    reads: usize,
+    /// What the unsent replies hold.
+    held: Held,
+    /// Long arguments of the request that arrives.
+    arriving: Arriving,
+    /// Those of the command that is planned.
+    long: Vec<LongValue>,
     tally: Tally,
     last_command: &'static str,
 }
@@ -82,7 +98,7 @@ enum Work {
         at: ReadAt,
         read: Read,
         /// What a cold read of one key found, waited for together with the others of the batch.
-        fetched: Option<Result<Fetched, Error>>,
+        fetched: Option<Result<Fetched, CommandError>>,
     },
     Write(Write),
     ReadThenWrite {
@@ -124,6 +140,10 @@ impl Pipeline {
             steps: Vec::new(),
             ready,
             extended_keys: SmallVec::new(),
+            reads: 0,
+            held: Held::default(),
+            arriving: Arriving::default(),
+            long: Vec::new(),
             tally: Tally::default(),
             last_command: "NULL",
         }
@@ -134,14 +154,34 @@ impl Pipeline {
         self.out.bytes()
     }
 
+    /// Whether long values are among them.
+    #[inline]
+    pub(crate) fn has_streams(&self) -> bool {
+        self.out.has_streams()
+    }
+
+    /// Long values among them.
+    pub(crate) fn take_streams(&mut self) -> Vec<Stream> {
+        self.out.take_streams()
+    }
+
     /// They were sent.
     pub(crate) fn replies_sent(&mut self) {
         self.out.clear(REPLY_CAPACITY_KEPT);
+        self.held.release();
+    }
+
+    /// Whether replies should be sent before more is planned.
+    #[inline]
+    pub(crate) fn must_send(&self) -> bool {
+        self.out.len() > UNSENT_BYTES_MAX || self.out.has_streams()
     }
 
     /// Whether the batch should be closed before more is planned.
     pub(crate) fn is_full(&self) -> bool {
-        self.submission.bytes_len() >= BATCH_BYTES_MAX || self.steps.len() >= BATCH_STEPS_MAX
+        self.submission.bytes_len() >= BATCH_BYTES_MAX
+            || self.steps.len() >= BATCH_STEPS_MAX
+            || self.reads >= BATCH_READS_MAX
     }
 
     /// Full name of the last command.
@@ -149,9 +189,42 @@ impl Pipeline {
         self.last_command
     }
 
+    /// Bytes have been received.
+    pub(crate) fn count_read(&mut self, bytes: usize) {
+        self.tally.reads += 1;
+        self.tally.bytes_in += bytes as u64;
+    }
+
+    /// The replies are about to be sent.
+    pub(crate) fn count_write(&mut self) {
+        let bytes = self.out.len() as u64;
+        self.tally.writes += u64::from(bytes > 0);
+        self.tally.bytes_out += bytes;
+    }
+
     /// Counts since the last call.
     pub(crate) fn take_tally(&mut self) -> Tally {
         mem::take(&mut self.tally)
+    }
+
+    /// Asks for the rows that these requests are going to read, all at once. Only a hint.
+    pub(crate) fn prefetch(&self, requests: &[Range<usize>], parser: &Parser) {
+        let Some(bucket) = self.session.database_at(self.session.database()).bucket else { return };
+        if requests.len() < 2 {
+            return;
+        }
+        let mut keys: SmallVec<[&[u8]; Store::PREFETCH_KEYS]> = SmallVec::new();
+        for request in requests {
+            let args = parser.args(request.clone());
+            let command = command::find_name(args.at(0)).filter(|command| command.flags.has(Flags::READONLY));
+            let Some(key) = command.and_then(|command| command.keys.of(args.len()).next()) else { continue };
+            if keys.len() < Store::PREFETCH_KEYS {
+                keys.push(args.at(key));
+            }
+        }
+        if keys.len() > 1 {
+            self.server.store.prefetch(bucket, keys.iter().copied());
+        }
     }
 
     /// Plans a request, and answers it if nothing stands before it. What comes back must be given to
@@ -159,29 +232,47 @@ impl Pipeline {
     #[inline]
     pub(crate) fn request(&mut self, request: Range<usize>, parser: &Parser) -> Option<Blocked> {
         let args = parser.args(request.clone());
+        let command = self.enter(args, &request)?;
+        if self.session.queue.is_some() && !command.flags.has(Flags::NEVER_QUEUED) {
+            self.enqueue(command, args, request, Vec::new());
+            return None;
+        }
+        self.plan(command, request, args)
+    }
+
+    /// Counts a request, and names its command; one that is none is answered.
+    #[inline]
+    fn enter(&mut self, args: Args<'_>, request: &Range<usize>) -> Option<&'static Command> {
         self.tally.commands += 1;
         if self.session.replies == Replies::SkipNext {
             self.session.replies = Replies::Skip;
         }
-        let command = match self.admit(args) {
-            Ok(command) => command,
-            Err(error) => {
-                self.reject(args, request, error);
-                return None;
+        match self.admit(args) {
+            Ok(command) => {
+                self.last_command = command.name;
+                Some(command)
             }
-        };
-        self.last_command = command.name;
-        if let Some(queue) = &mut self.session.queue
-            && !command.flags.has(Flags::NEVER_QUEUED)
-        {
-            let queued = queue.push(command, args);
-            self.answer(request, |reply| match queued {
-                Ok(()) => reply.simple("QUEUED"),
-                Err(error) => reply.error(&error),
-            });
-            return None;
+            Err(error) => {
+                self.reject(args, request.clone(), error);
+                None
+            }
         }
-        self.plan(command, request, args)
+    }
+
+    /// Puts a command aside until EXEC.
+    fn enqueue(
+        &mut self,
+        command: &'static Command,
+        args: Args<'_>,
+        request: Range<usize>,
+        long: Vec<LongValue>,
+    ) {
+        let Some(queue) = &mut self.session.queue else { return };
+        let queued = queue.push(command, args, long);
+        self.answer(request, |reply| match queued {
+            Ok(()) => reply.simple("QUEUED"),
+            Err(error) => reply.error(&error),
+        });
     }
 
     /// Answers what is no command, or not one with these arguments.
@@ -228,14 +319,10 @@ impl Pipeline {
     }
 
     /// Answers a request that was dropped for its size.
-    pub(crate) fn refuse(&mut self, too_large: TooLarge) {
+    pub(crate) fn refuse(&mut self, limit: u64) {
         self.tally.commands += 1;
-        let error = match too_large {
-            TooLarge::Value(len) => Error::BodyTooLarge(len, self.server.store.inline_bytes_max()).into(),
-            TooLarge::Request(limit) => {
-                CommandError::text(format!("ERR forebay: a request may hold at most {limit} bytes"))
-            }
-        };
+        self.arriving = Arriving::default();
+        let error = CommandError::text(format!("ERR forebay: a request may hold at most {limit} bytes"));
         if let Some(queue) = &mut self.session.queue {
             queue.aborted = true;
         }
@@ -245,6 +332,7 @@ impl Pipeline {
     /// Answers bytes that are no request; nothing more can be read from the connection.
     pub(crate) fn protocol_error(&mut self, error: &CommandError) {
         self.session.closing = true;
+        self.arriving = Arriving::default();
         self.answer(0..0, |reply| reply.error(error));
     }
 
@@ -256,9 +344,11 @@ impl Pipeline {
         let mut steps = mem::take(&mut self.steps);
         let submission = mem::take(&mut self.submission);
         self.extended_keys.clear();
+        self.reads = 0;
+        debug_assert!(!self.ready.has_streams(), "a reply that was not waited for has a long value");
         match self.submit(submission).await {
             Ok(outcomes) => {
-                fetch_cold(&mut steps, parser, &outcomes).await;
+                fetch_cold(&mut steps, parser, &outcomes, &self.held).await;
                 for step in steps.drain(..) {
                     self.finish(step, parser, &outcomes).await;
                 }
@@ -316,6 +406,7 @@ impl Pipeline {
             command,
             database,
             in_exec: false,
+            long: &self.long,
         };
         match (command.plan)(&mut planner, args) {
             Ok(Plan::Answered) => self.answered(from, command, request),
@@ -325,12 +416,14 @@ impl Pipeline {
             }
             Ok(Plan::Read(read)) => self.plan_read(read, command, request, args, database),
             Ok(Plan::Write(write)) => {
+                self.carry_long();
                 if command.flags.has(Flags::EXTENDS) {
                     self.extended_keys.push(key_hash(args.at(1)));
                 }
                 self.push_step(command, request, database, Work::Write(write));
             }
             Ok(Plan::ReadThenWrite { view, read, write }) => {
+                self.carry_long();
                 self.push_step(command, request, database, Work::ReadThenWrite { view, read, write });
             }
             Ok(Plan::Wait(wait)) => {
@@ -359,12 +452,14 @@ impl Pipeline {
         let reply = if self.steps.is_empty() { &mut self.out } else { &mut self.ready };
         let from = reply.len();
         let bucket = self.session.database_at(database).bucket;
-        let mut reader = Reader { server: &self.server, bucket, args, reply, tally: &mut self.tally };
+        let (tally, held) = (&mut self.tally, &self.held);
+        let mut reader = Reader { server: &self.server, bucket, args, reply, tally, held };
         let done = match reader.read_latest(read) {
             Ok(done) => done,
             // Later writes of this pipeline must not be seen, so the view is taken now.
             Err(Cold) => match self.server.store.view() {
                 Ok(view) => {
+                    self.reads += 1;
                     let work = Work::Read { at: ReadAt::View(view), read, fetched: None };
                     return self.push_step(command, request, database, work);
                 }
@@ -493,12 +588,12 @@ impl Pipeline {
                 Ok(())
             }
             Work::Write(write) => finish_write(write, outcomes, &mut self.out),
-            Work::Read { read: Read::One { reply, .. }, fetched: Some(fetched), .. } => {
-                let fetched = fetched.as_ref().map_err(Error::clone)?;
-                let (out, tally) = (&mut self.out, &mut self.tally);
+            Work::Read { read: Read::One { needs, reply, .. }, fetched: Some(fetched), .. } => {
+                let fetched = fetched.as_ref().map_err(CommandError::clone)?;
+                let (out, tally, held) = (&mut self.out, &mut self.tally, &self.held);
                 let server = &self.server;
-                let mut reader = Reader { server, bucket: step.bucket, args, reply: out, tally };
-                Ok(reader.fetched(fetched, *reply)?)
+                let mut reader = Reader { server, bucket: step.bucket, args, reply: out, tally, held };
+                Ok(reader.fetched(fetched, *needs, *reply)?)
             }
             Work::Read { at, read, .. } => {
                 let view = at.view(outcomes)?;
@@ -520,8 +615,8 @@ impl Pipeline {
         bucket: Option<BucketId>,
         args: Args<'_>,
     ) -> Result<(), CommandError> {
-        let (reply, tally) = (&mut self.out, &mut self.tally);
-        Reader { server: &self.server, bucket, args, reply, tally }.read(read, view).await
+        let (reply, tally, held) = (&mut self.out, &mut self.tally, &self.held);
+        Reader { server: &self.server, bucket, args, reply, tally, held }.read(read, view).await
     }
 
     /// The whole submission was refused, or its fate is unknown.
@@ -617,6 +712,8 @@ impl Pipeline {
             command: step.command,
             database: step.database,
             in_exec: false,
+            // Given to the log already.
+            long: &[],
         };
         let work = match (step.command.plan)(&mut planner, args)? {
             Plan::Write(write) => Work::Write(write),
@@ -660,22 +757,23 @@ impl ReadAt {
 
 /// Waits for the cold single-key reads of a batch together: one after the other each would wait for its own
 /// disk read.
-async fn fetch_cold(steps: &mut [Step], parser: &Parser, outcomes: &Outcomes) {
+async fn fetch_cold(steps: &mut [Step], parser: &Parser, outcomes: &Outcomes, held: &Held) {
     let cold = steps.iter_mut().filter_map(|step| {
         let (args, bucket) = (parser.args(step.args.clone()), step.bucket);
-        let Work::Read { at, read: Read::One { key, body, .. }, fetched } = &mut step.work else {
+        let Work::Read { at, read: Read::One { key, needs, .. }, fetched } = &mut step.work else {
             return None;
         };
-        let (view, key, body) = (at.view(outcomes).ok()?, args.at(*key), *body);
-        let is_here = match view.get(bucket?, key) {
-            Lookup::Found(row) => !body || row.inline_body().is_some(),
+        let (view, key, needs) = (at.view(outcomes).ok()?, *key, *needs);
+        let is_here = match view.get(bucket?, args.at(key)) {
+            Lookup::Found(row) => matches!(needs, Needs::Nothing) || row.inline_body().is_some(),
             Lookup::Absent => true,
             Lookup::Later => false,
         };
         if is_here {
             return None;
         }
-        Some(async move { *fetched = Some(read::fetch(view, bucket, key, body).await) }.boxed())
+        let fetch = async move { *fetched = Some(read::fetch(view, bucket, args, key, needs, held).await) };
+        Some(fetch.boxed())
     });
     let cold: Vec<BoxFuture<'_, ()>> = cold.collect();
     let mut fetches = stream::iter(cold).buffer_unordered(COLD_READS_MAX);

@@ -1,7 +1,13 @@
 //! The reply writer: RESP2 or RESP3, appended to one buffer that leaves in one write.
 //!
-//! Owns the bytes on their way to the client. Knows no command and no socket. What is begun is whole: an
-//! array's length is written before its elements, and whoever writes it writes that many.
+//! Owns the bytes on their way to the client, and the places among them where long values go, whose bytes are
+//! read when they are sent. Knows no command and no socket. What is begun is whole: an array's length is
+//! written before its elements, and whoever writes it writes that many.
+
+use std::mem;
+use std::ops::Range;
+
+use forebay_storage::BodyReader;
 
 use crate::error::CommandError;
 
@@ -19,11 +25,23 @@ pub(crate) enum Protocol {
 pub(crate) struct Reply {
     bytes: Vec<u8>,
     protocol: Protocol,
+    /// In order of their places.
+    streams: Vec<Stream>,
+}
+
+/// Bytes of a long value that belong into a reply.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    /// Written bytes that go before them.
+    pub(crate) at: usize,
+    pub(crate) body: BodyReader,
+    /// Which bytes of the body.
+    pub(crate) range: Range<u64>,
 }
 
 impl Reply {
     pub(crate) fn new(protocol: Protocol) -> Reply {
-        Reply { bytes: Vec::new(), protocol }
+        Reply { bytes: Vec::new(), protocol, streams: Vec::new() }
     }
 
     pub(crate) fn protocol(&self) -> Protocol {
@@ -34,7 +52,7 @@ impl Reply {
         self.protocol = protocol;
     }
 
-    /// What is written and not yet taken away.
+    /// What is written and not yet taken away, without the bytes of long values.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -46,11 +64,26 @@ impl Reply {
     /// Forgets what was written after the first `len` bytes: a reply that could not be finished.
     pub(crate) fn truncate(&mut self, len: usize) {
         self.bytes.truncate(len);
+        if !self.streams.is_empty() {
+            self.streams.retain(|stream| stream.at <= len);
+        }
+    }
+
+    /// Whether long values are among what is written.
+    #[inline]
+    pub(crate) fn has_streams(&self) -> bool {
+        !self.streams.is_empty()
+    }
+
+    /// Takes the long values, in order.
+    pub(crate) fn take_streams(&mut self) -> Vec<Stream> {
+        mem::take(&mut self.streams)
     }
 
     /// Empties it, and gives back memory that one long reply took.
     pub(crate) fn clear(&mut self, capacity_kept: usize) {
         self.bytes.clear();
+        debug_assert!(self.streams.is_empty(), "a long value was not sent");
         if self.bytes.capacity() > capacity_kept {
             self.bytes.shrink_to(capacity_kept);
         }
@@ -100,6 +133,13 @@ impl Reply {
         self.bytes.reserve(bytes.len() + 16);
         self.prefixed(b'$', bytes.len());
         self.raw(bytes);
+        self.raw(b"\r\n");
+    }
+
+    /// A range of a long value; its bytes are read when it is sent.
+    pub(crate) fn bulk_of(&mut self, body: &BodyReader, range: Range<u64>) {
+        self.prefixed(b'$', range.end - range.start);
+        self.streams.push(Stream { at: self.bytes.len(), body: body.clone(), range });
         self.raw(b"\r\n");
     }
 

@@ -3,6 +3,7 @@
 //! Owned by the connection's task alone; what other clients may see of it (CLIENT LIST) is copied into
 //! [`ClientFacts`] after each batch.
 
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use forebay_storage::store::Store;
 use crate::clients::ClientFacts;
 use crate::command::Command;
 use crate::command::args::Args;
+use crate::command::plan::LongValue;
 use crate::error::CommandError;
 use crate::keyspace::Database;
 use crate::parse::Span;
@@ -70,13 +72,23 @@ pub(crate) struct Queue {
     bytes: Vec<u8>,
     spans: Vec<Span>,
     commands: Vec<(&'static Command, Range<usize>)>,
+    /// Long values, with the places of their commands, in order.
+    long: QueuedValues,
     /// A command could not be queued: EXEC will refuse.
     pub(crate) aborted: bool,
 }
 
+/// Long values of queued commands: for each command that has any, its place in the queue and its values.
+pub(crate) type QueuedValues = Vec<(usize, Vec<LongValue>)>;
+
 impl Queue {
-    /// Takes a command over.
-    pub(crate) fn push(&mut self, command: &'static Command, args: Args<'_>) -> Result<(), CommandError> {
+    /// Takes a command over, with its long values.
+    pub(crate) fn push(
+        &mut self,
+        command: &'static Command,
+        args: Args<'_>,
+        long: Vec<LongValue>,
+    ) -> Result<(), CommandError> {
         if self.bytes.len() + args.bytes_len() > QUEUE_BYTES_MAX {
             self.aborted = true;
             return Err(CommandError::text(format!(
@@ -84,10 +96,14 @@ impl Queue {
             )));
         }
         let first = self.spans.len();
-        for arg in args.iter() {
+        for (place, arg) in args.iter().enumerate() {
             let start = self.bytes.len();
             self.bytes.extend_from_slice(arg);
-            self.spans.push(Span::new(start, self.bytes.len()));
+            let span = if args.is_long(place) { Span::LONG } else { Span::new(start, self.bytes.len()) };
+            self.spans.push(span);
+        }
+        if !long.is_empty() {
+            self.long.push((self.commands.len(), long));
         }
         self.commands.push((command, first..self.spans.len()));
         Ok(())
@@ -95,6 +111,11 @@ impl Queue {
 
     pub(crate) fn len(&self) -> usize {
         self.commands.len()
+    }
+
+    /// Takes the long values out.
+    pub(crate) fn take_long(&mut self) -> QueuedValues {
+        mem::take(&mut self.long)
     }
 
     pub(crate) fn command(&self, index: usize) -> (&'static Command, Args<'_>) {

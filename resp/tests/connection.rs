@@ -72,38 +72,6 @@ async fn client_over_the_limit_is_told_and_closed() {
 }
 
 #[tokio::test]
-async fn value_over_the_limit_is_refused_and_the_connection_lives_on() {
-    let server = Server::start().await;
-    let mut client = server.client().await;
-    let value = vec![b'x'; 65_537];
-    client.send_bytes(&encode(&[b"SET", b"a", &value])).await;
-    client.send("GET a").await;
-    assert_eq!(
-        client.replies(2).await,
-        "-ERR forebay: value is 65537 bytes long, this version takes at most 65536 bytes\r\n$-1\r\n"
-    );
-    client.send_bytes(&encode(&[b"SET", b"a", &value[1..]])).await;
-    client.send("STRLEN a\nAPPEND a x\nSETRANGE a 65536 x\nSTRLEN a").await;
-    let replies = client.replies(5).await;
-    assert!(replies.starts_with("+OK\r\n:65536\r\n-ERR forebay: "), "{replies}");
-    assert!(replies.ends_with(":65536\r\n"), "{replies}");
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn oversized_argument_aborts_a_transaction() {
-    let server = Server::start().await;
-    let mut client = server.client().await;
-    client.send("MULTI").await;
-    client.send_bytes(&encode(&[b"SET", b"a", &vec![b'x'; 100_000]])).await;
-    client.send("EXEC\nPING").await;
-    let replies = client.replies(4).await;
-    assert!(replies.contains("-ERR forebay: value is 100000 bytes long"), "{replies}");
-    assert!(replies.ends_with("-EXECABORT Transaction discarded because of previous errors.\r\n+PONG\r\n"));
-    server.stop().await;
-}
-
-#[tokio::test]
 async fn key_over_the_limit_is_refused_by_every_command() {
     let server = Server::start().await;
     let mut client = server.client().await;

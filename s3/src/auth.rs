@@ -2,8 +2,8 @@
 //!
 //! Owns: reading the claimed signature out of the `Authorization` header or the query, refusing what it
 //! does not cover (unsigned `x-amz-*` headers), clock skew and expiry with the fields S3 answers, and the
-//! signing key for chunk signatures. Does not own: the check of the request's own signature, which is
-//! s3s's, after this. So nothing here may be taken as proof of who sent the request until s3s has agreed.
+//! signing keys. Does not own: the canonical request that the claim is compared with (`signature`, else
+//! s3s), after this. So a claim may not be taken as proof of who sent the request until one of them agreed.
 //!
 //! Invariant: every `x-amz-*` header that any operation reads is one that the signature covers.
 
@@ -12,8 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use hmac::{Hmac, KeyInit, Mac};
 use http::HeaderMap;
 use sha2::{Digest, Sha256};
-use time::macros::format_description;
-use time::{Duration, OffsetDateTime, PrimitiveDateTime};
+use time::{Date, Duration, Month, OffsetDateTime};
 
 use crate::config::{PRESIGNED_SECONDS_MAX, S3Config, SecretAccessKey};
 use crate::error::Refused;
@@ -31,10 +30,11 @@ pub(crate) enum SignatureForm {
     Presigned,
 }
 
-/// The signature a request claims. s3s verifies it; chunk signatures are chained to it.
+/// The signature a request claims. `signature` or s3s verifies it; chunk signatures are chained to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ClaimedSignature {
     pub(crate) form: SignatureForm,
+    pub(crate) access_key_id: String,
     /// `YYYYMMDDTHHMMSSZ`, as sent.
     pub(crate) timestamp: String,
     /// `YYYYMMDD` of the scope.
@@ -42,7 +42,8 @@ pub(crate) struct ClaimedSignature {
     pub(crate) region: String,
     /// 64 hex digits.
     pub(crate) signature: String,
-    pub(crate) signed_headers: Vec<String>,
+    /// As sent: names with `;` between them.
+    pub(crate) signed_headers: String,
     pub(crate) signed_at: OffsetDateTime,
     /// Validity of a presigned URL.
     pub(crate) expires: Option<Duration>,
@@ -55,7 +56,9 @@ impl ClaimedSignature {
         if query.has("Signature") || query.has("AWSAccessKeyId") {
             return Err(Refused::new("InvalidRequest", 400, PRESIGNED_WITH_VERSION_2));
         }
-        for name in ["authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-decoded-content-length"] {
+        for name in
+            ["host", "authorization", "x-amz-date", "x-amz-content-sha256", "x-amz-decoded-content-length"]
+        {
             if headers.get_all(name).iter().count() > 1 {
                 return Err(Refused::new("InvalidRequest", 400, format!("the header {name} is sent twice")));
             }
@@ -145,7 +148,7 @@ impl ClaimedSignature {
         let mut scope = credential.rsplitn(5, '/');
         let (terminator, service, region, date, access_key) =
             (scope.next(), scope.next(), scope.next(), scope.next(), scope.next());
-        let (Some("aws4_request"), Some(service), Some(region), Some(date), Some(_)) =
+        let (Some("aws4_request"), Some(service), Some(region), Some(date), Some(access_key_id)) =
             (terminator, service, region, date, access_key)
         else {
             return Err(malformed("the credential must be KEY/YYYYMMDD/REGION/s3/aws4_request"));
@@ -163,11 +166,12 @@ impl ClaimedSignature {
         }
         Ok(ClaimedSignature {
             form,
+            access_key_id: access_key_id.to_owned(),
             timestamp: timestamp.to_owned(),
             date: date.to_owned(),
             region: region.to_owned(),
             signature: signature.to_owned(),
-            signed_headers: signed_headers.split(';').map(str::to_owned).collect(),
+            signed_headers: signed_headers.to_owned(),
             signed_at,
             expires,
         })
@@ -176,7 +180,7 @@ impl ClaimedSignature {
     /// Refuses a request with an `x-amz-*` header (or `host`) that the signature does not cover: whoever
     /// holds a presigned URL could otherwise add meaning to it.
     pub(crate) fn check_coverage(&self, headers: &HeaderMap) -> Result<(), Refused> {
-        let signed = |name: &str| self.signed_headers.iter().any(|signed| signed == name);
+        let signed = |name: &str| self.signed_headers().any(|signed| signed == name);
         if !signed("host") {
             return Err(unsigned("host"));
         }
@@ -216,40 +220,99 @@ impl ClaimedSignature {
         }
     }
 
+    /// The names of the headers that the signature covers.
+    pub(crate) fn signed_headers(&self) -> impl Iterator<Item = &str> {
+        self.signed_headers.split(';')
+    }
+
     /// The scope as it stands in strings to sign.
     pub(crate) fn scope(&self) -> String {
         format!("{}/{}/s3/aws4_request", self.date, self.region)
     }
 }
 
-/// Derived signing keys, kept for the last date and region: deriving one costs four HMACs.
+/// Signing keys kept at once: clients name the region as they like, and around midnight there are two dates.
+const SIGNING_KEYS_MAX: usize = 4;
+
+/// Derived signing keys, kept for the scopes that were proven last: deriving one costs four HMACs.
 pub(crate) struct SigningKeys {
     secret: SecretAccessKey,
-    /// Locked for a comparison and a copy of 32 bytes.
-    last: Mutex<Option<(String, String, SigningKey)>>,
+    /// Newest last; locked for a comparison and a copy.
+    recent: Mutex<Vec<KeyOfScope>>,
 }
 
-/// The key that signs chunks of one day and region.
-#[derive(Clone, Copy)]
-pub(crate) struct SigningKey([u8; 32]);
+struct KeyOfScope {
+    date: String,
+    region: String,
+    key: SigningKey,
+}
+
+/// The key of one day and region, as an HMAC that has taken it in.
+#[derive(Clone)]
+pub(crate) struct SigningKey(Hmac<Sha256>);
 
 impl SigningKeys {
     pub(crate) fn new(secret: SecretAccessKey) -> SigningKeys {
-        SigningKeys { secret, last: Mutex::new(None) }
+        SigningKeys { secret, recent: Mutex::new(Vec::with_capacity(SIGNING_KEYS_MAX)) }
     }
 
-    /// The key for this claim's date and region.
+    /// The key for this claim's date and region, of a request that was proven.
     pub(crate) fn key(&self, claim: &ClaimedSignature) -> SigningKey {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((date, region, key)) = &*last
-            && *date == claim.date
-            && *region == claim.region
-        {
-            return *key;
+        self.kept(claim).unwrap_or_else(|| {
+            let key = SigningKey::derive(&self.secret, &claim.date, &claim.region);
+            self.keep(claim, key.clone());
+            key
+        })
+    }
+
+    /// Whether the claimed signature is that of this canonical request, in lower-case hex.
+    pub(crate) fn proves_request(&self, claim: &ClaimedSignature, canonical_request: &[u8]) -> bool {
+        if claim.signature.bytes().any(|b| b.is_ascii_uppercase()) {
+            return false;
         }
-        let key = SigningKey::derive(&self.secret, &claim.date, &claim.region);
-        *last = Some((claim.date.clone(), claim.region.clone(), key));
-        key
+        let kept = self.kept(claim);
+        let is_new = kept.is_none();
+        let key = kept.unwrap_or_else(|| SigningKey::derive(&self.secret, &claim.date, &claim.region));
+        let text = format!(
+            "{ALGORITHM}\n{}\n{}/{}/s3/aws4_request\n{}",
+            claim.timestamp,
+            claim.date,
+            claim.region,
+            sha256_hex(canonical_request)
+        );
+        let proven = key.verify(&text, claim.signature.as_bytes());
+        // Only now: a stranger must not be able to push out the keys of those who may.
+        if proven && is_new {
+            self.keep(claim, key);
+        }
+        proven
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_kept(&self, claim: &ClaimedSignature) -> bool {
+        self.kept(claim).is_some()
+    }
+
+    fn kept(&self, claim: &ClaimedSignature) -> Option<SigningKey> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.iter().find(|kept| kept.is_of(claim)).map(|kept| kept.key.clone())
+    }
+
+    fn keep(&self, claim: &ClaimedSignature, key: SigningKey) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.iter().any(|kept| kept.is_of(claim)) {
+            return;
+        }
+        if recent.len() >= SIGNING_KEYS_MAX {
+            recent.remove(0);
+        }
+        recent.push(KeyOfScope { date: claim.date.clone(), region: claim.region.clone(), key });
+    }
+}
+
+impl KeyOfScope {
+    fn is_of(&self, claim: &ClaimedSignature) -> bool {
+        self.date == claim.date && self.region == claim.region
     }
 }
 
@@ -259,13 +322,13 @@ impl SigningKey {
         let date_key = hmac(seed.as_bytes(), date.as_bytes());
         let region_key = hmac(&date_key, region.as_bytes());
         let service_key = hmac(&region_key, b"s3");
-        SigningKey(hmac(&service_key, b"aws4_request"))
+        SigningKey(mac(&hmac(&service_key, b"aws4_request")))
     }
 
     /// Signs; lower-case hex.
     #[cfg(test)]
     pub(crate) fn sign(&self, text: &str) -> String {
-        hex::encode(hmac(&self.0, text.as_bytes()))
+        hex::encode(self.0.clone().chain_update(text).finalize().into_bytes())
     }
 
     /// Compares in constant time.
@@ -274,7 +337,7 @@ impl SigningKey {
         if hex::decode_to_slice(signature_hex, &mut signature).is_err() {
             return false;
         }
-        mac(&self.0, text.as_bytes()).verify_slice(&signature).is_ok()
+        self.0.clone().chain_update(text).verify_slice(&signature).is_ok()
     }
 }
 
@@ -284,21 +347,31 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 fn hmac(key: &[u8], bytes: &[u8]) -> [u8; 32] {
-    mac(key, bytes).finalize().into_bytes().into()
+    mac(key).chain_update(bytes).finalize().into_bytes().into()
 }
 
-fn mac(key: &[u8], bytes: &[u8]) -> Hmac<Sha256> {
-    let mut mac = match Hmac::<Sha256>::new_from_slice(key) {
+fn mac(key: &[u8]) -> Hmac<Sha256> {
+    match Hmac::<Sha256>::new_from_slice(key) {
         Ok(mac) => mac,
         Err(_) => unreachable!("HMAC takes keys of any length"),
-    };
-    mac.update(bytes);
-    mac
+    }
 }
 
+/// Reads `YYYYMMDDTHHMMSSZ`, digits only.
 fn parse_timestamp(text: &str) -> Option<OffsetDateTime> {
-    let format = format_description!("[year][month][day]T[hour][minute][second]Z");
-    PrimitiveDateTime::parse(text, &format).ok().map(PrimitiveDateTime::assume_utc)
+    let bytes: &[u8; 16] = text.as_bytes().try_into().ok()?;
+    if bytes[8] != b'T' || bytes[15] != b'Z' {
+        return None;
+    }
+    let number = |digits: &[u8]| {
+        digits.iter().try_fold(0u16, |number, digit| {
+            digit.is_ascii_digit().then(|| number * 10 + u16::from(digit - b'0'))
+        })
+    };
+    let two = |at: usize| number(&bytes[at..at + 2]).map(|number| number as u8);
+    let month = Month::try_from(two(4)?).ok()?;
+    let date = Date::from_calendar_date(i32::from(number(&bytes[..4])?), month, two(6)?).ok()?;
+    Some(date.with_hms(two(9)?, two(11)?, two(13)?).ok()?.assume_utc())
 }
 
 const UNSUPPORTED_MECHANISM: &str = "The authorization mechanism you have provided is not supported. Please use \

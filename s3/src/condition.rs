@@ -1,6 +1,7 @@
 //! Conditional requests (RFC 9110, section 13): the read side is judged here, the write side is passed to
 //! the core, which judges it at apply.
 
+use forebay_storage::mutation::PutIf;
 use http::HeaderMap;
 
 use crate::error::Refused;
@@ -17,11 +18,36 @@ pub(crate) enum Verdict {
     Failed(&'static str),
 }
 
+/// Where the four conditions of a read stand.
+pub(crate) trait ReadConditions {
+    fn text(&self, name: &'static str) -> Option<&str>;
+}
+
+impl ReadConditions for HeaderMap {
+    fn text(&self, name: &'static str) -> Option<&str> {
+        self.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// The headers of a copy: its source's conditions have a prefix.
+pub(crate) struct CopyHeaders<'a>(pub(crate) &'a HeaderMap);
+
+impl ReadConditions for CopyHeaders<'_> {
+    fn text(&self, name: &'static str) -> Option<&str> {
+        self.0.text(match name {
+            "if-match" => "x-amz-copy-source-if-match",
+            "if-none-match" => "x-amz-copy-source-if-none-match",
+            "if-modified-since" => "x-amz-copy-source-if-modified-since",
+            _ => "x-amz-copy-source-if-unmodified-since",
+        })
+    }
+}
+
 /// Judges the four headers in the order of RFC 9110, section 13.2.2. `etag` is unquoted; `modified` is in
 /// seconds since the Unix epoch, as Last-Modified tells it. Dates that are none are ignored.
-pub(crate) fn judge_read(headers: &HeaderMap, etag: &str, modified: i64) -> Verdict {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let date = |name: &str| text(name).and_then(timestamp::parse_http_date);
+pub(crate) fn judge_read(headers: &impl ReadConditions, etag: &str, modified: i64) -> Verdict {
+    let text = |name: &'static str| headers.text(name);
+    let date = |name: &'static str| text(name).and_then(timestamp::parse_http_date);
     if let Some(list) = text("if-match") {
         if !lists(list, etag, Comparison::Strong) {
             return Verdict::Failed("If-Match");
@@ -46,6 +72,31 @@ pub(crate) fn range_counts(headers: &HeaderMap, etag: &str, modified: i64) -> bo
     match timestamp::parse_http_date(value) {
         Some(date) => date == modified,
         None => lists(value, etag, Comparison::Strong),
+    }
+}
+
+/// The conditions of a PUT on its own object.
+pub(crate) fn put_condition(headers: &HeaderMap) -> Result<PutIf<'_>, Refused> {
+    Ok(PutIf {
+        if_match: write_condition(headers, "if-match")?,
+        if_none_match: write_condition(headers, "if-none-match")?,
+    })
+}
+
+/// Judges the conditions of a write as apply will, by the object's ETag (`None`: there is none).
+pub(crate) fn judge_write(condition: &PutIf<'_>, etag: Option<&str>) -> Result<(), Refused> {
+    match (condition.if_match, etag) {
+        (Some(_), None) => return Err(Refused::no_such_key()),
+        (Some(wanted), Some(etag)) if wanted != "*" && wanted != etag => {
+            return Err(Refused::precondition_failed("If-Match"));
+        }
+        _ => {}
+    }
+    match (condition.if_none_match, etag) {
+        (Some(unwanted), Some(etag)) if unwanted == "*" || unwanted == etag => {
+            Err(Refused::precondition_failed("If-None-Match"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -144,6 +195,35 @@ mod tests {
         assert!(range_counts(&headers(&[("if-range", ETAG)]), ETAG, MODIFIED));
         assert!(!range_counts(&headers(&[("if-range", BEFORE)]), ETAG, MODIFIED));
         assert!(!range_counts(&headers(&[("if-range", "\"aa\"")]), ETAG, MODIFIED));
+    }
+
+    #[test]
+    fn a_copys_conditions_have_a_prefix() {
+        let judge = |pairs: &[(&str, &str)]| judge_read(&CopyHeaders(&headers(pairs)), ETAG, MODIFIED);
+        assert_eq!(judge(&[("if-match", "aa"), ("if-modified-since", AT)]), Verdict::Proceed);
+        assert_eq!(judge(&[("x-amz-copy-source-if-match", "aa")]), Verdict::Failed("If-Match"));
+        assert_eq!(judge(&[("x-amz-copy-source-if-none-match", ETAG)]), Verdict::NotModified);
+        assert_eq!(judge(&[("x-amz-copy-source-if-modified-since", AT)]), Verdict::NotModified);
+        assert_eq!(
+            judge(&[("x-amz-copy-source-if-unmodified-since", BEFORE)]),
+            Verdict::Failed("If-Unmodified-Since")
+        );
+    }
+
+    #[test]
+    fn writes_are_judged_by_the_object_that_stands_there() {
+        let judge = |if_match, if_none_match, etag| {
+            judge_write(&PutIf { if_match, if_none_match }, etag).err().map(|refused| refused.status())
+        };
+        assert_eq!(judge(None, None, Some("a")), None);
+        assert_eq!(judge(Some("a"), None, Some("a")), None);
+        assert_eq!(judge(Some("*"), None, Some("a")), None);
+        assert_eq!(judge(Some("b"), None, Some("a")), Some(412));
+        assert_eq!(judge(Some("a"), None, None), Some(404));
+        assert_eq!(judge(None, Some("*"), None), None);
+        assert_eq!(judge(None, Some("b"), Some("a")), None);
+        assert_eq!(judge(None, Some("*"), Some("a")), Some(412));
+        assert_eq!(judge(None, Some("a"), Some("a")), Some(412));
     }
 
     #[test]

@@ -5,13 +5,16 @@
 //! corrupting client.
 
 use std::borrow::Cow;
-use std::fmt::Write;
 
 use forebay_storage::error::Error;
 use forebay_storage::mutation::{Outcome, Refusal};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use s3s::{Body, S3Error, S3ErrorCode, S3Response};
+
+use crate::multipart::no_such_upload;
+use crate::operation::complete_multipart_upload::{invalid_part, part_too_small};
+use crate::xml::element;
 
 /// A request that is answered with an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +80,6 @@ impl Refused {
         self
     }
 
-    #[cfg(test)]
     pub(crate) fn code(&self) -> &str {
         &self.inner.code
     }
@@ -87,7 +89,6 @@ impl Refused {
         self.inner.status.as_u16()
     }
 
-    #[cfg(test)]
     pub(crate) fn message(&self) -> &str {
         &self.inner.message
     }
@@ -172,10 +173,16 @@ impl From<Refusal> for Refused {
             Refusal::OriginMetaTooLarge(size) => Refused::new("MetadataTooLarge", 400, text)
                 .with("Size", size.to_string())
                 .with("MaxSizeAllowed", "2048"),
-            Refusal::Aborted => Refused::new("ServiceUnavailable", 503, text),
+            Refusal::NoSuchUpload => no_such_upload(),
+            Refusal::InvalidPart(number) => invalid_part(number),
+            Refusal::PartTooSmall(number, len) => part_too_small(number, len),
+            Refusal::Aborted | Refusal::NotHeld => {
+                Refused::new("ServiceUnavailable", 503, text).retry_after(1)
+            }
             Refusal::TooLarge(limit) => entity_too_large(None, limit),
-            // Outcomes of RESP's commands; an S3 operation proposes none of them.
+            // Outcomes of RESP's commands and of an operator's; an S3 operation proposes none of them.
             Refusal::NotAnInteger
+            | Refusal::MountBusy(_)
             | Refusal::NotAFloat
             | Refusal::Overflow
             | Refusal::NotFinite
@@ -209,24 +216,6 @@ pub(crate) fn entity_too_large(size: Option<u64>, limit: u64) -> Refused {
         Some(size) => refused.with("ProposedSize", size.to_string()),
         None => refused,
     }
-}
-
-/// Appends `<name>text</name>`, escaped.
-pub(crate) fn element(xml: &mut String, name: &str, text: &str) {
-    // Writing to a String cannot fail.
-    let _ = write!(xml, "<{name}>");
-    for c in text.chars() {
-        match c {
-            '&' => xml.push_str("&amp;"),
-            '<' => xml.push_str("&lt;"),
-            '>' => xml.push_str("&gt;"),
-            '"' => xml.push_str("&quot;"),
-            // XML 1.0 has no way to write these.
-            c if c.is_control() && !matches!(c, '\t' | '\n' | '\r') => xml.push('\u{FFFD}'),
-            c => xml.push(c),
-        }
-    }
-    let _ = write!(xml, "</{name}>");
 }
 
 #[cfg(test)]

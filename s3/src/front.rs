@@ -1,8 +1,11 @@
 //! The layer in front of s3s: what a request must pass before s3s sees it, and what every answer carries.
 //!
 //! Owns: admission (names, the operation table, signature coverage, clock), request ids, the body's way
-//! around s3s, and the state of the connection after an answer. Does not own: the signature itself (s3s),
-//! and what operations do.
+//! around s3s, and the state of the connection after an answer. Does not own: the signature itself
+//! (`signature`, s3s), and what operations do.
+//!
+//! An object operation whose signature `signature` proves runs at once. Everything else goes through s3s: it
+//! has the last word on what was not proven, and writes the refusal.
 //!
 //! The body goes around s3s: s3s gets the request's head with an empty body, verifies the signature over
 //! the original headers, and hands the head on. Its own decoders for signed and chunked bodies are lazy,
@@ -14,7 +17,7 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, EXPECT};
+use http::header::{CONNECTION, EXPECT, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -22,15 +25,19 @@ use s3s::Body;
 use s3s::service::S3Service;
 use time::OffsetDateTime;
 
-use crate::auth::ClaimedSignature;
+use crate::auth::{ClaimedSignature, SigningKeys};
 use crate::body::{AfterBody, RequestBody};
 use crate::config::S3Config;
-use crate::error::{Refused, element};
+use crate::error::Refused;
+use crate::host::bucket_of_host;
 use crate::operation::Operation;
 use crate::query::Query;
 use crate::request::RequestFacts;
 use crate::request_id::{RequestId, RequestIds};
+use crate::service::ObjectOperations;
+use crate::signature::SignatureVerifier;
 use crate::target::Target;
+use crate::xml::element;
 
 /// Largest XML body of a bucket operation, in bytes. It is read before the signature is checked, since s3s
 /// wants it whole.
@@ -39,13 +46,23 @@ const XML_BYTES_MAX: u64 = 16 * 1024;
 /// The front layer over one s3s service.
 pub(crate) struct Front {
     service: S3Service,
+    objects: Arc<dyn ObjectOperations>,
+    verifier: SignatureVerifier,
     config: Arc<S3Config>,
     ids: Arc<RequestIds>,
 }
 
 impl Front {
-    pub(crate) fn new(service: S3Service, config: Arc<S3Config>, ids: Arc<RequestIds>) -> Front {
-        Front { service, config, ids }
+    /// `objects` must be the operations that `service` has as its route.
+    pub(crate) fn new(
+        service: S3Service,
+        objects: Arc<dyn ObjectOperations>,
+        keys: Arc<SigningKeys>,
+        config: Arc<S3Config>,
+        ids: Arc<RequestIds>,
+    ) -> Front {
+        let verifier = SignatureVerifier::new(&config.access_key_id, keys);
+        Front { service, objects, verifier, config, ids }
     }
 
     /// Answers one request. Never fails: every error is an answer.
@@ -78,6 +95,9 @@ impl Front {
         id: RequestId,
     ) -> Result<Response<Body>, Refused> {
         let facts = self.admit(&parts, body, id, OffsetDateTime::now_utc())?;
+        if self.may_skip_s3s(&parts, &facts) {
+            return self.objects.run(&facts, &parts.headers).await.map(into_http);
+        }
         let head_body = match facts.operation {
             Operation::CreateBucket => {
                 Body::from(body.read_small(XML_BYTES_MAX, self.config.stall_timeout).await?)
@@ -92,6 +112,12 @@ impl Front {
         })
     }
 
+    /// Whether s3s would do no more than hand the request to its route.
+    fn may_skip_s3s(&self, parts: &Parts, facts: &RequestFacts) -> bool {
+        let Some(claim) = &facts.claim else { return false };
+        !facts.operation.is_dispatched_by_s3s() && self.verifier.proves(parts, &facts.query, claim)
+    }
+
     /// Everything that can be refused from the head alone.
     fn admit(
         &self,
@@ -104,7 +130,8 @@ impl Front {
         if parts.method == Method::POST && is_form(&parts.headers) {
             return Err(Refused::not_implemented("PostObject (POST with a form)"));
         }
-        let target = Target::parse(parts.uri.path())?;
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+        let target = Target::parse(parts.uri.path(), bucket_of_host(&self.config.domains, host))?;
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let claim = ClaimedSignature::read(&parts.headers, &query)?;
         if let Some(claim) = &claim {

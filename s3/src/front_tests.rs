@@ -9,17 +9,17 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
-use s3s::route::S3Route;
 use s3s::service::S3ServiceBuilder;
-use s3s::{S3, S3Request, S3Response, S3Result};
+use s3s::{S3, S3Response};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::auth::SigningKeys;
-use crate::body::Announced;
+use crate::body::{AlsoWanted, Announced, Receiving};
 use crate::config::SecretAccessKey;
+use crate::service::ObjectRoute;
 use crate::testing::client::{Answer, Connection, within};
 use crate::testing::{ACCESS_KEY, RawRequest, SECRET_KEY};
 use crate::{listener, service};
@@ -30,27 +30,15 @@ type Objects = Arc<Mutex<BTreeMap<Vec<u8>, Bytes>>>;
 
 /// Stores verified bodies in a map; answers 412 without touching the body for keys that begin with
 /// `refused`.
-struct MapRoute {
+struct MapOperations {
     objects: Objects,
-    keys: SigningKeys,
+    keys: Arc<SigningKeys>,
     stall_timeout: Duration,
 }
 
 #[async_trait::async_trait]
-impl S3Route for MapRoute {
-    fn is_match(&self, _: &Method, _: &http::Uri, _: &HeaderMap, extensions: &mut http::Extensions) -> bool {
-        RequestFacts::of(extensions).is_some_and(|facts| !facts.operation.is_dispatched_by_s3s())
-    }
-
-    async fn call(&self, req: S3Request<Body>) -> S3Result<S3Response<Body>> {
-        let facts = RequestFacts::of(&req.extensions).expect("the front layer's facts");
-        let answer = self.answer(facts, &req.headers).await;
-        Ok(answer.unwrap_or_else(|refused| refused.into_response("/", &facts.id.to_string(), "HOST")))
-    }
-}
-
-impl MapRoute {
-    async fn answer(&self, facts: &RequestFacts, headers: &HeaderMap) -> Result<S3Response<Body>, Refused> {
+impl ObjectOperations for MapOperations {
+    async fn run(&self, facts: &RequestFacts, headers: &HeaderMap) -> Result<S3Response<Body>, Refused> {
         let Target::Object { key, .. } = &facts.target else {
             return Err(Refused::not_implemented("no object"));
         };
@@ -61,7 +49,13 @@ impl MapRoute {
             Operation::PutObject => {
                 let announced = Announced::read(headers, LIMIT)?;
                 let claim = facts.claim.as_ref().expect("s3s lets no anonymous request through");
-                let body = announced.receive(&facts.body, claim, &self.keys, self.stall_timeout).await?;
+                let receiving = Receiving {
+                    body: &facts.body,
+                    claim,
+                    keys: &self.keys,
+                    stall_timeout: self.stall_timeout,
+                };
+                let body = announced.receive(receiving, AlsoWanted::default()).await?;
                 self.objects.lock().expect("unpoisoned").insert(key.clone(), body.bytes);
                 Ok(S3Response::new(Body::empty()))
             }
@@ -70,7 +64,7 @@ impl MapRoute {
                 None => Err(Refused::no_such_key()),
             },
             Operation::NotImplemented(name) => Err(Refused::not_implemented(name)),
-            other => panic!("{other:?} through the route"),
+            _ => Err(Refused::not_implemented("not an operation of the map")),
         }
     }
 }
@@ -94,15 +88,17 @@ fn config() -> S3Config {
 async fn start(config: S3Config) -> Server {
     let config = Arc::new(config);
     let objects = Objects::default();
-    let mut builder = S3ServiceBuilder::new(NoBuckets);
-    builder.set_route(MapRoute {
+    let keys = Arc::new(SigningKeys::new(config.secret_access_key.clone()));
+    let operations = Arc::new(MapOperations {
         objects: Arc::clone(&objects),
-        keys: SigningKeys::new(config.secret_access_key.clone()),
+        keys: Arc::clone(&keys),
         stall_timeout: config.stall_timeout,
     });
-    service::configure(&mut builder, &config);
     let ids = Arc::new(RequestIds::new().expect("random bytes"));
-    let front = Arc::new(Front::new(builder.build(), Arc::clone(&config), ids));
+    let mut builder = S3ServiceBuilder::new(NoBuckets);
+    builder.set_route(ObjectRoute { objects: Arc::clone(&operations), ids: Arc::clone(&ids) });
+    service::configure(&mut builder, &config);
+    let front = Arc::new(Front::new(builder.build(), operations, keys, Arc::clone(&config), ids));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let shutdown = CancellationToken::new();
@@ -421,7 +417,7 @@ async fn subresources_are_refused_and_the_object_stays() {
     let server = start(config()).await;
     server.ask(&put("kept").body(b"hello").sign()).await;
     for method in ["PUT", "DELETE", "GET", "HEAD"] {
-        for name in ["tagging", "acl", "uploadId", "partNumber", "retention", "legal-hold"] {
+        for name in ["tagging", "acl", "uploadId", "attributes", "retention", "legal-hold"] {
             let wire = RawRequest::new(method, "/bucket/kept").query(name, "").body(b"evil").sign();
             let mut connection = server.connect().await;
             connection.send(&wire).await;

@@ -5,13 +5,15 @@
 //! ```text
 //! listener   accepts, bounds connections, heads and time
 //! front      before s3s: names, operation table, signature coverage, clock, request ids; the body stays out
+//! signature  proves the SigV4 signature of an object operation, which then runs at once; else:
 //! s3s        verifies the signature (SigV4, header or presigned), then dispatches:
 //! service      bucket operations by s3s's trait, object operations by its route
-//! operation/ one file each; PutObject takes the body through `body`, which decodes and verifies it whole
+//! operation/ one file each; PutObject and UploadPart take the body through `upload_body`: `body` decodes and
+//!            verifies it, a long one is staged meanwhile; GetObject sends it through `body_stream`
 //! error      kinds of the core become S3 codes in one match
 //! ```
 //!
-//! Path style only. The crate knows no RESP and no cluster; it reads and writes through
+//! The crate knows no RESP and no cluster; it reads and writes through
 //! [`forebay_storage::store::Store`] alone.
 //!
 //! # Why the body goes around s3s
@@ -24,10 +26,13 @@
 //!
 //! # What must hold
 //!
+//! - No operation runs but for the holder of the secret: `signature` proves nothing that s3s would refuse.
 //! - No `x-amz-*` header has an effect that the signature does not cover.
 //! - A request for what this version lacks is answered 501 by name and never falls through to another
 //!   operation.
-//! - At most one body of the inline threshold is held per connection.
+//! - A body over the inline threshold is never held whole, in either direction. A connection holds at most one
+//!   body of the inline threshold, or 1 MiB that waits for its digests beside what the core buffers; pieces on
+//!   their way out and XML documents have a budget for all connections together.
 //! - Every refusal leaves the connection either usable or closed with `Connection: close`.
 //!
 //! # Logs
@@ -39,24 +44,31 @@
 
 mod auth;
 mod body;
+mod body_stream;
 mod condition;
 mod config;
+mod copy_source;
 #[cfg(test)]
 mod core_tests;
 mod error;
 mod front;
+mod host;
 mod listener;
 mod metadata;
+mod multipart;
 mod operation;
 mod query;
 mod range;
 mod request;
 mod request_id;
 mod service;
+mod signature;
 mod target;
 #[cfg(test)]
 mod testing;
 mod timestamp;
+mod upload_body;
+mod xml;
 
 use std::io;
 use std::sync::Arc;
@@ -72,7 +84,7 @@ pub use config::{PRESIGNED_SECONDS_MAX, S3Config, SecretAccessKey};
 ///
 /// # Errors
 ///
-/// If the operating system gives no random bytes for request ids. A failing connection or accept is logged,
+/// If the operating system gives no random bytes for request ids, or no thread for digests. A failing connection or accept is logged,
 /// never returned. Dropping the future stops accepting; open connections go on until they end.
 pub async fn serve(
     listener: TcpListener,
@@ -82,8 +94,11 @@ pub async fn serve(
 ) -> io::Result<()> {
     let config = Arc::new(config);
     let ids = Arc::new(request_id::RequestIds::new()?);
-    let operations = Arc::new(service::Operations::new(store, Arc::clone(&config), Arc::clone(&ids)));
-    let front = Arc::new(front::Front::new(service::build(operations), Arc::clone(&config), ids));
+    let keys = Arc::new(auth::SigningKeys::new(config.secret_access_key.clone()));
+    let operations = service::Operations::new(store, Arc::clone(&config), Arc::clone(&keys))?;
+    let operations = Arc::new(operations);
+    let s3s = service::build(Arc::clone(&operations), Arc::clone(&ids));
+    let front = Arc::new(front::Front::new(s3s, operations, keys, Arc::clone(&config), ids));
     listener::run(listener, front, config, shutdown).await;
     Ok(())
 }

@@ -7,6 +7,7 @@ use crate::body::checksum::Checksum;
 use crate::body::content_codings;
 use crate::error::Refused;
 use crate::query::Query;
+use crate::xml::XmlWriter;
 
 /// S3's limit on names and values of user metadata together, in bytes.
 pub(crate) const USER_METADATA_BYTES_MAX: usize = 2048;
@@ -117,9 +118,33 @@ pub(crate) fn to_headers(meta: &ObjectMeta, query: &Query, headers: &mut HeaderM
 pub(crate) fn checksum_to_headers(meta: &ObjectMeta, headers: &mut HeaderMap) {
     let Some((algorithm, value)) = &meta.checksum else { return };
     let name = HeaderName::from_bytes(format!("x-amz-checksum-{algorithm}").as_bytes());
-    if let (Ok(name), Some(value)) = (name, header_value(value)) {
-        headers.insert(name, value);
-        headers.insert("x-amz-checksum-type", HeaderValue::from_static("FULL_OBJECT"));
+    if let (Ok(name), Some(header)) = (name, header_value(value)) {
+        headers.insert(name, header);
+        headers.insert("x-amz-checksum-type", HeaderValue::from_static(checksum_type(value)));
+    }
+}
+
+/// As [`checksum_to_headers`], as elements.
+pub(crate) fn checksum_to_xml(meta: &ObjectMeta, xml: &mut XmlWriter) {
+    let Some((algorithm, value)) = &meta.checksum else { return };
+    xml.element(&format!("Checksum{}", algorithm.to_uppercase()), value);
+    xml.element("ChecksumType", checksum_type(value));
+}
+
+/// What a kept checksum is of: one that was made of the parts' checksums ends with their number, as on AWS.
+pub(crate) fn checksum_type(value: &str) -> &'static str {
+    if value.contains('-') { "COMPOSITE" } else { "FULL_OBJECT" }
+}
+
+/// There is one class; a colder one would be a false promise.
+pub(crate) fn check_storage_class(headers: &HeaderMap) -> Result<(), Refused> {
+    match headers.get("x-amz-storage-class").map(HeaderValue::as_bytes) {
+        None | Some(b"STANDARD") => Ok(()),
+        Some(_) => Err(Refused::new(
+            "InvalidStorageClass",
+            400,
+            "The storage class you specified is not valid: only STANDARD exists here",
+        )),
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct RequestFacts {
     pub(crate) operation: Operation,
     pub(crate) target: Target,
     pub(crate) query: Query,
-    /// The signature that s3s verifies before any operation runs; `None` is refused there.
+    /// The signature that `signature` or s3s verifies before any operation runs; `None` is refused by s3s.
     pub(crate) claim: Option<ClaimedSignature>,
     /// Still on the socket.
     pub(crate) body: Arc<RequestBody>,

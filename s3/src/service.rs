@@ -2,13 +2,16 @@
 //!
 //! s3s verifies the signature and then dispatches in one of two ways. Bucket operations come through its
 //! trait [`S3`]: it parses their parameters and writes their XML. Object operations, and everything that is
-//! not implemented, come through its route: their headers are read and written here, because s3s's own types
-//! would change or refuse what S3 takes (bad ranges, unquoted ETags, dates it cannot parse) and cost more
-//! than the operation.
+//! not implemented, come through its route, or from the front layer if that has proven the signature: their
+//! headers are read and written here, because s3s's own types would change or refuse what S3 takes (bad
+//! ranges, unquoted ETags, dates it cannot parse) and cost more than the operation.
 
+use std::io;
 use std::sync::Arc;
 
-use forebay_storage::object::{BucketId, ObjectRow};
+use bytes::Bytes;
+use forebay_storage::error::Error;
+use forebay_storage::object::{BucketId, ObjectRow, Version};
 use forebay_storage::read::{Lookup, ReadView};
 use forebay_storage::store::{Store, SyncMode};
 use http::{Extensions, HeaderMap, HeaderValue, Method, Uri};
@@ -18,28 +21,57 @@ use s3s::dto;
 use s3s::route::S3Route;
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{Body, S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::auth::SigningKeys;
+use crate::body::digest_pool::DigestPool;
+use crate::body::{AlsoWanted, Announced, Receiving, too_long};
+use crate::body_stream::PieceBudget;
 use crate::config::S3Config;
 use crate::error::Refused;
+use crate::host::Domains;
 use crate::operation::{self, Operation};
 use crate::request::RequestFacts;
 use crate::request_id::RequestIds;
 use crate::target::Target;
 
+/// XML documents that may be held at once, in permits of [`DOCUMENT_PERMIT_BYTES`]: 32 MiB. Further ones wait
+/// unread.
+const DOCUMENT_PERMITS: usize = 32 << 10;
+const DOCUMENT_PERMIT_BYTES: u64 = 1 << 10;
+
+/// An XML document that has passed the checks its headers asked for.
+pub(crate) struct Document {
+    bytes: Bytes,
+    _held: OwnedSemaphorePermit,
+}
+
+impl std::ops::Deref for Document {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// What operations work with.
 pub(crate) struct Operations {
     pub(crate) store: Store,
     pub(crate) config: Arc<S3Config>,
-    pub(crate) keys: SigningKeys,
+    pub(crate) keys: Arc<SigningKeys>,
     /// `x-forebay-ack`: what an acknowledgement stands for. Voters and sync mode do not change while a
     /// node runs.
     pub(crate) ack: HeaderValue,
-    ids: Arc<RequestIds>,
+    documents: Arc<Semaphore>,
+    pub(crate) digest_pool: DigestPool,
+    pub(crate) pieces: PieceBudget,
 }
 
 impl Operations {
-    pub(crate) fn new(store: Store, config: Arc<S3Config>, ids: Arc<RequestIds>) -> Operations {
+    /// # Errors
+    ///
+    /// If the operating system gives no threads.
+    pub(crate) fn new(store: Store, config: Arc<S3Config>, keys: Arc<SigningKeys>) -> io::Result<Operations> {
         let voters = store.stats().voters.max(1);
         let copies = voters / 2 + 1;
         let noun = if copies == 1 { "copy" } else { "copies" };
@@ -49,13 +81,48 @@ impl Operations {
         };
         let ack = HeaderValue::try_from(format!("{copies}/{voters} {noun}{sync}"))
             .unwrap_or(HeaderValue::from_static("unknown"));
-        let keys = SigningKeys::new(config.secret_access_key.clone());
-        Operations { store, config, keys, ack, ids }
+        let documents = Arc::new(Semaphore::new(DOCUMENT_PERMITS));
+        let (digest_pool, pieces) = (DigestPool::start()?, PieceBudget::new());
+        Ok(Operations { store, config, keys, ack, documents, digest_pool, pieces })
     }
 
     /// The bucket of that name.
     pub(crate) fn bucket(&self, name: &str) -> Result<BucketId, Refused> {
         self.store.bucket(name.as_bytes()).ok_or_else(|| Refused::no_such_bucket(name))
+    }
+
+    /// Writes what an acknowledged write is told by.
+    pub(crate) fn acknowledge(&self, version: Version, headers: &mut HeaderMap) {
+        if let Ok(version) = HeaderValue::try_from(version.to_string()) {
+            headers.insert("x-forebay-version", version);
+        }
+        headers.insert("x-forebay-ack", self.ack.clone());
+    }
+
+    /// What is needed to take the request's body off the socket. s3s lets no anonymous request through.
+    pub(crate) fn receiving<'a>(&'a self, facts: &'a RequestFacts) -> Result<Receiving<'a>, Refused> {
+        let Some(claim) = &facts.claim else {
+            return Err(Refused::new("AccessDenied", 403, "Signature is required"));
+        };
+        let stall_timeout = self.config.stall_timeout;
+        Ok(Receiving { body: &facts.body, claim, keys: &self.keys, stall_timeout })
+    }
+
+    /// A whole XML document of at most `limit` bytes, verified. Waits while too much of such is held.
+    pub(crate) async fn receive_document(
+        &self,
+        facts: &RequestFacts,
+        announced: &Announced,
+        limit: u64,
+    ) -> Result<Document, Refused> {
+        if announced.length() > limit {
+            return Err(too_long(limit));
+        }
+        let permits = (announced.length() / DOCUMENT_PERMIT_BYTES + 1).min(DOCUMENT_PERMITS as u64) as u32;
+        let held = Arc::clone(&self.documents).acquire_many_owned(permits).await;
+        let held = held.map_err(|_| Refused::from(Error::Stopping))?;
+        let body = announced.receive(self.receiving(facts)?, AlsoWanted::default()).await?;
+        Ok(Document { bytes: body.bytes, _held: held })
     }
 
     /// The object as it stands, with a view that reads its body where the row does not hold it.
@@ -64,24 +131,23 @@ impl Operations {
         bucket: BucketId,
         key: &[u8],
     ) -> Result<(ObjectRow, Option<ReadView>), Refused> {
-        match self.store.get(bucket, key)? {
-            Lookup::Absent => Err(Refused::no_such_key()),
-            Lookup::Found(row) if row.inline_body().is_some() => Ok((row, None)),
-            // The row must come from the view that its body is read through.
-            Lookup::Found(_) | Lookup::Later => {
-                let view = self.store.view()?;
-                let row = view.fetch(bucket, key).await?.ok_or_else(Refused::no_such_key)?;
-                Ok((row, Some(view)))
-            }
-        }
+        // The row must come from the view that its body is read through.
+        let view = self.store.view()?;
+        let row = match view.get(bucket, key) {
+            Lookup::Found(row) => row,
+            Lookup::Absent => return Err(Refused::no_such_key()),
+            Lookup::Later => view.fetch(bucket, key).await?.ok_or_else(Refused::no_such_key)?,
+        };
+        let view = row.inline_body().is_none().then_some(view);
+        Ok((row, view))
     }
 }
 
 /// Builds s3s around the operations.
-pub(crate) fn build(operations: Arc<Operations>) -> S3Service {
+pub(crate) fn build(operations: Arc<Operations>, ids: Arc<RequestIds>) -> S3Service {
     let config = Arc::clone(&operations.config);
     let mut builder = S3ServiceBuilder::new(BucketOperations(Arc::clone(&operations)));
-    builder.set_route(ObjectRoute(operations));
+    builder.set_route(ObjectRoute { objects: operations, ids });
     configure(&mut builder, &config);
     builder.build()
 }
@@ -95,6 +161,9 @@ pub(crate) fn configure(builder: &mut S3ServiceBuilder, config: &S3Config) {
     let mut s3s_config = S3sConfig::default();
     s3s_config.presigned_url_max_skew_time_secs =
         u32::try_from(config.skew_max.as_secs()).unwrap_or(u32::MAX);
+    if !config.domains.is_empty() {
+        builder.set_host(Domains(config.domains.clone()));
+    }
     builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(s3s_config))));
 }
 
@@ -157,6 +226,20 @@ impl S3 for BucketOperations {
         Ok(S3Response::new(operation::get_bucket_location::run(&self.0, &req.input)?))
     }
 
+    async fn list_objects(
+        &self,
+        req: S3Request<dto::ListObjectsInput>,
+    ) -> S3Result<S3Response<dto::ListObjectsOutput>> {
+        Ok(S3Response::new(operation::list_objects::run(&self.0, req.input).await?))
+    }
+
+    async fn list_object_versions(
+        &self,
+        req: S3Request<dto::ListObjectVersionsInput>,
+    ) -> S3Result<S3Response<dto::ListObjectVersionsOutput>> {
+        Ok(S3Response::new(operation::list_object_versions::run(&self.0, req.input).await?))
+    }
+
     async fn list_objects_v2(
         &self,
         req: S3Request<dto::ListObjectsV2Input>,
@@ -165,11 +248,28 @@ impl S3 for BucketOperations {
     }
 }
 
-/// Operations that read and write their own headers.
-struct ObjectRoute(Arc<Operations>);
+/// Operations that read and write their own headers; also what is not implemented, which refuses.
+#[async_trait::async_trait]
+pub(crate) trait ObjectOperations: Send + Sync + 'static {
+    /// Runs one for a request that is authentic.
+    async fn run(&self, facts: &RequestFacts, headers: &HeaderMap) -> Result<S3Response<Body>, Refused>;
+}
 
 #[async_trait::async_trait]
-impl S3Route for ObjectRoute {
+impl ObjectOperations for Operations {
+    async fn run(&self, facts: &RequestFacts, headers: &HeaderMap) -> Result<S3Response<Body>, Refused> {
+        run_object_operation(self, facts, headers).await
+    }
+}
+
+/// The way to them from s3s.
+pub(crate) struct ObjectRoute<T> {
+    pub(crate) objects: Arc<T>,
+    pub(crate) ids: Arc<RequestIds>,
+}
+
+#[async_trait::async_trait]
+impl<T: ObjectOperations> S3Route for ObjectRoute<T> {
     fn is_match(&self, _: &Method, _: &Uri, _: &HeaderMap, extensions: &mut Extensions) -> bool {
         RequestFacts::of(extensions).is_some_and(|facts| !facts.operation.is_dispatched_by_s3s())
     }
@@ -179,10 +279,10 @@ impl S3Route for ObjectRoute {
             return Err(S3Error::with_message(S3ErrorCode::InternalError, "a request without facts"));
         };
         // A refusal is an answer like others to s3s: it would log each as an error.
-        Ok(match run_object_operation(&self.0, facts, &req.headers).await {
+        Ok(match self.objects.run(facts, &req.headers).await {
             Ok(response) => response,
             Err(refused) => {
-                refused.into_response(req.uri.path(), &facts.id.to_string(), self.0.ids.host_id().1)
+                refused.into_response(req.uri.path(), &facts.id.to_string(), self.ids.host_id().1)
             }
         })
     }
@@ -196,22 +296,56 @@ async fn run_object_operation(
     if let Operation::NotImplemented(name) = facts.operation {
         return Err(Refused::not_implemented(name));
     }
-    let Target::Object { bucket, key } = &facts.target else {
-        return Err(Refused::not_implemented("this request"));
+    let (bucket, key) = match &facts.target {
+        Target::Object { bucket, key } => (bucket, &key[..]),
+        Target::Bucket { bucket } => (bucket, &b""[..]),
+        Target::Service => return Err(Refused::not_implemented("this request")),
     };
     let bucket = operations.bucket(bucket)?;
     Store::check_key(key)?;
     match facts.operation {
         Operation::PutObject => operation::put_object::run(operations, facts, headers, bucket, key).await,
+        Operation::CopyObject => operation::copy_object::run(operations, facts, headers, bucket, key).await,
+        Operation::CreateMultipartUpload => {
+            operation::create_multipart_upload::run(operations, facts, headers, bucket, key).await
+        }
+        Operation::UploadPart => operation::upload_part::run(operations, facts, headers, bucket, key).await,
+        Operation::UploadPartCopy => {
+            operation::upload_part_copy::run(operations, facts, headers, bucket, key).await
+        }
+        Operation::CompleteMultipartUpload => {
+            operation::complete_multipart_upload::run(operations, facts, headers, bucket, key).await
+        }
+        Operation::AbortMultipartUpload => {
+            operation::abort_multipart_upload::run(operations, facts, bucket, key).await
+        }
+        Operation::ListParts => operation::list_parts::run(operations, facts, bucket, key).await,
+        Operation::ListMultipartUploads => {
+            operation::list_multipart_uploads::run(operations, facts, bucket).await
+        }
         Operation::GetObject => operation::get_object::run(operations, facts, headers, bucket, key).await,
         Operation::HeadObject => operation::head_object::run(operations, facts, headers, bucket, key).await,
         Operation::DeleteObject => operation::delete_object::run(operations, bucket, key).await,
+        Operation::DeleteObjects => operation::delete_objects::run(operations, facts, headers, bucket).await,
+        Operation::GetObjectAttributes => {
+            operation::get_object_attributes::run(operations, headers, bucket, key).await
+        }
+        Operation::GetObjectTagging => operation::tagging::get(operations, bucket, key).await,
+        Operation::DeleteObjectTagging => operation::tagging::delete(operations, bucket, key).await,
+        Operation::GetObjectAcl => operation::acl::get_object(operations, bucket, key).await,
+        Operation::PutObjectAcl => operation::acl::put_object(operations, facts, headers, bucket, key).await,
+        Operation::GetBucketAcl => Ok(operation::acl::get_bucket()),
+        Operation::PutBucketAcl => operation::acl::put_bucket(facts, headers),
+        Operation::GetBucketVersioning => Ok(operation::bucket_settings::versioning()),
+        Operation::GetAbsentSetting(setting) => Err(operation::bucket_settings::absent(setting)),
         Operation::ListBuckets
         | Operation::CreateBucket
         | Operation::HeadBucket
         | Operation::DeleteBucket
         | Operation::GetBucketLocation
+        | Operation::ListObjects
         | Operation::ListObjectsV2
+        | Operation::ListObjectVersions
         | Operation::NotImplemented(_) => Err(Refused::not_implemented("this request")),
     }
 }

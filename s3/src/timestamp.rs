@@ -21,7 +21,26 @@ pub(crate) fn from_ms(ms: u64) -> OffsetDateTime {
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT` (RFC 9110).
 pub(crate) fn http_date(time: OffsetDateTime) -> String {
-    time.format(HTTP_DATE).unwrap_or_default()
+    const WEEKDAYS: &[u8; 21] = b"MonTueWedThuFriSatSun";
+    const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
+    let mut text = *b"Mon, 00 Jan 0000 00:00:00 GMT";
+    let mut put = |at: usize, number: u8| {
+        text[at] = b'0' + number / 10;
+        text[at + 1] = b'0' + number % 10;
+    };
+    // Years of OffsetDateTime have four digits; those before our era are nobody's.
+    let year = u16::try_from(time.year()).unwrap_or(0).min(9999);
+    put(5, time.day());
+    put(12, (year / 100) as u8);
+    put(14, (year % 100) as u8);
+    put(17, time.hour());
+    put(20, time.minute());
+    put(23, time.second());
+    let weekday = 3 * usize::from(time.weekday().number_days_from_monday());
+    let month = 3 * (usize::from(u8::from(time.month())) - 1);
+    text[..3].copy_from_slice(&WEEKDAYS[weekday..weekday + 3]);
+    text[8..11].copy_from_slice(&MONTHS[month..month + 3]);
+    std::str::from_utf8(&text).unwrap_or_default().to_owned()
 }
 
 /// `1994-11-06T08:49:37Z`
@@ -53,6 +72,16 @@ mod tests {
         assert_eq!(parse_http_date("yesterday"), None);
         assert_eq!(rfc3339_millis(time), "1994-11-06T08:49:37.123Z");
         assert_eq!(rfc3339_seconds(time), "1994-11-06T08:49:37Z");
+    }
+
+    #[test]
+    fn http_dates_are_those_of_the_format() {
+        for day in 0..800 {
+            // A step that meets every field's values.
+            let time = from_ms(day * 86_400_000 * 37 + day * 3_723_000);
+            assert_eq!(Some(http_date(time)), time.format(HTTP_DATE).ok(), "{time}");
+        }
+        assert_eq!(http_date(from_ms(u64::MAX)), "Fri, 31 Dec 9999 23:59:59 GMT");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The leader's housekeeping: proposes the removal of expired objects and of rows below a bucket's epoch.
+//! The leader's housekeeping: proposes the removal of expired objects, of rows below a bucket's epoch, and of
+//! multipart uploads that nobody will complete any more.
 //!
 //! Decides nothing: apply judges each removal by the entry's stamp and the bucket's epoch. Losing a run
 //! loses nothing; the rows are found again.
@@ -12,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
-use crate::keyspace::tables::{RowReader, Table, object_key, split_expiry_key, split_object_key};
+use crate::keyspace::tables::{
+    RowReader, Table, UploadRow, object_key, split_expiry_key, split_object_key, split_upload_key,
+};
 use crate::keyspace::view::View;
 use crate::mutation::{Mutation, Outcome};
 use crate::object::{BucketId, Version};
@@ -27,11 +30,15 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(250);
 /// Removals proposed at a time.
 const BATCH: usize = 1000;
 
-/// Runs until cancelled.
-pub(crate) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
+/// Pause between looks for stale uploads.
+const UPLOADS_PAUSE: Duration = Duration::from_secs(60);
+
+/// Runs until cancelled; a multipart upload older than `upload_expiry` is given up.
+pub(crate) async fn run(shared: Arc<Shared>, upload_expiry: Duration, stop: CancellationToken) {
     let expire = repeat(&stop, EXPIRY_PAUSE, || expire_batch(&shared));
     let sweep = repeat(&stop, SWEEP_PAUSE, || sweep_batch(&shared));
-    tokio::join!(expire, sweep);
+    let uploads = repeat(&stop, UPLOADS_PAUSE, || abort_stale(&shared, upload_expiry));
+    tokio::join!(expire, sweep, uploads);
 }
 
 /// Calls `work` again at once while it finds something, else after a pause.
@@ -74,6 +81,31 @@ async fn expire_batch(shared: &Arc<Shared>) -> Result<bool> {
     let done = outcomes.results.iter().filter(|outcome| matches!(outcome, Outcome::Done(_))).count();
     shared.expired.fetch_add(done as u64, Relaxed);
     Ok(done == BATCH)
+}
+
+/// Gives uploads up by the time at which they began.
+async fn abort_stale(shared: &Arc<Shared>, expiry: Duration) -> Result<bool> {
+    let stale_ms = shared.clock.now_ms().saturating_sub(expiry.as_millis() as u64);
+    let mut from = vec![Table::Upload as u8];
+    loop {
+        let view = View::latest(&shared.keyspace);
+        let start = from.clone();
+        let read = move || view.range(Bound::Excluded(&start), &Keyspace::table_end(Table::Upload), BATCH);
+        let rows = shared.pool.run(read).await.map_err(|_| Error::Stopping)?.map_err(view_error)?;
+        for (row_key, row) in &rows {
+            let stale = UploadRow::decode(row).is_some_and(|row| row.created_ms < stale_ms);
+            if let Some((bucket, key, upload)) = split_upload_key(row_key).filter(|_| stale) {
+                // One by one: each may release ten thousand parts.
+                let mut submission = Submission::new();
+                submission.push(&Mutation::AbortUpload { bucket, key, upload });
+                shared.submit(submission).await?;
+            }
+        }
+        match rows.last() {
+            Some((last, _)) if rows.len() == BATCH => from = last.to_vec(),
+            _ => return Ok(false),
+        }
+    }
 }
 
 async fn sweep_batch(shared: &Arc<Shared>) -> Result<bool> {

@@ -23,6 +23,9 @@ use crate::store::Shared;
 const READ_BYTES_MAX: u64 = 1 << 20;
 /// Parts looked up on the caller's thread, if none of them takes a blocking read.
 const INLINE_PARTS: usize = 64;
+/// What is read from the page cache on the caller's thread, from one segment; more goes to the read pool.
+/// Larger: other connections of the thread wait for the copy. Smaller: more switches of threads.
+pub(crate) const RESIDENT_READ_BYTES_MAX: u64 = 64 << 10;
 /// Times a place is looked up again after its segment was recycled in between.
 const ATTEMPTS: usize = 4;
 
@@ -56,7 +59,7 @@ pub(crate) fn find_blob(
             }
             None => {}
         }
-        if !wait {
+        if !wait && view.may_block() {
             return Ok(None);
         }
         let row = view.in_base(&key).map_err(view_error)?;
@@ -228,9 +231,15 @@ impl BodyReader {
             Source::Extent { blob, pointer, offset, .. } => {
                 let (blob, pointer, inner) = (*blob, *pointer, self.inner.clone());
                 let range = offset + range.start..offset + range.end;
-                let read = move || inner.shared.segments.read(pointer, blob, range);
+                if range.end - range.start <= RESIDENT_READ_BYTES_MAX {
+                    let resident = inner.shared.segments.read(pointer, blob, range.clone(), false);
+                    if let Some(bytes) = resident.map_err(blob_error)? {
+                        return Ok(Bytes::from(bytes));
+                    }
+                }
+                let read = move || inner.shared.segments.read(pointer, blob, range, true);
                 let read = self.inner.shared.pool.run(read).await.map_err(|_| Error::Stopping)?;
-                read.map(Bytes::from).map_err(blob_error)
+                read.map_err(blob_error)?.map(Bytes::from).ok_or_else(contradiction)
             }
         }
     }

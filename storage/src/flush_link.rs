@@ -10,32 +10,31 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::apply::{content_of, flush_row};
+use crate::apply::{content_of, flush_row, stale_transfer};
+use crate::body::BodyReader;
 use crate::error::Error;
 use crate::flush::{
     FlushLog, FlushObject, FlushSource, Flushed, Flusher, FlusherConfig, Loaded, LogError, MountId,
-    MountSpec, OriginRow, QueueConfig, RowId, SourceError, SourceObject, Started,
+    MountSpec, OriginRow, QueueConfig, RowId, SourceError, SourceObject, Started, TransferRecord,
+    TransferState, TransferStep,
 };
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{
-    self, MountRow, QueueRow, Table, decode_started, numbered_key, queue_key, split_object_key,
-    split_queue_key,
+    self, QueueRow, Table, TransferRow, decode_sent_part, decode_started, queue_key, split_object_key,
+    split_queue_key, split_transfer_key, transfer_key,
 };
 use crate::keyspace::view::View;
-use crate::mutation::{MountMode, Mutation, Outcome, Refusal};
-use crate::node::{FlushSettings, MountConfig, StartError};
+use crate::mutation::{self, Mutation, Outcome};
+use crate::node::{FlushSettings, StartError};
 use crate::object::{BucketId, ETag, ObjectRow, Version};
-use crate::origin::Fence;
-use crate::read::{ReadView, view_error};
-use crate::store::{Shared, is_bucket_name};
+use crate::origin::{BodyError, BodySource, Fence, OriginETag, SentPart, UploadBody};
+use crate::read::ReadView;
+use crate::store::Shared;
 use crate::submission::Submission;
 
 /// Rows read at a time while loading the queue.
 const PAGE: usize = 4096;
-/// Objects queued at a time under a new mount.
-const MARK_PAGE: usize = 1000;
-
 /// Longest wait between two tries to attach or reach a mount.
 const MOUNT_RETRY_MAX: Duration = Duration::from_secs(30);
 
@@ -89,6 +88,29 @@ impl FlushLog for CoreLink {
         self.propose(submission).await.map(|_| ())
     }
 
+    async fn transfer(&self, batch: Vec<TransferRecord>) -> Result<Vec<bool>, LogError> {
+        let mut submission = Submission::new();
+        for TransferRecord { bucket, key, version, upload_id, step } in &batch {
+            let step = match step {
+                TransferStep::Begun { part_bytes, crc32c } => {
+                    mutation::TransferStep::Begun { part_bytes: *part_bytes, crc32c: *crc32c }
+                }
+                TransferStep::Sent(SentPart { number, etag, crc32c }) => {
+                    mutation::TransferStep::Sent { number: *number, etag: &etag.0, crc32c: *crc32c }
+                }
+                TransferStep::Lost => mutation::TransferStep::Lost,
+            };
+            let (bucket, version) = (*bucket, *version);
+            submission.push(&Mutation::Transfer { bucket, key, version, upload_id, step });
+        }
+        let results = self.propose(submission).await?;
+        Ok(results.iter().map(|outcome| matches!(outcome, Outcome::Done(_))).collect())
+    }
+
+    async fn transfer_gone(&self, version: Version) -> Result<(), LogError> {
+        self.propose_one(&Mutation::TransferGone { version }).await
+    }
+
     async fn park(&self, row: RowId, reason: String) -> Result<(), LogError> {
         let (bucket, version, key, reason) = (row.bucket, row.version, &row.key, &reason);
         self.propose_one(&Mutation::FlushPark { bucket, key, version, reason }).await
@@ -136,13 +158,29 @@ impl FlushSource for CoreLink {
                 let key = Bytes::copy_from_slice(key);
                 sink(Loaded::Started(Started { bucket, key, version, deadline_ms }));
             }
+        })?;
+        self.scan(Table::Transfer, &mut |key, value| {
+            let head = split_transfer_key(key).filter(|(_, number)| *number == 0);
+            if let (Some((version, _)), Some(row)) = (head, TransferRow::decode(value))
+                && row.stale
+            {
+                sink(Loaded::Stale(stale_transfer(version, row)));
+            }
         })
+    }
+
+    async fn transfer(&self, version: Version) -> Result<Option<TransferState>, SourceError> {
+        let view = self.view();
+        let read = move || read_transfer(&view, version);
+        self.shared.pool.run(read).await.map_err(|error| SourceError(error.to_string()))?
     }
 
     fn origin_row(&self, bucket: BucketId, key: &Bytes) -> Result<Option<OriginRow>, SourceError> {
         let row = self.view().get(RowKey::object(Table::Origin, bucket, key), false, true);
         let row = row.map_err(source_error)?.flatten();
-        let origin = row.as_deref().and_then(tables::OriginRow::decode).and_then(|row| row.origin);
+        let mount = self.shared.mount_of(bucket, key);
+        let row = row.as_deref().and_then(tables::OriginRow::decode);
+        let origin = row.and_then(|row| row.seen_by(mount).origin);
         Ok(origin.map(|(version, etag)| OriginRow { version, etag }))
     }
 
@@ -164,14 +202,15 @@ impl FlushSource for CoreLink {
             Content::Gone => return Ok(SourceObject::Expired),
         };
         let view = ReadView::new(self.shared.clone(), view);
-        let body = view.read_body(&row, 0..row.body_len()).await;
-        let body = body.map_err(|error| SourceError(error.to_string()))?;
+        let body = view.open_body(&row).await.map_err(|error| SourceError(error.to_string()))?;
+        let body = UploadBody::new(Arc::new(body));
         let etag = row.etag(self.shared.cluster);
         let md5 = match etag {
             ETag::Md5(md5) => Some(md5),
-            ETag::Derived(_) => None,
+            ETag::Derived(_) | ETag::Text(_) => None,
         };
-        let object = FlushObject { body, meta: row.meta(), etag: etag.to_string(), md5 };
+        let part_runs = row.part_runs();
+        let object = FlushObject { body, part_runs, meta: row.meta(), etag: etag.to_string(), md5 };
         Ok(SourceObject::Found(Box::new(object)))
     }
 }
@@ -214,67 +253,53 @@ fn read_content(view: &View, bucket: BucketId, key: &[u8], version: Version) -> 
     })
 }
 
+/// The recorded upload of a version, if it is wanted.
+fn read_transfer(view: &View, version: Version) -> Result<Option<TransferState>, SourceError> {
+    let head = view.get(RowKey::encoded(&transfer_key(version, 0)), false, true).map_err(source_error)?;
+    let head = head.flatten().as_deref().and_then(TransferRow::decode).filter(|row| !row.stale);
+    let Some(head) = head else { return Ok(None) };
+    let mut parts = Vec::new();
+    let end = transfer_key(version, u32::MAX);
+    let mut from = transfer_key(version, 0).to_vec();
+    loop {
+        let page = view.range(Bound::Excluded(&from), &end, PAGE).map_err(source_error)?;
+        for (key, value) in &page {
+            if let (Some((_, number)), Some((etag, crc32c))) =
+                (split_transfer_key(key), decode_sent_part(value))
+            {
+                parts.push(SentPart { number, etag: OriginETag(etag), crc32c });
+            }
+        }
+        match page.last() {
+            Some((key, _)) if page.len() == PAGE => from = key.to_vec(),
+            _ => break,
+        }
+    }
+    let TransferRow { upload_id, mount, part_bytes, crc32c, .. } = head;
+    Ok(Some(TransferState { upload_id, mount: MountId(mount), part_bytes, crc32c, parts }))
+}
+
+#[async_trait]
+impl BodySource for BodyReader {
+    fn len(&self) -> u64 {
+        BodyReader::len(self)
+    }
+
+    async fn read(&self, range: std::ops::Range<u64>) -> Result<Bytes, BodyError> {
+        BodyReader::read(self, range).await.map_err(|error| BodyError(error.to_string()))
+    }
+}
+
 fn source_error(error: crate::keyspace::view::ViewError) -> SourceError {
     SourceError(error.to_string())
 }
 
-/// Records the mounts in the log, queues what lay under a new one before it, and builds the worker.
-pub(crate) async fn start(
+/// Builds the worker over recorded mounts.
+pub(crate) fn start(
     shared: &Arc<Shared>,
-    mounts: &[MountConfig],
+    specs: Vec<MountSpec>,
     settings: &FlushSettings,
 ) -> Result<Arc<Flusher>, StartError> {
-    refuse_missing(shared, mounts)?;
-    let mut specs = Vec::new();
-    for mount in mounts {
-        let refused = |text: String| StartError::Mount(mount.path(), text);
-        let (origin, origin_prefix) = match &mount.origin {
-            Some(origin) => (origin.url.as_str(), origin.prefix.as_str()),
-            None => ("", ""),
-        };
-        let mut submission = Submission::new();
-        submission.push(&Mutation::Mount {
-            bucket: mount.bucket.as_bytes(),
-            prefix: &mount.prefix,
-            origin,
-            origin_prefix,
-            mode: if mount.origin.is_some() { MountMode::WriteBack } else { MountMode::Local },
-            flushall: mount.flushall,
-        });
-        if !is_bucket_name(mount.bucket.as_bytes()) {
-            return Err(refused("the bucket's name is not one that S3 allows".to_owned()));
-        }
-        let outcomes = shared.submit(submission).await?;
-        let id = match outcomes.results.first() {
-            Some(Outcome::Mount(id)) => id,
-            Some(Outcome::Refused(Refusal::Mounted(origin))) => {
-                return Err(refused(format!(
-                    "is attached to {origin}; name that origin, or choose a new path"
-                )));
-            }
-            other => return Err(refused(format!("the core answered {other:?}"))),
-        };
-        let row = View::latest(&shared.keyspace)
-            .get(RowKey::encoded(&numbered_key(Table::Mount, *id)), false, true)
-            .map_err(view_error)?
-            .flatten();
-        let row = row.as_deref().and_then(MountRow::decode);
-        let row = row.ok_or_else(|| refused("its record cannot be read".to_owned()))?;
-        let Some(origin) = &mount.origin else { continue };
-        if !row.attached {
-            mark_dirty(shared, row.bucket, &mount.prefix).await?;
-        }
-        specs.push(MountSpec {
-            id: MountId(*id),
-            bucket: row.bucket,
-            key_prefix: Bytes::copy_from_slice(&mount.prefix),
-            origin: origin.backend.connect(),
-            origin_prefix: origin.prefix.clone(),
-            attached: row.attached,
-            fifo: mount.fifo,
-            min_interval: mount.min_interval,
-        });
-    }
     let link = Arc::new(CoreLink::new(shared.clone()));
     let mut seed = [0; 8];
     getrandom::fill(&mut seed)
@@ -288,47 +313,11 @@ pub(crate) async fn start(
         },
         attempt_timeout: settings.attempt_timeout,
         least_bandwidth: settings.least_bandwidth,
+        part_bytes: settings.part_bytes,
+        part_concurrency: settings.part_concurrency,
         mount_retry: (settings.retry_min * 4, settings.retry_max.min(MOUNT_RETRY_MAX)),
         seed: u64::from_le_bytes(seed),
         ..FlusherConfig::new(shared.cluster)
     };
     Ok(Flusher::new(config, specs, link.clone(), link))
-}
-
-/// A mount that was recorded and is no longer configured would gather rows that nobody uploads.
-fn refuse_missing(shared: &Shared, mounts: &[MountConfig]) -> Result<(), StartError> {
-    for (_, row) in shared.status.mounts.lock().iter().filter(|(_, row)| !row.local) {
-        let bucket = shared.registry.get(row.bucket);
-        let name = bucket.as_ref().map_or(&[][..], |bucket| &bucket.name);
-        let configured =
-            |mount: &MountConfig| mount.bucket.as_bytes() == name && *mount.prefix == *row.prefix;
-        if !mounts.iter().any(configured) {
-            let path = [b"/", name, b"/", &row.prefix].concat();
-            let text =
-                format!("is recorded with origin {} and missing from the config; put it back", row.origin);
-            return Err(StartError::Mount(String::from_utf8_lossy(&path).into_owned(), text));
-        }
-    }
-    Ok(())
-}
-
-/// Queues the objects that were there before their mount; those that the origin knows are left alone.
-async fn mark_dirty(shared: &Arc<Shared>, bucket: BucketId, prefix: &[u8]) -> Result<(), StartError> {
-    let mut after: Option<Bytes> = None;
-    loop {
-        let view = ReadView::new(shared.clone(), View::latest(&shared.keyspace));
-        let page = view.list(bucket, prefix, after.as_deref(), MARK_PAGE).await?;
-        drop(view);
-        let mut submission = Submission::new();
-        for listed in &page {
-            submission.push(&Mutation::MarkDirty { bucket, key: &listed.key });
-        }
-        if !submission.is_empty() {
-            shared.submit(submission).await?;
-        }
-        match page.last() {
-            Some(last) if page.len() == MARK_PAGE => after = Some(last.key.clone()),
-            _ => return Ok(()),
-        }
-    }
 }

@@ -26,6 +26,8 @@ pub mod flush;
 pub mod identity;
 pub mod io;
 pub mod journal;
+pub mod mounts;
+pub mod multipart;
 pub mod mutation;
 pub mod node;
 pub mod object;

@@ -7,9 +7,11 @@
 use crate::object::{BucketId, Version};
 
 pub(crate) use codec::encode_atomic_head;
+pub use multipart::{PART_BYTES_MIN, PART_NUMBER_MAX, PartNames};
 pub use payload::{Payload, StagedPart, StagedParts};
 
 mod codec;
+mod multipart;
 mod payload;
 
 /// What becomes of an expiry time when a string is set.
@@ -84,6 +86,29 @@ pub enum MountMode {
     WriteBack,
     /// No origin.
     Local,
+}
+
+/// A step of a multipart upload to the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferStep<'a> {
+    /// It was begun; unmet if another is recorded.
+    Begun {
+        /// Length of the parts that are not the client's.
+        part_bytes: u64,
+        /// Whether parts are sent with their CRC32C.
+        crc32c: bool,
+    },
+    /// The origin has a part.
+    Sent {
+        /// From 1.
+        number: u32,
+        /// What the origin answered.
+        etag: &'a str,
+        /// Its CRC32C, if it was sent with one.
+        crc32c: Option<u32>,
+    },
+    /// The origin does not know it any more.
+    Lost,
 }
 
 /// One replicated change. Borrows from the bytes it was decoded from, or from the caller.
@@ -206,6 +231,101 @@ pub enum Mutation<'a> {
         /// If-Match, If-None-Match.
         condition: PutIf<'a>,
     },
+    /// S3 CopyObject: no byte of a blob moves; the copy has no expiry time. Outcome `Done`, `Unmet` if the source
+    /// does not stand at `source` (any more), or a refusal.
+    CopyObject {
+        /// Bucket of the source.
+        from_bucket: BucketId,
+        /// Source.
+        from: &'a [u8],
+        /// The version of the source that the request's conditions were judged by.
+        source: Version,
+        /// Bucket of the target.
+        to_bucket: BucketId,
+        /// Target; may be the source.
+        to: &'a [u8],
+        /// Encoded metadata instead of the source's.
+        meta: Option<&'a [u8]>,
+        /// If-Match, If-None-Match on the target.
+        condition: PutIf<'a>,
+    },
+    /// Begins a multipart upload. Outcome `Done`: its version is the upload's name.
+    CreateUpload {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key of the object to be.
+        key: &'a [u8],
+        /// Encoded metadata of the object to be.
+        meta: &'a [u8],
+        /// Kept with the upload, opaque to the core.
+        options: &'a [u8],
+    },
+    /// Writes a part, or writes it anew. Outcome `Done`, or refusal `NoSuchUpload`.
+    PutPart {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The upload.
+        upload: Version,
+        /// Its number, from 1.
+        number: u16,
+        /// Body.
+        value: Payload<'a>,
+        /// Encoded metadata: the part's checksum; empty for none.
+        meta: &'a [u8],
+        /// MD5 of the part; `None` gives it a derived ETag.
+        md5: Option<[u8; 16]>,
+    },
+    /// Takes a part from an object; no byte of a blob moves. Outcome `Done`, `Unmet` if the source does not stand
+    /// at `source` (any more), or a refusal.
+    CopyPart {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The upload.
+        upload: Version,
+        /// Its number, from 1.
+        number: u16,
+        /// Bucket of the source.
+        from_bucket: BucketId,
+        /// Source.
+        from: &'a [u8],
+        /// The version of the source that the request's conditions were judged by.
+        source: Version,
+        /// First byte taken.
+        start: u64,
+        /// Number of bytes, clamped to the source's end.
+        len: u64,
+    },
+    /// Puts parts together to an object; parts that are not named go. Outcome `Done` or a refusal; one that is
+    /// refused leaves the upload as it was.
+    CompleteUpload {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The upload.
+        upload: Version,
+        /// The parts, in ascending order.
+        parts: PartNames<'a>,
+        /// The object's ETag; `None` gives it a derived one.
+        etag: Option<&'a str>,
+        /// The object's checksum as encoded metadata, appended to the upload's; empty for none.
+        checksum: &'a [u8],
+        /// If-Match, If-None-Match.
+        condition: PutIf<'a>,
+    },
+    /// Gives a multipart upload up. Outcome `Done`, or refusal `NoSuchUpload`.
+    AbortUpload {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The upload.
+        upload: Version,
+    },
     /// Replaces the list of parts by the same bytes in one piece, if the object still stands at `version`.
     /// Proposed by the store before a body becomes too fragmented. Outcome `Done` or `Unmet`.
     Rewrite {
@@ -275,6 +395,16 @@ pub enum Mutation<'a> {
         /// Mount number.
         mount: u32,
     },
+    /// Forgets a mount: its origin keeps what it has, its keys are local from now on, and the path may be
+    /// mounted anew. With `abandon`, rows still queued for it do not refuse this: the mount then takes no
+    /// more rows, and goes with the next `MountForget` after they were given up. Outcome `Done`, `Unmet`
+    /// (no such mount), or refusal `MountBusy`.
+    MountForget {
+        /// Mount number.
+        mount: u32,
+        /// Whether what is queued may be given up.
+        abandon: bool,
+    },
     /// Queues an existing object of a newly mounted prefix for upload. Outcome `Done` or `Unmet`.
     MarkDirty {
         /// Bucket.
@@ -304,6 +434,44 @@ pub enum Mutation<'a> {
         version: Version,
         /// ETag the origin gave; `None` after a delete.
         origin_etag: Option<&'a str>,
+    },
+    /// The site must keep the object's bytes again, though the origin holds them: they are about to be part of
+    /// something that it does not hold. Outcome `Done`, or `Unmet` if the object stands elsewhere by now.
+    Hold {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The version that was read.
+        version: Version,
+    },
+    /// Takes a `Hold` back, if the origin still holds this content. Outcome `Done` or `Unmet`.
+    Release {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The version that was read.
+        version: Version,
+    },
+    /// A step of a large body's way to the origin. Outcome `Done`, or `Unmet` if its flush row does not wait any
+    /// more, or the step is not one of the upload that is recorded.
+    Transfer {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Version of the flush row.
+        version: Version,
+        /// The origin's name of the upload.
+        upload_id: &'a str,
+        /// Which step.
+        step: TransferStep<'a>,
+    },
+    /// A stale upload is gone from the origin, or its mount is. Outcome `Done` or `Unmet`.
+    TransferGone {
+        /// Version of the flush row that it was for.
+        version: Version,
     },
     /// Sets a flush row aside with a reason (empty: takes it up again). Outcome `Done` or `Unmet`.
     FlushPark {
@@ -402,12 +570,27 @@ pub enum Refusal {
     /// FLUSHDB on a mounted bucket without `flushall = true`.
     #[error("the bucket holds the mount {0}")]
     Mounted(String),
+    /// So many changes still wait for the mount's origin.
+    #[error("{0} changes still wait for its origin")]
+    MountBusy(u64),
     /// With the mount's prefix the origin key would pass 1,024 bytes.
     #[error("the key would be {0} bytes long in the origin, which takes at most 1024")]
     OriginKeyTooLong(u64),
     /// User metadata with ours would pass the origin's 2 KB.
     #[error("the metadata would be {0} bytes long in the origin, which takes at most 2048")]
     OriginMetaTooLarge(u64),
+    /// The upload was completed or given up, or never was.
+    #[error("no such upload")]
+    NoSuchUpload,
+    /// A part is absent or has another ETag, or its number is out of range or order.
+    #[error("part {0} is missing, or was written with another ETag, or stands in the wrong place")]
+    InvalidPart(u16),
+    /// A part that is not the last one is too short.
+    #[error("part {0} has {1} bytes; all but the last need {PART_BYTES_MIN}")]
+    PartTooSmall(u16, u64),
+    /// The bytes that it would carry on may be in the origin only; the store fetches them and tries again.
+    #[error("the object's bytes were given back to the origin; try again")]
+    NotHeld,
     /// It names a staged body that was given up when its node began another run.
     #[error("the body was given up: its node has started anew; send it again")]
     Aborted,
@@ -416,9 +599,9 @@ pub enum Refusal {
     Malformed,
 }
 
-impl Mutation<'_> {
+impl<'a> Mutation<'a> {
     /// The objects it looks up.
-    pub(crate) fn objects(&self, visit: &mut dyn FnMut(BucketId, &[u8])) {
+    pub(crate) fn objects(&self, visit: &mut dyn FnMut(BucketId, &'a [u8])) {
         match self {
             Mutation::SetString { bucket, key, .. }
             | Mutation::Append { bucket, key, .. }
@@ -429,19 +612,24 @@ impl Mutation<'_> {
             | Mutation::Expire { bucket, key, .. }
             | Mutation::Persist { bucket, key }
             | Mutation::PutObject { bucket, key, .. }
+            | Mutation::CompleteUpload { bucket, key, .. }
             | Mutation::Rewrite { bucket, key, .. }
             | Mutation::ExpireDue { bucket, key }
             | Mutation::Sweep { bucket, key }
             | Mutation::MarkDirty { bucket, key }
             | Mutation::FlushStarted { bucket, key, .. }
             | Mutation::Flushed { bucket, key, .. }
+            | Mutation::Hold { bucket, key, .. }
+            | Mutation::Release { bucket, key, .. }
+            | Mutation::Transfer { bucket, key, .. }
             | Mutation::FlushPark { bucket, key, .. }
             | Mutation::FlushAbandon { bucket, key, .. } => visit(*bucket, key),
             Mutation::Rename { bucket, from, to, .. } => {
                 visit(*bucket, from);
                 visit(*bucket, to);
             }
-            Mutation::Copy { from_bucket, from, to_bucket, to, .. } => {
+            Mutation::Copy { from_bucket, from, to_bucket, to, .. }
+            | Mutation::CopyObject { from_bucket, from, to_bucket, to, .. } => {
                 visit(*from_bucket, from);
                 visit(*to_bucket, to);
             }
@@ -459,7 +647,13 @@ impl Mutation<'_> {
             | Mutation::SweepDone { .. }
             | Mutation::Mount { .. }
             | Mutation::MountAttached { .. }
+            | Mutation::MountForget { .. }
+            | Mutation::TransferGone { .. }
+            | Mutation::CreateUpload { .. }
+            | Mutation::PutPart { .. }
+            | Mutation::AbortUpload { .. }
             | Mutation::AbortBefore { .. } => {}
+            Mutation::CopyPart { from_bucket, from, .. } => visit(*from_bucket, from),
         }
     }
 }

@@ -13,16 +13,18 @@ use crate::background;
 use crate::blob::SegmentConfig;
 use crate::clock::SystemClock;
 use crate::error::Error;
-use crate::flush::{Flusher, SourceError};
+use crate::flush::{ChecksumMode, Flusher, SourceError};
 use crate::flush_link;
 use crate::io::Disk;
 use crate::io::threads::{ReadPool, ThreadsDisk};
 use crate::journal::{BackgroundPreparer, JournalConfig};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::lmdb::Lmdb;
+use crate::mounts;
 use crate::mutation::{Mutation, Outcome};
 use crate::object::BlobId;
 use crate::origin::Origin;
+use crate::origin::dir::DirOrigin;
 use crate::origin::s3::{S3Origin, S3OriginConfig};
 use crate::replica::{Driver, DriverParts, Inbox, MemtableLimits, OpenError, Opened, Parts, SyncMode, open};
 use crate::store::{INBOX_PERMITS, Limits, Shared, SpaceWatch, Store};
@@ -63,6 +65,8 @@ pub struct StorageConfig {
     pub read_threads: usize,
     /// Threads that write and sync staged bodies.
     pub stage_threads: usize,
+    /// Age at which a multipart upload is given up.
+    pub upload_expiry: Duration,
     /// The flush workers' settings.
     pub flush: FlushSettings,
     /// Buckets and prefixes with an origin.
@@ -91,6 +95,7 @@ impl StorageConfig {
             journal_align: 512,
             read_threads: 8,
             stage_threads: 4,
+            upload_expiry: Duration::from_secs(7 * 24 * 3600),
             flush: FlushSettings::default(),
             mounts: Vec::new(),
         }
@@ -110,6 +115,10 @@ pub struct FlushSettings {
     pub fence_margin: Duration,
     /// Bytes per second that a body may be expected to move at, at worst.
     pub least_bandwidth: u64,
+    /// Longer bodies go by multipart upload, in parts of this length, or the client's.
+    pub part_bytes: u64,
+    /// Parts of one body that are sent at once.
+    pub part_concurrency: usize,
     /// First wait after a failure. Shorter: a hiccup passes sooner; longer: fewer requests in vain.
     pub retry_min: Duration,
     /// Longest wait between two tries. Longer: less load on an origin in trouble, whose return is noticed
@@ -124,6 +133,8 @@ impl Default for FlushSettings {
             attempt_timeout: Duration::from_secs(30),
             fence_margin: Duration::from_secs(5),
             least_bandwidth: 256 << 10,
+            part_bytes: 8 << 20,
+            part_concurrency: 4,
             retry_min: Duration::from_millis(250),
             retry_max: Duration::from_secs(120),
         }
@@ -145,6 +156,8 @@ pub struct MountConfig {
     pub min_interval: Duration,
     /// Uploads in the order of commits, one at a time.
     pub fifo: bool,
+    /// Whether bodies travel with a checksum.
+    pub checksums: ChecksumMode,
 }
 
 impl MountConfig {
@@ -170,16 +183,19 @@ pub struct OriginConfig {
 pub enum OriginBackend {
     /// S3 or what speaks it.
     S3(Box<S3OriginConfig>),
+    /// A directory of this machine.
+    Directory(PathBuf),
     /// An origin of the caller's: tests.
     Custom(Arc<dyn Origin>),
 }
 
 impl OriginBackend {
-    pub(crate) fn connect(&self) -> Arc<dyn Origin> {
-        match self {
+    pub(crate) fn connect(&self) -> std::io::Result<Arc<dyn Origin>> {
+        Ok(match self {
             OriginBackend::S3(config) => Arc::new(S3Origin::new((**config).clone())),
+            OriginBackend::Directory(path) => Arc::new(DirOrigin::new(path)?),
             OriginBackend::Custom(origin) => origin.clone(),
-        }
+        })
     }
 }
 
@@ -187,6 +203,7 @@ impl std::fmt::Debug for OriginBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             OriginBackend::S3(config) => config.fmt(f),
+            OriginBackend::Directory(path) => path.fmt(f),
             OriginBackend::Custom(_) => f.write_str("Custom"),
         }
     }
@@ -300,7 +317,9 @@ impl Node {
             Err(error) => Err(error),
         };
         let started = match begun {
-            Ok(()) => flush_link::start(&shared, &config.mounts, &config.flush).await,
+            Ok(()) => mounts::record(&shared, &config.mounts)
+                .await
+                .and_then(|specs| flush_link::start(&shared, specs, &config.flush)),
             Err(error) => Err(error),
         };
         let worker = match started {
@@ -324,7 +343,7 @@ impl Node {
             let (worker, stop) = (worker.clone(), stop.clone());
             async move { worker.run(stop).await }
         });
-        let housekeeping = tokio::spawn(background::run(shared.clone(), stop.clone()));
+        let housekeeping = tokio::spawn(background::run(shared.clone(), config.upload_expiry, stop.clone()));
         Ok(Node { shared, driver, stop, housekeeping, flusher: worker, flushing, _lock: lock })
     }
 

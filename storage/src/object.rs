@@ -8,7 +8,9 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use crate::blob::BlobId;
-use crate::keyspace::tables::{BodyPart, RowReader};
+use crate::keyspace::tables::{BodyPart, RowReader, decode_part_runs};
+
+pub use crate::keyspace::tables::PartRun;
 
 /// Longest object key, in bytes (S3's limit, kept for both protocols).
 pub const KEY_BYTES_MAX: usize = 1024;
@@ -81,13 +83,15 @@ impl fmt::Debug for ClusterId {
 }
 
 /// An object's ETag, without quotes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ETag {
     /// MD5 of the body: the object was last written by an S3 PUT.
     Md5([u8; 16]),
-    /// Derived from cluster id and version: the object was last written by RESP. Its `-1` suffix tells
-    /// clients not to compare it with an MD5.
+    /// Derived from cluster id and version: no MD5 was computed, as for all that RESP writes. Its `-1` suffix
+    /// tells clients not to compare it with an MD5.
     Derived([u8; 16]),
+    /// Kept as it was given: of a multipart object, or by the origin.
+    Text(Arc<str>),
 }
 
 impl ETag {
@@ -119,6 +123,7 @@ impl fmt::Display for ETag {
         match self {
             ETag::Md5(id) => f.write_str(&hex::encode(id)),
             ETag::Derived(id) => write!(f, "{}-1", hex::encode(id)),
+            ETag::Text(text) => f.write_str(text),
         }
     }
 }
@@ -205,10 +210,17 @@ impl ObjectRow {
     /// The object's ETag: stable from its write on, also after flush and re-read.
     pub fn etag(&self, cluster: ClusterId) -> ETag {
         let reader = self.reader();
-        match reader.md5 {
-            Some(md5) => ETag::Md5(md5),
-            None => ETag::derived(cluster, reader.content_version),
+        match (reader.etag, reader.md5) {
+            (Some(text), _) => ETag::Text(Arc::from(text)),
+            (None, Some(md5)) => ETag::Md5(md5),
+            (None, None) => ETag::derived(cluster, reader.content_version),
         }
+    }
+
+    /// The parts that a multipart object was put together of, as runs of equal ones in order; empty for
+    /// every other object.
+    pub fn part_runs(&self) -> Vec<PartRun> {
+        decode_part_runs(self.reader().part_runs)
     }
 
     /// S3 metadata; empty for an object that RESP wrote.
@@ -225,6 +237,11 @@ impl ObjectRow {
     #[inline]
     pub fn inline_body(&self) -> Option<&[u8]> {
         RowReader::new(&self.bytes)?.inline_body()
+    }
+
+    /// Number of parts that its body has.
+    pub fn parts_count(&self) -> usize {
+        self.parts().count()
     }
 
     /// The parts of the body, in order.
@@ -264,7 +281,7 @@ mod tests {
         let derived = ETag::derived(ClusterId([1; 16]), Version::new(5, 2));
         let md5 = ETag::Md5([0xab; 16]);
         for etag in [derived, md5] {
-            assert_eq!(ETag::parse(&etag.to_string()), Some(etag));
+            assert_eq!(ETag::parse(&etag.to_string()), Some(etag.clone()));
             assert_eq!(ETag::parse(&format!("\"{etag}\"")), Some(etag));
         }
         assert_eq!(ETag::parse("*"), None);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::body::{Found, blob_error, find_blob, short};
+use crate::body::{Found, RESIDENT_READ_BYTES_MAX, blob_error, find_blob, short};
 use crate::error::{Error, Result};
 use crate::keyspace::base::{BaseError, Pair};
 use crate::keyspace::memtable::RowKey;
@@ -125,6 +125,18 @@ impl ReadView {
         }
     }
 
+    /// A row of any table; no cache is asked.
+    pub(crate) async fn row(&self, row_key: Vec<u8>) -> Result<Option<Arc<[u8]>>> {
+        match self.view.get(RowKey::encoded(&row_key), false, false).map_err(view_error)? {
+            Some(row) => Ok(row),
+            None => {
+                let view = self.view.clone();
+                let read = move || view.get(RowKey::encoded(&row_key), false, true);
+                Ok(self.on_pool(read).await?.map_err(view_error)?.flatten())
+            }
+        }
+    }
+
     async fn remove_expired(&self, keys: &[(BucketId, &[u8])]) -> Result<()> {
         let mut submission = Submission::new();
         for (bucket, key) in keys {
@@ -134,8 +146,8 @@ impl ReadView {
     }
 
     /// Bytes `range` (clamped to the body) of a row that came from this view, held in memory whole: for short
-    /// ones, others through [`ReadView::open_body`]. Bodies in the row or in a memtable do not wait; others are
-    /// read and verified on the read pool. The future may be dropped.
+    /// ones, others through [`ReadView::open_body`]. Bodies in the row, in a memtable, and small ones in the
+    /// page cache do not wait; others are read and verified on the read pool. The future may be dropped.
     pub async fn read_body(&self, row: &ObjectRow, range: Range<u64>) -> Result<Bytes> {
         let range = range.start.min(row.body_len())..range.end.min(row.body_len());
         if range.is_empty() {
@@ -188,10 +200,12 @@ impl ReadView {
             Some(Found::Memory(bytes)) => {
                 out.extend_from_slice(bytes.get(range).ok_or_else(|| short(blob))?);
             }
-            Some(Found::Extent(pointer, _pin)) if wait => {
+            Some(Found::Extent(pointer, _pin)) if wait || range.len() as u64 <= RESIDENT_READ_BYTES_MAX => {
                 let range = range.start as u64..range.end as u64;
-                let bytes = self.shared.segments.read(pointer, blob, range).map_err(blob_error)?;
-                out.extend_from_slice(&bytes);
+                match self.shared.segments.read(pointer, blob, range, wait).map_err(blob_error)? {
+                    Some(bytes) => out.extend_from_slice(&bytes),
+                    None => return Ok(false),
+                }
             }
             _ => return Ok(false),
         }
@@ -239,7 +253,7 @@ impl ReadView {
         Ok(listed)
     }
 
-    async fn page(&self, from: Bound<Vec<u8>>, end: Vec<u8>, limit: usize) -> Result<Vec<Pair>> {
+    pub(crate) async fn page(&self, from: Bound<Vec<u8>>, end: Vec<u8>, limit: usize) -> Result<Vec<Pair>> {
         let view = self.view.clone();
         let read = move || view.range(from.as_ref().map(Vec::as_slice), &end, limit).map_err(view_error);
         if limit <= INLINE_LIMIT && !self.shared.keyspace.base.may_block() {
@@ -260,7 +274,7 @@ impl ReadView {
 }
 
 /// The end of the range of keys that begin with `prefix`.
-fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix.to_vec();
     while let Some(last) = end.pop() {
         if last < u8::MAX {

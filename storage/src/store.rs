@@ -21,9 +21,9 @@ use crate::io::{Disk, Space};
 use crate::journal::JournalMetrics;
 use crate::keyspace::checkpoint::Checkpointer;
 use crate::keyspace::memtable::RowKey;
-use crate::keyspace::tables::{OriginRow, QueueRow, Table, queue_key};
+use crate::keyspace::tables::{MountRow, OriginRow, QueueRow, Table, queue_key};
 use crate::keyspace::view::View;
-use crate::keyspace::{Got, Keyspace};
+use crate::keyspace::{Got, Keyspace, PREFETCH_KEYS};
 use crate::mutation::{Mutation, Outcome, Payload};
 use crate::object::{BucketId, ClusterId, KEY_BYTES_MAX, ObjectRow, Version};
 use crate::read::{Lookup, ReadView, base_error, judge, view_error};
@@ -72,7 +72,8 @@ pub enum OriginState {
 pub struct Limits {
     /// Bytes of checkpoint store and segments together; beyond, writes that grow are refused.
     pub capacity_bytes: u64,
-    /// Bytes that wait for their origin; beyond, writes to mounted buckets are refused.
+    /// Bytes that wait for their origin (bodies, keys, and 256 for each queued change, deletes included);
+    /// beyond, writes to mounted buckets that grow are refused.
     pub dirty_bytes: u64,
     /// Longest body that travels inside the log, in bytes; longer ones are staged. Larger: fewer files' syncs
     /// for middling bodies, a longer log.
@@ -194,7 +195,7 @@ impl Shared {
             let limit = self.limits.capacity_bytes;
             return Some(full(format!("forebay: capacity {} of {} MiB used", stored >> 20, limit >> 20)));
         }
-        let dirty = self.status.dirty_bytes.load(Relaxed);
+        let dirty = self.status.dirty_charged.load(Relaxed);
         if dirty >= self.limits.dirty_bytes.saturating_sub(more) && self.any_mounted(buckets) {
             let limit = self.limits.dirty_bytes;
             return Some(full(format!(
@@ -220,7 +221,9 @@ impl Shared {
     }
 
     fn any_mounted(&self, buckets: &[BucketId]) -> bool {
-        self.status.mounts.lock().iter().any(|(_, mount)| !mount.local && buckets.contains(&mount.bucket))
+        let takes_rows = |mount: &MountRow| !mount.local && !mount.leaving;
+        let mounts = self.status.mounts.lock();
+        mounts.iter().any(|(_, mount)| takes_rows(mount) && buckets.contains(&mount.bucket))
     }
 }
 
@@ -237,6 +240,10 @@ pub struct Store {
 impl Store {
     pub(crate) fn new(shared: Arc<Shared>) -> Store {
         Store { shared }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Identity of the cluster.
@@ -337,6 +344,15 @@ impl Store {
         }
     }
 
+    /// Keys worth giving to [`Store::prefetch`] at once.
+    pub const PREFETCH_KEYS: usize = PREFETCH_KEYS;
+
+    /// Says which keys are about to be read, so that the CPU waits for their rows together instead of one by one. Only
+    /// a hint; never blocks.
+    pub fn prefetch<'a>(&self, bucket: BucketId, keys: impl Iterator<Item = &'a [u8]> + Clone) {
+        self.shared.keyspace.prefetch(keys.map(|key| RowKey::object(Table::Object, bucket, key)));
+    }
+
     /// Submits mutations; resolves when all of them are committed, durable (with `everysec`: written) and
     /// applied. Dropping the future does not undo what was submitted. Waits when too much is under way;
     /// refuses with [`Error::Full`] what would grow beyond a limit.
@@ -396,14 +412,8 @@ impl Store {
 
     /// Where an object stands with its origin. Reads two rows, on the read pool if they are cold.
     pub async fn origin_state(&self, bucket: BucketId, key: &[u8]) -> Result<OriginState> {
-        let mounted = self
-            .shared
-            .status
-            .mounts
-            .lock()
-            .iter()
-            .any(|(_, mount)| mount.bucket == bucket && !mount.local && key.starts_with(&mount.prefix));
-        if !mounted {
+        let mount = self.shared.mount_of(bucket, key);
+        if mount.is_none() {
             return Ok(OriginState::Local);
         }
         self.check_readable()?;
@@ -411,7 +421,8 @@ impl Store {
         let (key, now_ms) = (key.to_vec(), self.now_ms());
         let read = move || {
             let row = view.get(RowKey::object(Table::Origin, bucket, &key), false, true)?.flatten();
-            let Some(origin) = row.as_deref().and_then(OriginRow::decode) else {
+            let origin = row.as_deref().and_then(OriginRow::decode).map(|row| row.seen_by(mount));
+            let Some(origin) = origin.filter(|origin| !origin.is_empty()) else {
                 return Ok(OriginState::Pending { age_ms: 0 });
             };
             let Some(version) = origin.pending else { return Ok(OriginState::Flushed) };

@@ -134,6 +134,8 @@ fn note_growth(mutation: &Mutation<'_>, grows: &mut Vec<BucketId>) {
         | Mutation::IncrBy { bucket, .. }
         | Mutation::IncrByFloat { bucket, .. }
         | Mutation::PutObject { bucket, .. }
+        | Mutation::PutPart { bucket, .. }
+        | Mutation::CopyObject { to_bucket: bucket, .. }
         | Mutation::Rename { bucket, .. }
         | Mutation::Copy { to_bucket: bucket, .. } => *bucket,
         Mutation::Atomic { mutations, .. } => {

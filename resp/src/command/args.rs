@@ -30,6 +30,12 @@ impl<'a> Args<'a> {
         &self.buffer[self.spans[index].range()]
     }
 
+    /// Whether the argument is a long one, whose bytes are not here: it reads as empty.
+    #[inline]
+    pub(crate) fn is_long(self, index: usize) -> bool {
+        self.spans[index] == Span::LONG
+    }
+
     pub(crate) fn get(self, index: usize) -> Option<&'a [u8]> {
         Some(&self.buffer[self.spans.get(index)?.range()])
     }

@@ -3,7 +3,7 @@
 use forebay_storage::mutation::{ExpireIf, Mutation};
 
 use super::args::Args;
-use super::plan::{Plan, Planner, Read, Seen};
+use super::plan::{Needs, Plan, Planner, Read, Seen};
 use super::string::one_if_done;
 use crate::error::CommandError;
 use crate::reply::Reply;
@@ -119,7 +119,7 @@ pub(super) fn pexpiretime(planner: &mut Planner<'_>, args: Args<'_>) -> Result<P
 
 fn read_time(planner: &Planner<'_>, args: Args<'_>, reply: super::plan::SeenFn) -> Result<Plan> {
     planner.key(args, 1)?;
-    Ok(Plan::Read(Read::One { key: 1, body: false, reply }))
+    Ok(Plan::Read(Read::One { key: 1, needs: Needs::Nothing, reply }))
 }
 
 fn left(at_ms: u64, now_ms: u64) -> u64 {

@@ -3,7 +3,7 @@
 use forebay_storage::mutation::{Mutation, Outcome};
 
 use super::args::Args;
-use super::plan::{Plan, Planner, Read, Seen};
+use super::plan::{Needs, Plan, Planner, Read, Seen, SeenBody};
 use super::string::one_if_done;
 use crate::error::CommandError;
 use crate::keyspace::DatabaseNames;
@@ -47,7 +47,7 @@ pub(super) fn kind(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
         reply.simple(if seen.row.is_some() { "string" } else { "none" });
         Ok(())
     };
-    Ok(Plan::Read(Read::One { key: 1, body: false, reply }))
+    Ok(Plan::Read(Read::One { key: 1, needs: Needs::Nothing, reply }))
 }
 
 pub(super) fn rename(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
@@ -63,7 +63,7 @@ fn move_key(planner: &mut Planner<'_>, args: Args<'_>, if_absent: bool) -> Resul
     let Some(bucket) = planner.bucket() else { return Err(CommandError::NO_SUCH_KEY) };
     if from == to {
         let reply = if if_absent { zero_if_there } else { ok_if_there };
-        return Ok(Plan::Read(Read::One { key: 1, body: false, reply }));
+        return Ok(Plan::Read(Read::One { key: 1, needs: Needs::Nothing, reply }));
     }
     let reply = if if_absent { one_if_done } else { |_: &[Outcome], reply: &mut Reply| reply.ok() };
     Ok(planner.write(&Mutation::Rename { bucket, from, to, if_absent }, reply))
@@ -130,9 +130,9 @@ pub(super) fn object_encoding(planner: &mut Planner<'_>, args: Args<'_>) -> Resu
             reply.nil();
             return Ok(());
         }
-        let name: &[u8] = match seen.body {
-            body if body.len() <= 20 && parse_i64(body).is_some() => b"int",
-            body if body.len() <= EMBSTR_BYTES_MAX => b"embstr",
+        let name: &[u8] = match seen.row.map_or(0, |row| row.body_len()) {
+            len if len <= NUMBER_BYTES_MAX && number(seen).is_some() => b"int",
+            len if len <= EMBSTR_BYTES_MAX => b"embstr",
             _ => b"raw",
         };
         reply.bulk(name);
@@ -141,7 +141,17 @@ pub(super) fn object_encoding(planner: &mut Planner<'_>, args: Args<'_>) -> Resu
 }
 
 /// Up to this length Redis keeps a string beside its header.
-const EMBSTR_BYTES_MAX: usize = 44;
+const EMBSTR_BYTES_MAX: u64 = 44;
+/// Longest text of an integer, in bytes.
+const NUMBER_BYTES_MAX: u64 = 20;
+
+/// The value as an integer; the read asked for no more of it than one can have.
+fn number(seen: &Seen<'_>) -> Option<i64> {
+    match seen.body {
+        SeenBody::Here(bytes) => parse_i64(bytes),
+        SeenBody::Long(..) => None,
+    }
+}
 
 pub(super) fn object_freq(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     about_object(planner, args, |seen, reply| {
@@ -174,7 +184,7 @@ pub(super) fn object_refcount(planner: &mut Planner<'_>, args: Args<'_>) -> Resu
             reply.nil();
             return Ok(());
         }
-        let shared = parse_i64(seen.body).is_some_and(|value| (0..10_000).contains(&value));
+        let shared = number(seen).is_some_and(|value| (0..10_000).contains(&value));
         reply.integer(if shared { i64::from(i32::MAX) } else { 1 });
         Ok(())
     })
@@ -186,7 +196,8 @@ fn about_object(
     about: fn(&Seen<'_>, &mut Reply) -> Result<()>,
 ) -> Result<Plan> {
     planner.key(args, 2)?;
-    Ok(Plan::Read(Read::One { key: 2, body: true, reply: about }))
+    let needs = Needs::Range(|_, body_len| 0..body_len.min(NUMBER_BYTES_MAX + 1));
+    Ok(Plan::Read(Read::One { key: 2, needs, reply: about }))
 }
 
 pub(super) fn object_help(planner: &mut Planner<'_>, _: Args<'_>) -> Result<Plan> {
@@ -234,7 +245,7 @@ pub(super) fn memory_usage(planner: &mut Planner<'_>, args: Args<'_>) -> Result<
         reply.count((row.encoded_len() + seen.args.at(2).len()) as u64 + outside);
         Ok(())
     };
-    Ok(Plan::Read(Read::One { key: 2, body: false, reply: about }))
+    Ok(Plan::Read(Read::One { key: 2, needs: Needs::Nothing, reply: about }))
 }
 
 pub(super) fn memory_help(planner: &mut Planner<'_>, _: Args<'_>) -> Result<Plan> {

@@ -34,7 +34,9 @@ pub(crate) struct Command {
     pub(crate) arity: i32,
     pub(crate) flags: Flags,
     /// Which arguments are keys.
-    pub(crate) keys: Keys,
+    pub(crate) keys: Places,
+    /// Which arguments are values: only these may be longer than what is kept in memory.
+    pub(crate) values: Places,
     pub(crate) plan: PlanFn,
     pub(crate) subcommands: &'static [Command],
     /// What is told about it.
@@ -53,16 +55,19 @@ pub(crate) struct About {
     pub(crate) access: &'static [&'static str],
 }
 
-/// Which arguments are keys: Redis's triple. A last below 0 counts from the end; a first of 0 means none.
+/// Which arguments are keys, or values: Redis's triple. A last below 0 counts from the end; a first of 0 means
+/// none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Keys {
+pub(crate) struct Places {
     pub(crate) first: i32,
     pub(crate) last: i32,
     pub(crate) step: i32,
 }
 
-impl Keys {
-    /// Places of the keys among `len` arguments.
+impl Places {
+    pub(crate) const NONE: Places = Places { first: 0, last: 0, step: 0 };
+
+    /// The places among `len` arguments.
     pub(crate) fn of(self, len: usize) -> impl Iterator<Item = usize> {
         let last = if self.last < 0 { len as i32 + self.last } else { self.last };
         let range = if self.first == 0 { 1..1 } else { self.first..(last + 1).min(len as i32) };

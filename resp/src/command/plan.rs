@@ -10,9 +10,11 @@ use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
 
-use forebay_storage::mutation::{Guard, Mutation, Outcome};
+use forebay_storage::BodyReader;
+use forebay_storage::mutation::{Guard, Mutation, Outcome, Payload};
 use forebay_storage::object::{BucketId, ObjectRow};
 use forebay_storage::read::ReadView;
+use forebay_storage::stage::StagedBody;
 use forebay_storage::store::Store;
 use forebay_storage::submission::{Submission, ViewSlot};
 
@@ -62,18 +64,33 @@ pub(crate) struct Write {
 #[derive(Clone, Copy)]
 pub(crate) enum Read {
     /// One object.
-    One {
-        key: usize,
-        /// Whether the reply needs the object's bytes.
-        body: bool,
-        reply: SeenFn,
-    },
+    One { key: usize, needs: Needs, reply: SeenFn },
     /// An array with one reply for each key from `first` on (MGET).
     Each { first: usize, reply: SeenFn },
     /// How many of the keys from `first` on exist; one named twice counts twice.
     Count { first: usize },
     /// A stretch of the keyspace.
     Walk(WalkFn),
+}
+
+/// What of an object a reply needs beside its row.
+#[derive(Clone, Copy)]
+pub(crate) enum Needs {
+    Nothing,
+    /// All of its bytes.
+    Body,
+    /// The bytes of a range that follows from the arguments and the body's length, which must hold it.
+    Range(fn(Args<'_>, u64) -> Range<u64>),
+}
+
+impl Needs {
+    pub(crate) fn range(self, args: Args<'_>, body_len: u64) -> Range<u64> {
+        match self {
+            Needs::Nothing => 0..0,
+            Needs::Body => 0..body_len,
+            Needs::Range(range) => range(args, body_len),
+        }
+    }
 }
 
 /// Writes the reply for one object.
@@ -89,11 +106,30 @@ pub(crate) type WaitFn = for<'a> fn(Waiting<'a>) -> Wait<'a>;
 pub(crate) struct Seen<'a> {
     /// The object, if there is one.
     pub(crate) row: Option<&'a ObjectRow>,
-    /// Its bytes, if the read asked for them.
-    pub(crate) body: &'a [u8],
+    /// The bytes that the read asked for.
+    pub(crate) body: SeenBody<'a>,
     /// The command's arguments.
     pub(crate) args: Args<'a>,
     pub(crate) store: &'a Store,
+}
+
+/// Bytes of an object.
+#[derive(Clone, Copy)]
+pub(crate) enum SeenBody<'a> {
+    Here(&'a [u8]),
+    /// Too many to be held: these of the body are read when they are sent.
+    Long(&'a BodyReader, &'a Range<u64>),
+}
+
+impl Seen<'_> {
+    /// Writes the bytes that the read asked for.
+    #[inline]
+    pub(crate) fn write_body(&self, reply: &mut Reply) {
+        match self.body {
+            SeenBody::Here(bytes) => reply.bulk(bytes),
+            SeenBody::Long(body, range) => reply.bulk_of(body, range.clone()),
+        }
+    }
 }
 
 /// What a walk is given.
@@ -126,9 +162,19 @@ pub(crate) struct Planner<'a> {
     pub(crate) database: usize,
     /// Whether an atomic group is open already.
     pub(crate) in_exec: bool,
+    /// The command's long arguments; whoever let it plan a write hands them to the submission.
+    pub(crate) long: &'a [LongValue],
 }
 
-impl Planner<'_> {
+/// A long argument, staged while it arrived.
+#[derive(Debug)]
+pub(crate) struct LongValue {
+    /// Its place among the arguments.
+    pub(crate) place: usize,
+    pub(crate) body: StagedBody,
+}
+
+impl<'a> Planner<'a> {
     /// The core's clock, in milliseconds since the Unix epoch.
     pub(crate) fn now_ms(&self) -> u64 {
         self.server.store.now_ms()
@@ -154,20 +200,21 @@ impl Planner<'_> {
         Ok(key)
     }
 
-    /// The argument as a value, refused if it is too long.
+    /// The argument as a value, of any length.
     #[inline]
-    pub(crate) fn value<'k>(&self, args: Args<'k>, index: usize) -> Result<&'k [u8], CommandError> {
-        let value = args.at(index);
-        self.check_value_len(value.len() as u64)?;
-        Ok(value)
+    pub(crate) fn value<'k>(&self, args: Args<'k>, index: usize) -> Result<Payload<'k>, CommandError>
+    where
+        'a: 'k,
+    {
+        if args.is_long(index) { self.long_value(index) } else { Ok(args.at(index).into()) }
     }
 
-    pub(crate) fn check_value_len(&self, len: u64) -> Result<(), CommandError> {
-        let limit = self.server.store.inline_bytes_max();
-        if len > limit {
-            return Err(forebay_storage::error::Error::BodyTooLarge(len, limit).into());
-        }
-        Ok(())
+    fn long_value(&self, index: usize) -> Result<Payload<'a>, CommandError> {
+        let long: &'a [LongValue] = self.long;
+        let value = long.iter().find(|value| value.place == index);
+        // A command that is tried again has given its values to the log, which did not want them.
+        let gone = CommandError::new("TRYAGAIN forebay: the value was given up, send it again");
+        value.map(|value| value.body.payload()).ok_or(gone)
     }
 
     /// Plans one mutation.

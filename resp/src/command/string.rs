@@ -1,15 +1,17 @@
 //! Strings.
 
+use std::ops::Range;
+
 use forebay_storage::mutation::{Existence, ExpireIf, Guard, Mutation, Outcome, SetExpiry};
 
 use super::args::Args;
 use super::expire::{TimeUnit, deadline};
-use super::plan::{Plan, Planner, Read, Seen};
+use super::plan::{Needs, Plan, Planner, Read, Seen};
 use crate::error::CommandError;
 use crate::reply::Reply;
 
-/// Longest string that Redis's own texts know of, in bytes.
-const REDIS_STRING_BYTES_MAX: u64 = 512 * 1024 * 1024;
+/// A text of this length is no float to Redis.
+const REDIS_FLOAT_BYTES_MAX: usize = 5 * 1024;
 
 type Result<T> = std::result::Result<T, CommandError>;
 
@@ -29,8 +31,7 @@ pub(super) fn set(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     };
     let bucket = planner.bucket_to_write()?;
     let (key, value) = (planner.key(args, 1)?, planner.value(args, 2)?);
-    let mutation =
-        Mutation::SetString { bucket, key, value: value.into(), expiry, existence: options.existence };
+    let mutation = Mutation::SetString { bucket, key, value, expiry, existence: options.existence };
     Ok(match options.get {
         true => planner.read_then_write(VALUE, &mutation, ok_or_nil),
         false => planner.write(&mutation, ok_or_nil),
@@ -78,7 +79,9 @@ pub(super) fn getex(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
         Some(expiry) => match expiry.deadline(planner, args) {
             Ok(at_ms) => Mutation::Expire { bucket, key, at_ms, condition: ExpireIf::default() },
             // Redis looks for the key first: an absent one is nil whatever the time says.
-            Err(_) => return Ok(Plan::Read(Read::One { key: 1, body: false, reply: nil_or_bad_time })),
+            Err(_) => {
+                return Ok(Plan::Read(Read::One { key: 1, needs: Needs::Nothing, reply: nil_or_bad_time }));
+            }
         },
     };
     Ok(planner.read_then_write(VALUE, &mutation, ok_or_nil))
@@ -112,7 +115,7 @@ pub(super) fn msetnx(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> 
 pub(super) fn append(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
     let bucket = planner.bucket_to_write()?;
     let (key, value) = (planner.key(args, 1)?, planner.value(args, 2)?);
-    Ok(planner.write(&Mutation::Append { bucket, key, value: value.into() }, length))
+    Ok(planner.write(&Mutation::Append { bucket, key, value }, length))
 }
 
 pub(super) fn strlen(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
@@ -125,7 +128,7 @@ pub(super) fn getrange(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan
     args.integer(2)?;
     args.integer(3)?;
     planner.key(args, 1)?;
-    Ok(Plan::Read(Read::One { key: 1, body: true, reply: range_of_value }))
+    Ok(Plan::Read(Read::One { key: 1, needs: Needs::Range(range_of_value), reply: value_or_empty }))
 }
 
 /// SETRANGE key offset value
@@ -133,17 +136,16 @@ pub(super) fn setrange(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan
     let Ok(offset) = u64::try_from(args.integer(2)?) else {
         return Err(CommandError::new("ERR offset is out of range"));
     };
-    let (key, value) = (planner.key(args, 1)?, args.at(3));
+    let (key, value) = (planner.key(args, 1)?, planner.value(args, 3)?);
     if value.is_empty() {
         return Ok(Plan::Read(LENGTH));
     }
-    let len = offset.saturating_add(value.len() as u64);
-    if len > REDIS_STRING_BYTES_MAX {
-        return Err(CommandError::new("ERR string exceeds maximum allowed size (proto-max-bulk-len)"));
+    let len = offset.saturating_add(value.len());
+    if len > planner.server.store.body_bytes_max() {
+        return Err(CommandError::STRING_TOO_LONG);
     }
-    planner.check_value_len(len)?;
     let bucket = planner.bucket_to_write()?;
-    Ok(planner.write(&Mutation::SetRange { bucket, key, offset, value: value.into() }, length))
+    Ok(planner.write(&Mutation::SetRange { bucket, key, offset, value }, length))
 }
 
 pub(super) fn incr(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
@@ -164,6 +166,9 @@ pub(super) fn decrby(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> 
 }
 
 pub(super) fn incrbyfloat(planner: &mut Planner<'_>, args: Args<'_>) -> Result<Plan> {
+    if args.at(2).len() >= REDIS_FLOAT_BYTES_MAX {
+        return Err(CommandError::NOT_A_FLOAT);
+    }
     let bucket = planner.bucket_to_write()?;
     let key = planner.key(args, 1)?;
     Ok(planner.write(&Mutation::IncrByFloat { bucket, key, delta: args.at(2) }, text))
@@ -177,7 +182,7 @@ fn add(planner: &mut Planner<'_>, args: Args<'_>, delta: i64) -> Result<Plan> {
 
 /// A SET of the arguments at `key` and `value`.
 fn plain_set<'a>(
-    planner: &Planner<'_>,
+    planner: &Planner<'a>,
     args: Args<'a>,
     key: usize,
     value: usize,
@@ -186,11 +191,11 @@ fn plain_set<'a>(
 ) -> Result<Mutation<'a>> {
     let bucket = planner.bucket_to_write()?;
     let (key, value) = (planner.key(args, key)?, planner.value(args, value)?);
-    Ok(Mutation::SetString { bucket, key, value: value.into(), expiry, existence })
+    Ok(Mutation::SetString { bucket, key, value, expiry, existence })
 }
 
 /// The sets of MSET and MSETNX.
-fn pairs<'a>(planner: &Planner<'_>, args: Args<'a>, existence: Existence) -> Result<Vec<Mutation<'a>>> {
+fn pairs<'a>(planner: &Planner<'a>, args: Args<'a>, existence: Existence) -> Result<Vec<Mutation<'a>>> {
     if args.len().is_multiple_of(2) {
         return Err(CommandError::wrong_arity(planner.command.name));
     }
@@ -200,10 +205,10 @@ fn pairs<'a>(planner: &Planner<'_>, args: Args<'a>, existence: Existence) -> Res
         .collect()
 }
 
-const VALUE: Read = Read::One { key: 1, body: true, reply: value };
+const VALUE: Read = Read::One { key: 1, needs: Needs::Body, reply: value };
 const LENGTH: Read = Read::One {
     key: 1,
-    body: false,
+    needs: Needs::Nothing,
     reply: |seen, reply| {
         reply.count(seen.body_len());
         Ok(())
@@ -220,7 +225,7 @@ impl Seen<'_> {
 #[inline]
 fn value(seen: &Seen<'_>, reply: &mut Reply) -> Result<()> {
     match seen.row {
-        Some(_) => reply.bulk(seen.body),
+        Some(_) => seen.write_body(reply),
         None => reply.nil(),
     }
     Ok(())
@@ -235,24 +240,28 @@ fn nil_or_bad_time(seen: &Seen<'_>, reply: &mut Reply) -> Result<()> {
             let bad =
                 options.expiry.map(|expiry| expiry.deadline_at(seen.store.now_ms(), "getex", seen.args));
             bad.transpose()?;
-            reply.bulk(seen.body);
+            reply.bulk(b"");
         }
     }
     Ok(())
 }
 
-fn range_of_value(seen: &Seen<'_>, reply: &mut Reply) -> Result<()> {
-    let len = seen.body.len() as i64;
-    let (start, end) = (seen.args.integer(2)?, seen.args.integer(3)?);
+fn value_or_empty(seen: &Seen<'_>, reply: &mut Reply) -> Result<()> {
+    seen.write_body(reply);
+    Ok(())
+}
+
+/// The bytes that GETRANGE asks for.
+fn range_of_value(args: Args<'_>, body_len: u64) -> Range<u64> {
+    // Judged when it was planned.
+    let (Ok(start), Ok(end)) = (args.integer(2), args.integer(3)) else { return 0..0 };
+    let len = i64::try_from(body_len).unwrap_or(i64::MAX);
     if start < 0 && end < 0 && start > end {
-        reply.bulk(b"");
-        return Ok(());
+        return 0..0;
     }
     let from_end = |place: i64| if place < 0 { (len.saturating_add(place)).max(0) } else { place };
     let (start, end) = (from_end(start), from_end(end).min(len - 1));
-    let range = if start > end { 0..0 } else { start as usize..end as usize + 1 };
-    reply.bulk(seen.body.get(range).unwrap_or_default());
-    Ok(())
+    if start > end { 0..0 } else { start as u64..end as u64 + 1 }
 }
 
 fn ok_or_nil(outcomes: &[Outcome], reply: &mut Reply) {

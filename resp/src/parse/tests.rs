@@ -9,7 +9,7 @@ use super::*;
 const RULES: Rules = Rules {
     authenticated: true,
     bulk_bytes_max: 512 * 1024 * 1024,
-    value_bytes_max: 64 * 1024,
+    inline_bytes_max: 64 * 1024,
     request_bytes_max: 1024 * 1024,
 };
 
@@ -17,38 +17,99 @@ const RULES: Rules = Rules {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Event {
     Request(Vec<Vec<u8>>),
-    Dropped(TooLarge),
+    Dropped(u64),
+    /// A long argument, taken: those before it, how many there are in all, its bytes.
+    Long(Vec<Vec<u8>>, usize, Vec<u8>),
     Error(ProtocolError),
+}
+
+/// Feeds a parser, and takes long arguments as a connection does.
+struct Feeder {
+    parser: Parser,
+    events: Vec<Event>,
+    /// The long argument under way, with what has come of it.
+    long: Option<(LongArgument, Vec<u8>)>,
+    /// What is kept of long arguments.
+    kept: Option<usize>,
+}
+
+impl Feeder {
+    fn copied(&self, request: Range<usize>) -> Vec<Vec<u8>> {
+        self.parser.args(request).iter().map(<[u8]>::to_vec).collect()
+    }
+
+    /// Takes what comes of a long argument by itself; returns the rest.
+    fn feed_long<'a>(&mut self, piece: &'a [u8]) -> &'a [u8] {
+        let Some((_, bytes)) = &mut self.long else { return piece };
+        let (own, rest) = piece.split_at(piece.len().min(self.parser.long_left() as usize));
+        bytes.extend_from_slice(own);
+        self.parser.long_taken(own.len() as u64);
+        self.end_long();
+        rest
+    }
+
+    fn end_long(&mut self) {
+        if self.parser.long_left() > 0 {
+            return;
+        }
+        let Some((long, mut bytes)) = self.long.take() else { return };
+        bytes.truncate(long.len as usize);
+        let before = self.copied(long.before);
+        self.parser.end_long(self.kept.map(|kept| &bytes[..kept]));
+        self.events.push(Event::Long(before, long.count, bytes));
+    }
 }
 
 /// Feeds the pieces one after the other, as reads would bring them, and takes all that can be parsed after each.
 fn parse_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, rules: &Rules) -> (Vec<Event>, Parser) {
-    let mut parser = Parser::new();
-    let mut events = Vec::new();
+    parse_keeping(None, pieces, rules)
+}
+
+/// Feeds the pieces; of long arguments the first `kept` bytes are put in their place.
+fn parse_keeping<'a>(
+    kept: Option<usize>,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+    rules: &Rules,
+) -> (Vec<Event>, Parser) {
+    let mut feeder = Feeder { parser: Parser::new(), events: Vec::new(), long: None, kept };
     for mut piece in pieces {
-        while !piece.is_empty() {
-            let room = parser.make_room();
-            let taken = piece.len().min(room.len());
-            room[..taken].copy_from_slice(&piece[..taken]);
-            parser.filled(taken);
-            piece = &piece[taken..];
-            loop {
-                match parser.next(rules) {
+        loop {
+            piece = feeder.feed_long(piece);
+            // A long argument may end with the piece, and more be there behind it.
+            let fed = !piece.is_empty() && feeder.long.is_none();
+            if fed {
+                let room = feeder.parser.make_room();
+                let taken = piece.len().min(room.len());
+                room[..taken].copy_from_slice(&piece[..taken]);
+                feeder.parser.filled(taken);
+                piece = &piece[taken..];
+            }
+            while feeder.long.is_none() {
+                match feeder.parser.next(rules) {
                     Ok(Parsed::Incomplete) => break,
                     Ok(Parsed::Request(request)) => {
-                        events
-                            .push(Event::Request(parser.args(request).iter().map(<[u8]>::to_vec).collect()));
+                        let args = feeder.copied(request);
+                        feeder.events.push(Event::Request(args));
                     }
-                    Ok(Parsed::Dropped(too_large)) => events.push(Event::Dropped(too_large)),
+                    Ok(Parsed::Long(long)) => {
+                        let bytes = feeder.parser.long_buffered().to_vec();
+                        feeder.parser.forget_long();
+                        feeder.long = Some((long, bytes));
+                        feeder.end_long();
+                    }
+                    Ok(Parsed::Dropped(limit)) => feeder.events.push(Event::Dropped(limit)),
                     Err(error) => {
-                        events.push(Event::Error(error));
-                        return (events, parser);
+                        feeder.events.push(Event::Error(error));
+                        return (feeder.events, feeder.parser);
                     }
                 }
             }
+            if piece.is_empty() {
+                break;
+            }
         }
     }
-    (events, parser)
+    (feeder.events, feeder.parser)
 }
 
 fn parse(bytes: &[u8]) -> Vec<Event> {
@@ -158,14 +219,76 @@ fn before_auth_requests_must_be_small() {
     assert_eq!(parse(b"*2\r\n$4\r\nAUTH\r\n$1\r\nx\r\n"), [request(&["AUTH", "x"])]);
 }
 
+/// `MSET` of a long value between short ones and another long one at the end, and PING behind.
+fn long_request(len: usize) -> (Vec<u8>, Vec<Event>) {
+    let body: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+    let args: [&[u8]; 7] = [b"MSET", b"a", &body, b"b", b"2", b"c", &body];
+    let mut bytes = b"*7\r\n".to_vec();
+    for arg in args {
+        bytes.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+        bytes.extend_from_slice(arg);
+        bytes.extend_from_slice(b"\r\n");
+    }
+    bytes.extend_from_slice(b"PING\r\n");
+    let copied = |args: &[&[u8]]| args.iter().map(|arg| arg.to_vec()).collect::<Vec<_>>();
+    let before: [&[u8]; 6] = [b"MSET", b"a", b"", b"b", b"2", b"c"];
+    let events = vec![
+        Event::Long(copied(&before[..2]), 7, body.clone()),
+        Event::Long(copied(&before), 7, body.clone()),
+        Event::Request(copied(&[b"MSET", b"a", b"", b"b", b"2", b"c", b""])),
+        request(&["PING"]),
+    ];
+    (bytes, events)
+}
+
 #[test]
-fn value_over_the_limit_is_dropped_and_the_connection_lives_on() {
-    let mut bytes = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$3000000\r\n".to_vec();
-    bytes.resize(bytes.len() + 3_000_000, b'x');
-    bytes.extend_from_slice(b"\r\nPING\r\n");
-    let (events, parser) = parse_pieces(bytes.chunks(1000), &RULES);
-    assert_eq!(events, [Event::Dropped(TooLarge::Value(3_000_000)), request(&["PING"])]);
-    assert!(parser.capacity() <= READ_BYTES_MAX, "{} bytes were buffered", parser.capacity());
+fn long_arguments_pass_by_the_buffer_at_every_split() {
+    let rules = Rules { inline_bytes_max: 60, ..RULES };
+    let (bytes, expected) = long_request(61);
+    for split in 1..bytes.len() {
+        let (head, tail) = bytes.split_at(split);
+        assert_eq!(parse_pieces([head, tail], &rules).0, expected, "split at {split}");
+    }
+    assert_eq!(parse_pieces(bytes.chunks(1), &rules).0, expected, "byte by byte");
+    let (bytes, _) = long_request(60);
+    let events = parse_pieces([&bytes[..]], &rules).0;
+    assert!(matches!(&events[..], [Event::Request(args), _] if args[2].len() == 60), "{events:?}");
+}
+
+#[test]
+fn long_arguments_are_told_apart_from_empty_ones_and_leave_no_byte() {
+    let (bytes, expected) = long_request(300_000);
+    for piece in [1000, 70_001, bytes.len()] {
+        let (events, parser) = parse_pieces(bytes.chunks(piece), &RULES);
+        assert!(events == expected, "in pieces of {piece}");
+        assert!(parser.capacity() <= READ_BYTES_MAX, "{} bytes were buffered", parser.capacity());
+    }
+    let mut parser = Parser::new();
+    let head = b"*3\r\n$0\r\n\r\n$3000000\r\n";
+    parser.make_room()[..head.len()].copy_from_slice(head);
+    parser.filled(head.len());
+    let Ok(Parsed::Long(long)) = parser.next(&RULES) else { panic!("a long argument") };
+    assert_eq!((long.before.len(), long.count, long.len), (1, 3, 3_000_000));
+    parser.long_taken(3_000_002);
+    parser.end_long(None);
+    parser.make_room()[..6].copy_from_slice(b"$0\r\n\r\n");
+    parser.filled(6);
+    let Ok(Parsed::Request(request)) = parser.next(&RULES) else { panic!("a request") };
+    let args = parser.args(request);
+    assert_eq!([0, 1, 2].map(|place| args.is_long(place)), [false, true, false]);
+}
+
+#[test]
+fn what_is_kept_of_a_long_argument_stands_in_its_place() {
+    let rules = Rules { inline_bytes_max: 60, ..RULES };
+    let (bytes, _) = long_request(100);
+    for piece in [1, 7, 130, bytes.len()] {
+        let (events, _) = parse_keeping(Some(10), bytes.chunks(piece), &rules);
+        let Some(Event::Request(args)) = events.get(2) else { panic!("{events:?}") };
+        let kept: Vec<u8> = (0..10).collect();
+        assert_eq!([&args[2], &args[4], &args[6]], [&kept, &b"2".to_vec(), &kept], "in pieces of {piece}");
+        assert_eq!(events[3], request(&["PING"]));
+    }
 }
 
 #[test]
@@ -179,7 +302,7 @@ fn request_over_the_limit_is_dropped_and_the_connection_lives_on() {
     bytes.extend_from_slice(b"PING\r\n");
     let (events, parser) = parse_pieces(bytes.chunks(7777), &RULES);
     let limit = RULES.request_bytes_max;
-    assert_eq!(events, [Event::Dropped(TooLarge::Request(limit)), request(&["PING"])]);
+    assert_eq!(events, [Event::Dropped(limit), request(&["PING"])]);
     assert!(parser.capacity() <= 2 * limit as usize, "{} bytes were buffered", parser.capacity());
 }
 
@@ -246,7 +369,7 @@ fn mutated_requests_never_panic_and_parse_alike_however_cut() {
         b"SET a \"b\\x41\" 'c'\r\nPING\r\n\r\n*0\r\n",
         b"*1\r\n$4\r\nPING\r\n*2\r\n$4\r\nECHO\r\n$10\r\n0123456789\r\n",
     ];
-    let rules = Rules { bulk_bytes_max: 1000, value_bytes_max: 100, request_bytes_max: 200, ..RULES };
+    let rules = Rules { bulk_bytes_max: 1000, inline_bytes_max: 100, request_bytes_max: 200, ..RULES };
     let mut round = 0u64;
     while round < 3000 || end.is_some_and(|end| Instant::now() < end) {
         let mut random = fastrand::Rng::with_seed(round);

@@ -14,13 +14,13 @@ use forebay_storage::read::ReadView;
 use forebay_storage::submission::{Outcomes, Submission};
 
 use super::{Pipeline, ReadAt, Step, Unfinished, Work, reply_error};
-use crate::command::plan::{Plan, Planner};
+use crate::command::plan::{LongValue, Plan, Planner};
 use crate::command::{Command, Flags};
 use crate::error::CommandError;
 use crate::keyspace::bucket_to_open;
 use crate::parse::Parser;
 use crate::reply::Reply;
-use crate::session::{Queue, Watched};
+use crate::session::{Queue, QueuedValues, Watched};
 
 /// A planned EXEC.
 pub(super) struct ExecStep {
@@ -45,10 +45,12 @@ impl Pipeline {
     pub(super) async fn exec(
         &mut self,
         command: &'static Command,
-        queue: Box<Queue>,
+        mut queue: Box<Queue>,
         request: Range<usize>,
         parser: &Parser,
     ) {
+        let long = queue.take_long();
+        let alone = !long.is_empty();
         let watched = mem::take(&mut self.session.watched);
         let database = self.session.database();
         let has = |flag| queue.iter().any(|(command, _)| command.flags.has(flag));
@@ -59,7 +61,7 @@ impl Pipeline {
             self.close(parser).await;
             let from = self.out.len();
             let ran = match has(Flags::WRITE) {
-                true => self.exec_with_session(&queue, &watched).await,
+                true => self.exec_with_session(&queue, &watched, long).await,
                 false => self.exec_reads(&queue, &watched).await,
             };
             if !matches!(ran, Ok(true)) {
@@ -76,8 +78,15 @@ impl Pipeline {
         if let Err(error) = self.open_buckets(&queue).await {
             return self.answer(request, |reply| reply.error(&error));
         }
+        if alone {
+            // A submission that fails takes the long values with it, and then no other command's part in it.
+            self.close(parser).await;
+        }
         let mut submission = mem::take(&mut self.submission);
-        let planned = self.plan_group(&queue, &watched, &mut submission);
+        let planned = self.plan_group(&queue, &watched, &long, &mut submission);
+        if planned.is_some() {
+            carry(long, &mut submission);
+        }
         self.submission = submission;
         match planned {
             Some((group, planned)) => {
@@ -86,20 +95,28 @@ impl Pipeline {
             }
             None => self.answer(request, |reply| reply.nil_array()),
         }
+        if alone {
+            self.close(parser).await;
+        }
     }
 
     /// Plans and submits an EXEC again, by itself.
     pub(super) async fn exec_alone(&mut self, exec: &ExecStep) -> Result<(), CommandError> {
         let present = self.session.database();
         self.session.select_place(exec.database);
-        let ran = self.run_group(&exec.queue, &exec.watched).await;
+        let ran = self.run_group(&exec.queue, &exec.watched, Vec::new()).await;
         self.session.select_place(present);
         ran.map(|_| ())
     }
 
     /// Carries out a queue that writes and also has commands which change more than data (SELECT). These take
     /// effect when they are planned, so WATCH is judged before that too.
-    async fn exec_with_session(&mut self, queue: &Queue, watched: &[Watched]) -> Result<bool, CommandError> {
+    async fn exec_with_session(
+        &mut self,
+        queue: &Queue,
+        watched: &[Watched],
+        long: QueuedValues,
+    ) -> Result<bool, CommandError> {
         if !watched.is_empty() {
             let view = self.server.store.view()?;
             if self.watch_is_broken(&view, watched).await? {
@@ -108,16 +125,22 @@ impl Pipeline {
             }
         }
         self.open_buckets(queue).await?;
-        self.run_group(queue, watched).await
+        self.run_group(queue, watched, long).await
     }
 
     /// Plans and submits a group, and writes its reply; whether it ran.
-    async fn run_group(&mut self, queue: &Queue, watched: &[Watched]) -> Result<bool, CommandError> {
+    async fn run_group(
+        &mut self,
+        queue: &Queue,
+        watched: &[Watched],
+        long: QueuedValues,
+    ) -> Result<bool, CommandError> {
         let mut submission = Submission::new();
-        let Some((group, planned)) = self.plan_group(queue, watched, &mut submission) else {
+        let Some((group, planned)) = self.plan_group(queue, watched, &long, &mut submission) else {
             self.out.nil_array();
             return Ok(false);
         };
+        carry(long, &mut submission);
         let outcomes = self.submit(submission).await?;
         self.finish_group(queue, group, &planned, &outcomes).await
     }
@@ -178,7 +201,7 @@ impl Pipeline {
             return Ok(false);
         }
         let mut submission = Submission::new();
-        let mut planned = self.plan_queue(queue, &mut submission);
+        let mut planned = self.plan_queue(queue, &[], &mut submission);
         for step in &mut planned.steps {
             if let Work::Read { at, .. } = &mut step.work {
                 *at = ReadAt::View(view.clone());
@@ -229,6 +252,7 @@ impl Pipeline {
         &mut self,
         queue: &Queue,
         watched: &[Watched],
+        long: &[(usize, Vec<LongValue>)],
         submission: &mut Submission,
     ) -> Option<(usize, Planned)> {
         let mut guards = Vec::with_capacity(watched.len());
@@ -244,16 +268,22 @@ impl Pipeline {
         }
         let group = submission.outcomes_len();
         submission.begin_atomic(&guards);
-        let planned = self.plan_queue(queue, submission);
+        let planned = self.plan_queue(queue, long, submission);
         submission.end_atomic();
         Some((group, planned))
     }
 
-    fn plan_queue(&mut self, queue: &Queue, submission: &mut Submission) -> Planned {
+    fn plan_queue(
+        &mut self,
+        queue: &Queue,
+        long: &[(usize, Vec<LongValue>)],
+        submission: &mut Submission,
+    ) -> Planned {
         let mut ready = Reply::new(self.session.protocol);
         let mut steps = Vec::with_capacity(queue.len());
-        for (command, args) in queue.iter() {
+        for (place, (command, args)) in queue.iter().enumerate() {
             let from = ready.len();
+            let values = long.binary_search_by_key(&place, |(place, _)| *place).map(|at| &long[at].1[..]);
             let database = self.session.database();
             let mut planner = Planner {
                 server: &self.server,
@@ -263,6 +293,7 @@ impl Pipeline {
                 command,
                 database,
                 in_exec: true,
+                long: values.unwrap_or_default(),
             };
             let work = match (command.plan)(&mut planner, args) {
                 Ok(Plan::Answered) => Work::Ready(from..ready.len()),
@@ -285,5 +316,12 @@ impl Pipeline {
             steps.push(Step { command, args: 0..0, database, bucket, silent: false, work });
         }
         Planned { steps, ready }
+    }
+}
+
+/// Hands the group's long values over with it; those of a command that could not be planned are given up there.
+fn carry(long: QueuedValues, submission: &mut Submission) {
+    for value in long.into_iter().flat_map(|(_, values)| values) {
+        submission.carry(value.body);
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct Server {
     pub(crate) shutdown: CancellationToken,
     pub(crate) serving: JoinHandle<std::io::Result<()>>,
     node: Node,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Server {
@@ -43,7 +43,12 @@ impl Server {
         let address = listener.local_addr().expect("its address");
         let shutdown = CancellationToken::new();
         let serving = tokio::spawn(forebay_resp::serve(listener, node.store(), config, shutdown.clone()));
-        Server { address, shutdown, serving, node, _directory: directory }
+        Server { address, shutdown, serving, node, directory }
+    }
+
+    /// Where the node keeps its files.
+    pub(crate) fn directory(&self) -> &std::path::Path {
+        self.directory.path()
     }
 
     pub(crate) fn store(&self) -> forebay_storage::store::Store {
@@ -102,6 +107,12 @@ impl Client {
             all.push_str(&self.reply().await);
         }
         all
+    }
+
+    /// Sends one command with arguments of any bytes and returns its raw reply.
+    pub(crate) async fn call_args(&mut self, args: &[&[u8]]) -> String {
+        self.send_bytes(&encode(args)).await;
+        self.reply().await
     }
 
     /// Everything up to the end of the connection.

@@ -3,9 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use crc_fast::CrcAlgorithm;
-use md5::{Digest, Md5};
 use sha1::Sha1;
-use sha2::Sha256;
+use sha2::{Digest, Sha256};
 
 use crate::error::Refused;
 
@@ -52,7 +51,7 @@ impl ChecksumAlgorithm {
         }
     }
 
-    fn digest_len(self) -> usize {
+    pub(crate) fn digest_len(self) -> usize {
         match self {
             ChecksumAlgorithm::Crc32 | ChecksumAlgorithm::Crc32c => 4,
             ChecksumAlgorithm::Crc64Nvme => 8,
@@ -61,16 +60,50 @@ impl ChecksumAlgorithm {
         }
     }
 
-    fn digest(self, body: &[u8]) -> Vec<u8> {
-        let crc32 = |algorithm| (crc_fast::checksum(algorithm, body) as u32).to_be_bytes().to_vec();
+    /// The polynomial of a CRC; `None` of a hash.
+    pub(crate) fn crc(self) -> Option<CrcAlgorithm> {
         match self {
-            ChecksumAlgorithm::Crc32 => crc32(CrcAlgorithm::Crc32IsoHdlc),
-            ChecksumAlgorithm::Crc32c => crc32(CrcAlgorithm::Crc32Iscsi),
-            ChecksumAlgorithm::Crc64Nvme => {
-                crc_fast::checksum(CrcAlgorithm::Crc64Nvme, body).to_be_bytes().to_vec()
+            ChecksumAlgorithm::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
+            ChecksumAlgorithm::Crc32c => Some(CrcAlgorithm::Crc32Iscsi),
+            ChecksumAlgorithm::Crc64Nvme => Some(CrcAlgorithm::Crc64Nvme),
+            ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256 => None,
+        }
+    }
+}
+
+/// A checksum that is being computed.
+pub(crate) enum ChecksumState {
+    Crc(ChecksumAlgorithm, crc_fast::Digest),
+    Sha1(Sha1),
+    Sha256(Sha256),
+}
+
+impl ChecksumState {
+    pub(crate) fn new(algorithm: ChecksumAlgorithm) -> ChecksumState {
+        match (algorithm, algorithm.crc()) {
+            (_, Some(crc)) => ChecksumState::Crc(algorithm, crc_fast::Digest::new(crc)),
+            (ChecksumAlgorithm::Sha1, _) => ChecksumState::Sha1(Sha1::new()),
+            (_, _) => ChecksumState::Sha256(Sha256::new()),
+        }
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            ChecksumState::Crc(_, digest) => digest.update(bytes),
+            ChecksumState::Sha1(hash) => hash.update(bytes),
+            ChecksumState::Sha256(hash) => hash.update(bytes),
+        }
+    }
+
+    /// The digest's bytes, as base64 encodes them.
+    pub(crate) fn finish(self) -> Vec<u8> {
+        match self {
+            // The lower bytes of the number, the most significant first.
+            ChecksumState::Crc(algorithm, digest) => {
+                digest.finalize().to_be_bytes()[8 - algorithm.digest_len()..].to_vec()
             }
-            ChecksumAlgorithm::Sha1 => Sha1::digest(body).to_vec(),
-            ChecksumAlgorithm::Sha256 => Sha256::digest(body).to_vec(),
+            ChecksumState::Sha1(hash) => hash.finalize().to_vec(),
+            ChecksumState::Sha256(hash) => hash.finalize().to_vec(),
         }
     }
 }
@@ -99,9 +132,19 @@ impl Checksum {
         }
     }
 
-    /// Compares with the body.
-    pub(crate) fn verify(&self, body: &[u8]) -> Result<(), Refused> {
-        if self.algorithm.digest(body) == self.digest {
+    /// A checksum that was computed here.
+    pub(crate) fn computed(algorithm: ChecksumAlgorithm, digest: Vec<u8>) -> Checksum {
+        Checksum { algorithm, base64: BASE64.encode(&digest), digest }
+    }
+
+    /// The digest's bytes.
+    pub(crate) fn digest(&self) -> &[u8] {
+        &self.digest
+    }
+
+    /// Compares with the digest of the body.
+    pub(crate) fn verify(&self, computed: &[u8]) -> Result<(), Refused> {
+        if self.digest == computed {
             return Ok(());
         }
         let name = self.algorithm.name().to_uppercase();
@@ -111,11 +154,6 @@ impl Checksum {
             format!("The {name} you specified did not match the calculated checksum."),
         ))
     }
-}
-
-/// MD5 of a body: its ETag.
-pub(crate) fn md5(body: &[u8]) -> [u8; 16] {
-    Md5::digest(body).into()
 }
 
 /// Compares a `Content-MD5` header with a body's MD5.
@@ -150,8 +188,14 @@ mod tests {
             let algorithm = ChecksumAlgorithm::from_name(&name.to_uppercase()).expect(name);
             let value = BASE64.encode(hex::decode(digest).expect("hex"));
             let checksum = Checksum::parse(algorithm, &value).expect(name);
-            assert_eq!(checksum.verify(b"123456789"), Ok(()), "{name}");
-            assert_eq!(checksum.verify(b"12345678").expect_err(name).code(), "BadDigest");
+            let digest = |pieces: &[&[u8]]| {
+                let mut state = ChecksumState::new(algorithm);
+                pieces.iter().for_each(|piece| state.update(piece));
+                state.finish()
+            };
+            assert_eq!(checksum.verify(&digest(&[b"1234", b"", b"56789"])), Ok(()), "{name}");
+            assert_eq!(checksum.verify(&digest(&[b"12345678"])).expect_err(name).code(), "BadDigest");
+            assert_eq!(Checksum::computed(algorithm, digest(&[b"123456789"])), checksum, "{name}");
             assert_eq!(ChecksumAlgorithm::from_header(algorithm.header()), Some(algorithm));
         }
     }
@@ -166,7 +210,7 @@ mod tests {
 
     #[test]
     fn content_md5_wrong_and_malformed_differ() {
-        let md5 = md5(b"hello");
+        let md5 = <[u8; 16]>::from(md5::Md5::digest(b"hello"));
         assert_eq!(verify_content_md5(b"XUFAKrxLKna5cZ2REBfFkg==", &md5), Ok(()));
         assert_eq!(
             verify_content_md5(b"AAAAAAAAAAAAAAAAAAAAAA==", &md5).expect_err("wrong").code(),

@@ -1,12 +1,13 @@
-//! The `aws-chunked` body coding: a push decoder that hands nothing out before everything is verified.
+//! The `aws-chunked` body coding: a push decoder that hands data on as it comes and judges at the end.
 //!
 //! Owns framing, chunk signatures, the trailer section and its signature, and the count of decoded bytes
 //! (protocol: AWS, "Signature Calculations for the Authorization Header: Transferring Payload in Multiple
 //! Chunks"). Does not own comparing trailers with the body (`body`), nor the request's own signature (s3s).
 //!
-//! Invariants: memory is bounded by the decoded length that the caller has checked, plus one line and one
-//! trailer section; a body without its final chunk, with another length than announced, or with anything
-//! behind its end is an error; it makes no difference how the bytes are cut into pushes.
+//! Invariants: it holds one line and one trailer section, never data; never more data is handed on than was
+//! announced; a body without its final chunk, with another length than announced, or with anything behind its
+//! end is an error; it makes no difference how the bytes are cut into pushes. What it hands on is only to be
+//! believed once `finish` has agreed: a chunk's signature comes to be known wrong after its data is out.
 //!
 //! ```text
 //! chunk     size-in-hex [";chunk-signature=" 64-hex] CRLF  bytes  CRLF
@@ -14,6 +15,7 @@
 //! trailer   name ":" value CRLF
 //! ```
 
+use bytes::{Buf, Bytes};
 use sha2::{Digest, Sha256};
 
 use crate::auth::{ClaimedSignature, SigningKey, sha256_hex};
@@ -81,7 +83,8 @@ pub(crate) struct ChunkDecoder {
     signer: Option<ChunkSigner>,
     /// What `x-amz-decoded-content-length` says.
     length: u64,
-    body: Vec<u8>,
+    /// Of it, announced by the heads of the chunks so far.
+    promised: u64,
     /// The unfinished line of a chunk's head or of the trailer section.
     line: Vec<u8>,
     chunk: Chunk,
@@ -111,23 +114,17 @@ enum State {
     Done,
 }
 
-/// A body that is whole and, if it was signed, authentic.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Decoded {
-    pub(crate) body: Vec<u8>,
-    /// Names in lower case; without the trailer signature.
-    pub(crate) trailers: Vec<(String, String)>,
-}
+/// A trailer section; names in lower case, without the trailer signature.
+pub(crate) type Trailers = Vec<(String, String)>;
 
 impl ChunkDecoder {
-    /// A decoder for a body of exactly `length` decoded bytes, which the caller has found small enough to be
-    /// held.
+    /// A decoder for a body of exactly `length` decoded bytes.
     pub(crate) fn new(signer: Option<ChunkSigner>, length: u64) -> ChunkDecoder {
         ChunkDecoder {
             state: State::Head,
             signer,
             length,
-            body: Vec::with_capacity(usize::try_from(length).unwrap_or(0)),
+            promised: 0,
             line: Vec::new(),
             chunk: Chunk::default(),
             trailer_bytes: 0,
@@ -135,8 +132,8 @@ impl ChunkDecoder {
         }
     }
 
-    /// Takes the next bytes of the coded body.
-    pub(crate) fn push(&mut self, mut input: &[u8]) -> Result<(), Refused> {
+    /// Takes the next bytes of the coded body; appends what they hold of the data to `data`, without a copy.
+    pub(crate) fn push(&mut self, mut input: Bytes, data: &mut Vec<Bytes>) -> Result<(), Refused> {
         while !input.is_empty() {
             match self.state {
                 State::Head => {
@@ -146,12 +143,11 @@ impl ChunkDecoder {
                 }
                 State::Data(left) => {
                     let take = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
-                    let (data, rest) = input.split_at(take);
-                    self.body.extend_from_slice(data);
+                    let piece = input.split_to(take);
                     if self.signer.is_some() {
-                        self.chunk.hash.update(data);
+                        self.chunk.hash.update(&piece);
                     }
-                    input = rest;
+                    data.push(piece);
                     let left = left - take as u64;
                     self.state = if left == 0 { State::DataEnd(0) } else { State::Data(left) };
                 }
@@ -159,7 +155,7 @@ impl ChunkDecoder {
                     if input[0] != b"\r\n"[usize::from(seen)] {
                         return Err(malformed("a chunk is longer than its size"));
                     }
-                    input = &input[1..];
+                    input.advance(1);
                     if seen == 0 {
                         self.state = State::DataEnd(1);
                     } else {
@@ -178,12 +174,12 @@ impl ChunkDecoder {
         Ok(())
     }
 
-    /// The end of the coded body was reached.
-    pub(crate) fn finish(mut self) -> Result<Decoded, Refused> {
+    /// The end of the coded body was reached: the body is whole and, if it was signed, authentic.
+    pub(crate) fn finish(mut self) -> Result<Trailers, Refused> {
         if self.state != State::Done {
             return Err(incomplete("the final chunk is missing"));
         }
-        if self.body.len() as u64 != self.length {
+        if self.promised != self.length {
             return Err(incomplete("the body is shorter than x-amz-decoded-content-length"));
         }
         let signature = self.trailers.iter().position(|(name, _)| name == TRAILER_SIGNATURE);
@@ -197,18 +193,18 @@ impl ChunkDecoder {
                 }
             }
         }
-        Ok(Decoded { body: self.body, trailers: self.trailers })
+        Ok(self.trailers)
     }
 
     /// Moves bytes up to and including CRLF into `line`, without the CRLF; whether the line is complete.
-    fn take_line(&mut self, input: &mut &[u8], max: usize) -> Result<bool, Refused> {
+    fn take_line(&mut self, input: &mut Bytes, max: usize) -> Result<bool, Refused> {
         let end = input.iter().position(|&b| b == b'\n');
-        let (part, rest) = input.split_at(end.map_or(input.len(), |end| end + 1));
-        if self.line.len() + part.len() > max {
+        let part = end.map_or(input.len(), |end| end + 1);
+        if self.line.len() + part > max {
             return Err(malformed("a line is too long"));
         }
-        self.line.extend_from_slice(part);
-        *input = rest;
+        self.line.extend_from_slice(&input[..part]);
+        input.advance(part);
         if end.is_none() {
             return Ok(false);
         }
@@ -240,9 +236,10 @@ impl ChunkDecoder {
         if self.signer.is_some() != signature.is_some() {
             return Err(malformed("chunks must be signed exactly if the request says so"));
         }
-        if size > self.length - self.body.len() as u64 {
+        if size > self.length - self.promised {
             return Err(incomplete("the body is longer than x-amz-decoded-content-length"));
         }
+        self.promised += size;
         self.chunk = Chunk { signature, hash: Sha256::new() };
         if size == 0 {
             self.end_chunk()?;

@@ -1,34 +1,35 @@
-//! Request bodies: read within bounds, decoded, and verified whole before anyone sees a byte.
+//! Request bodies: what the headers announce, and every comparison with what came.
 //!
-//! Owns: what the headers announce about a body ([`Announced`]), taking it off the socket ([`RequestBody`]),
-//! and every comparison (length, SHA-256, Content-MD5, checksums in headers and trailers). Does not own the
-//! request's signature (s3s, before this) nor what becomes of the body.
+//! Owns [`Announced`]: length, SHA-256, Content-MD5, checksums in headers and trailers, framing. Does not own
+//! the request's signature (s3s, before this), the socket (`request_body`), nor what becomes of the body.
 //!
-//! Invariants: a [`VerifiedBody`] has passed every check that its headers asked for; nothing larger than
-//! the limit is ever held; a body is not touched before its request is authentic, so that a client that
-//! waits for `100 Continue` hears a refusal first.
+//! A small body is gathered and verified whole ([`Announced::receive`]). A large one goes by: piece after piece
+//! to a [`Sink`], digests on the pool beside it ([`Announced::receive_into`]).
+//!
+//! Invariants: a [`Verified`] stands for a body that has passed every check its headers asked for, and the sink
+//! is not to make anything visible before it has one; a gathered body is never larger than its limit; a body
+//! is not touched before its request is authentic, so that a client that waits for `100 Continue` hears a
+//! refusal first.
 
 pub(crate) mod checksum;
 pub(crate) mod chunked;
+pub(crate) mod digest;
+pub(crate) mod digest_pool;
+mod request_body;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName};
-use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
 
-use crate::auth::{ClaimedSignature, SigningKeys, sha256_hex};
+use crate::auth::{ClaimedSignature, SigningKeys};
 use crate::error::{Refused, entity_too_large};
 use checksum::{Checksum, ChecksumAlgorithm};
-use chunked::{ChunkDecoder, ChunkSigner};
+use chunked::{ChunkDecoder, ChunkSigner, Trailers};
+use digest::{Digested, Digests, WantedDigests};
+use digest_pool::DigestPool;
 
-/// A body slower than this is a slow sender's, once the stall time-out is over as well.
-const BYTES_PER_SECOND_MIN: u64 = 1024;
-/// The same, for what is dropped: nobody waits long for bytes that nobody wants.
-const DRAIN_SECONDS_MAX: u64 = 2;
+pub(crate) use request_body::{AfterBody, RequestBody, too_long};
 
 /// Headers that begin like a checksum's and are none.
 const CHECKSUM_OPTIONS: [&str; 3] =
@@ -57,16 +58,62 @@ enum Framing {
     },
 }
 
-/// A body with its digests, every announced check passed.
+/// What is known of a body that has passed every announced check.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct VerifiedBody {
-    pub(crate) bytes: Bytes,
-    pub(crate) md5: [u8; 16],
-    /// The checksum that the client sent and that was compared.
+pub(crate) struct Verified {
+    /// If it was wanted, or sent.
+    pub(crate) md5: Option<[u8; 16]>,
+    /// The checksum that the client sent and that was compared, or one that was wanted.
     pub(crate) checksum: Option<Checksum>,
 }
 
+/// A whole body that has passed every announced check.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct VerifiedBody {
+    pub(crate) bytes: Bytes,
+    pub(crate) verified: Verified,
+}
+
+/// Where a large body goes, unverified.
+pub(crate) trait Sink {
+    /// Takes the next piece; waits when it is behind.
+    fn take(&mut self, piece: Bytes) -> impl Future<Output = Result<(), Refused>> + Send;
+
+    /// The whole body has come. Runs beside the last digests, so it must not make anything visible.
+    fn end(&mut self) -> impl Future<Output = Result<(), Refused>> + Send {
+        async { Ok(()) }
+    }
+}
+
+/// What is needed to take a body off the socket.
+pub(crate) struct Receiving<'a> {
+    pub(crate) body: &'a RequestBody,
+    /// Of the request, verified; signed chunks are chained to it.
+    pub(crate) claim: &'a ClaimedSignature,
+    pub(crate) keys: &'a SigningKeys,
+    pub(crate) stall_timeout: Duration,
+}
+
+/// Digests that are wanted whatever the client sends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct AlsoWanted {
+    /// For an ETag.
+    pub(crate) md5: bool,
+    /// Where the client sends none of its own.
+    pub(crate) checksum: Option<ChecksumAlgorithm>,
+}
+
 impl Announced {
+    /// As [`Announced::read`] for a document whose checksum headers speak of something else than itself
+    /// (CompleteMultipartUpload: of the object).
+    pub(crate) fn read_without_checksum(headers: &HeaderMap) -> Result<Announced, Refused> {
+        let own = headers.iter().filter(|(name, _)| {
+            !name.as_str().starts_with("x-amz-checksum-") && *name != "x-amz-sdk-checksum-algorithm"
+        });
+        let own: HeaderMap = own.map(|(name, value)| (name.clone(), value.clone())).collect();
+        Announced::read(&own, u64::MAX)
+    }
+
     /// Reads the headers; refuses what cannot be verified, and what is over `limit` bytes.
     pub(crate) fn read(headers: &HeaderMap, limit: u64) -> Result<Announced, Refused> {
         let trailer = announced_trailer(headers)?;
@@ -97,44 +144,105 @@ impl Announced {
         Ok(Announced { framing, content_md5, checksum })
     }
 
-    /// Takes the body off the socket and verifies it. A dropped future leaves the body half read: the
-    /// connection is of no further use.
+    /// Length of the decoded body, in bytes.
+    pub(crate) fn length(&self) -> u64 {
+        self.framing.length()
+    }
+
+    /// Whether the client sends a digest of its own beside the signature's.
+    pub(crate) fn has_digest(&self) -> bool {
+        self.content_md5.is_some() || self.checksum_algorithm().is_some()
+    }
+
+    /// The algorithm of the checksum that the client sends.
+    pub(crate) fn checksum_algorithm(&self) -> Option<ChecksumAlgorithm> {
+        let trailer = match &self.framing {
+            Framing::Plain { .. } => None,
+            Framing::Chunked { trailer, .. } => *trailer,
+        };
+        self.checksum.as_ref().map(|checksum| checksum.algorithm).or(trailer)
+    }
+
+    fn wanted_digests(&self, also: AlsoWanted) -> WantedDigests {
+        WantedDigests {
+            md5: also.md5 || self.content_md5.is_some(),
+            sha256: matches!(&self.framing, Framing::Plain { sha256: Some(_), .. }),
+            checksum: self.checksum_algorithm().or(also.checksum),
+        }
+    }
+
+    /// Takes a small body off the socket and verifies it; the caller has found its length small enough to be
+    /// held. A dropped future leaves the body half read: the connection is of no further use.
     pub(crate) async fn receive(
         &self,
-        body: &RequestBody,
-        claim: &ClaimedSignature,
-        keys: &SigningKeys,
-        stall_timeout: Duration,
+        from: Receiving<'_>,
+        also: AlsoWanted,
     ) -> Result<VerifiedBody, Refused> {
-        let time = stall_timeout + Duration::from_secs(self.framing.length() / BYTES_PER_SECOND_MIN);
+        let mut gathered = Gathered { bytes: Bytes::new(), rest: BytesMut::new(), length: self.length() };
+        let trailers = self.pump(from, &mut gathered).await?;
+        let bytes = gathered.finish();
+        let mut digests = Digests::new(self.wanted_digests(also));
+        digests.update(&bytes);
+        let verified = self.verify(&digests.finish(), &trailers, also)?;
+        Ok(VerifiedBody { bytes, verified })
+    }
+
+    /// Passes a body of any length on to `sink` as it comes, and verifies it at its end. After an error, and
+    /// when the future is dropped, what the sink has taken must be given up.
+    pub(crate) async fn receive_into(
+        &self,
+        from: Receiving<'_>,
+        also: AlsoWanted,
+        pool: &DigestPool,
+        sink: &mut (impl Sink + Send),
+    ) -> Result<Verified, Refused> {
+        let digests = pool.body(self.wanted_digests(also));
+        let mut both = Both { digests, sink };
+        let trailers = self.pump(from, &mut both).await?;
+        let Both { digests, sink } = both;
+        let (digested, ended) = futures_util::future::join(digests.finish(), sink.end()).await;
+        let verified = self.verify(&digested, &trailers, also)?;
+        ended.map(|()| verified)
+    }
+
+    /// Decodes the body piece by piece; returns its trailers.
+    async fn pump(&self, from: Receiving<'_>, sink: &mut (impl Sink + Send)) -> Result<Trailers, Refused> {
+        let mut reading = from.body.read(from.stall_timeout)?;
         match &self.framing {
-            Framing::Plain { length, .. } => {
-                let bytes = body.within(time, async |body| read_plain(body, *length).await).await?;
-                self.verify(bytes, &[])
+            // hyper holds the sender to its Content-Length.
+            Framing::Plain { .. } => {
+                while let Some(piece) = reading.next().await? {
+                    sink.take(piece).await?;
+                }
+                Ok(Trailers::new())
             }
             Framing::Chunked { length, signed, .. } => {
-                let signer = signed.then(|| ChunkSigner::new(keys.key(claim), claim));
+                let signer = signed.then(|| ChunkSigner::new(from.keys.key(from.claim), from.claim));
                 let mut decoder = ChunkDecoder::new(signer, *length);
-                body.within(time, async |body| {
-                    while let Some(data) = next_data(body).await? {
-                        decoder.push(&data)?;
+                let mut pieces = Vec::new();
+                while let Some(input) = reading.next().await? {
+                    decoder.push(input, &mut pieces)?;
+                    for piece in pieces.drain(..) {
+                        sink.take(piece).await?;
                     }
-                    Ok(())
-                })
-                .await?;
-                let decoded = decoder.finish()?;
-                self.verify(decoded.body.into(), &decoded.trailers)
+                }
+                decoder.finish()
             }
         }
     }
 
-    /// Compares a whole body with everything that was announced.
-    fn verify(&self, bytes: Bytes, trailers: &[(String, String)]) -> Result<VerifiedBody, Refused> {
-        if bytes.len() as u64 != self.framing.length() {
+    /// Compares the digests of a body with everything that was announced.
+    fn verify(
+        &self,
+        computed: &Digested,
+        trailers: &[(String, String)],
+        also: AlsoWanted,
+    ) -> Result<Verified, Refused> {
+        if computed.length != self.framing.length() {
             return Err(Refused::new("IncompleteBody", 400, "The request body terminated unexpectedly"));
         }
         if let Framing::Plain { sha256: Some(sent), .. } = &self.framing {
-            let computed = sha256_hex(&bytes);
+            let computed = computed.sha256.map(hex::encode).unwrap_or_default();
             if computed != *sent {
                 return Err(Refused::new(
                     "XAmzContentSHA256Mismatch",
@@ -145,16 +253,17 @@ impl Announced {
                 .with("S3ComputedContentSHA256", computed));
             }
         }
-        let md5 = checksum::md5(&bytes);
         if let Some(sent) = &self.content_md5 {
-            checksum::verify_content_md5(sent, &md5)?;
+            checksum::verify_content_md5(sent, &computed.md5.unwrap_or_default())?;
         }
         let trailing = self.trailing_checksum(trailers)?;
-        let checksum = self.checksum.clone().or(trailing);
-        if let Some(checksum) = &checksum {
-            checksum.verify(&bytes)?;
+        let sent = self.checksum.clone().or(trailing);
+        let digest = computed.checksum.as_deref().unwrap_or_default();
+        if let Some(sent) = &sent {
+            sent.verify(digest)?;
         }
-        Ok(VerifiedBody { bytes, md5, checksum })
+        let wanted = || also.checksum.map(|algorithm| Checksum::computed(algorithm, digest.to_vec()));
+        Ok(Verified { md5: computed.md5, checksum: sent.or_else(wanted) })
     }
 
     /// The announced trailer, which must have come, and come alone.
@@ -179,6 +288,48 @@ impl Announced {
                 "The body ends with a trailer that x-amz-trailer does not announce",
             )),
         }
+    }
+}
+
+/// A small body in one piece.
+struct Gathered {
+    /// The usual small body comes in one piece and is taken without a copy.
+    bytes: Bytes,
+    rest: BytesMut,
+    length: u64,
+}
+
+impl Sink for Gathered {
+    async fn take(&mut self, piece: Bytes) -> Result<(), Refused> {
+        if self.bytes.is_empty() && self.rest.is_empty() {
+            self.bytes = piece;
+            return Ok(());
+        }
+        if self.rest.is_empty() {
+            self.rest.reserve(usize::try_from(self.length).unwrap_or(0));
+            self.rest.extend_from_slice(&std::mem::take(&mut self.bytes));
+        }
+        self.rest.extend_from_slice(&piece);
+        Ok(())
+    }
+}
+
+impl Gathered {
+    fn finish(self) -> Bytes {
+        if self.rest.is_empty() { self.bytes } else { self.rest.freeze() }
+    }
+}
+
+/// A sink with the digests beside it.
+struct Both<'a, S> {
+    digests: digest_pool::PooledDigests,
+    sink: &'a mut S,
+}
+
+impl<S: Sink + Send> Sink for Both<'_, S> {
+    async fn take(&mut self, piece: Bytes) -> Result<(), Refused> {
+        self.digests.update(piece.clone()).await;
+        self.sink.take(piece).await
     }
 }
 
@@ -311,137 +462,11 @@ fn number(headers: &HeaderMap, name: &str) -> Result<Option<u64>, Refused> {
         .map_err(|_| Refused::new("InvalidArgument", 400, format!("the header {name} is too large")))
 }
 
-/// A request's body, on the socket until somebody wants it.
-///
-/// Shared between the operation, which may read it, and the front layer, which afterwards decides about
-/// what was left.
-pub(crate) struct RequestBody {
-    /// Taken out while it is read; locked for the moment of taking and putting back.
-    incoming: Mutex<Option<Incoming>>,
-    /// Whether reading has begun: hyper has then answered `100 Continue` if that was asked for.
-    begun: AtomicBool,
-}
-
-/// What is to become of the connection after the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AfterBody {
-    /// The body is gone: the next request may follow.
-    KeepAlive,
-    /// There may be more of it: close.
-    Close,
-}
-
-impl RequestBody {
-    pub(crate) fn new(incoming: Incoming) -> RequestBody {
-        RequestBody { incoming: Mutex::new(Some(incoming)), begun: AtomicBool::new(false) }
-    }
-
-    /// Reads a whole small body, for operations that take XML.
-    pub(crate) async fn read_small(&self, limit: u64, stall_timeout: Duration) -> Result<Bytes, Refused> {
-        self.within(stall_timeout, async |body| {
-            let mut bytes = BytesMut::new();
-            while let Some(data) = next_data(body).await? {
-                if bytes.len() as u64 + data.len() as u64 > limit {
-                    return Err(Refused::new(
-                        "MaxMessageLengthExceeded",
-                        400,
-                        format!("Your request was too big: at most {limit} bytes"),
-                    ));
-                }
-                bytes.extend_from_slice(&data);
-            }
-            Ok(bytes.freeze())
-        })
-        .await
-    }
-
-    /// Drops what is left of the body, within bounds, so that the client gets to see the answer.
-    pub(crate) async fn drain(&self, bytes_max: u64, expects_continue: bool) -> AfterBody {
-        let Some(mut incoming) = self.take() else { return AfterBody::Close };
-        if incoming.is_end_stream() {
-            return AfterBody::KeepAlive;
-        }
-        // The client holds the body back until it hears `100 Continue`, and will not hear it.
-        let held_back = expects_continue && !self.begun.load(Ordering::Relaxed);
-        if held_back || incoming.size_hint().lower() > bytes_max {
-            return AfterBody::Close;
-        }
-        let drained = async {
-            let mut dropped = 0u64;
-            while let Some(frame) = incoming.frame().await {
-                dropped += frame.ok()?.data_ref().map_or(0, |data| data.len() as u64);
-                if dropped > bytes_max {
-                    return None;
-                }
-            }
-            Some(())
-        };
-        match tokio::time::timeout(Duration::from_secs(DRAIN_SECONDS_MAX), drained).await {
-            Ok(Some(())) => AfterBody::KeepAlive,
-            _ => AfterBody::Close,
-        }
-    }
-
-    /// Runs a reader on the body, for at most `time`.
-    async fn within<T>(
-        &self,
-        time: Duration,
-        read: impl AsyncFnOnce(&mut Incoming) -> Result<T, Refused>,
-    ) -> Result<T, Refused> {
-        let Some(mut incoming) = self.take() else {
-            return Err(Refused::new("InternalError", 500, "the body was already read"));
-        };
-        self.begun.store(true, Ordering::Relaxed);
-        let result = tokio::time::timeout(time, read(&mut incoming)).await;
-        // Only when no time-out has passed is the rest worth waiting for.
-        if result.is_ok() {
-            *self.incoming.lock().unwrap_or_else(PoisonError::into_inner) = Some(incoming);
-        }
-        result.unwrap_or_else(|_| {
-            Err(Refused::new(
-                "RequestTimeout",
-                400,
-                "Your socket connection to the server was not read from or written to within the timeout \
-                 period.",
-            ))
-        })
-    }
-
-    fn take(&self) -> Option<Incoming> {
-        self.incoming.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-/// The next data of a body, `None` at its end.
-async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, Refused> {
-    while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|_| Refused::new("IncompleteBody", 400, "The request body terminated unexpectedly"))?;
-        if let Ok(data) = frame.into_data() {
-            return Ok(Some(data));
-        }
-    }
-    Ok(None)
-}
-
-/// Reads a body of known length; hyper holds the sender to its Content-Length.
-async fn read_plain(body: &mut Incoming, length: u64) -> Result<Bytes, Refused> {
-    let Some(first) = next_data(body).await? else { return Ok(Bytes::new()) };
-    // The usual small body comes in one piece and is taken without a copy.
-    if first.len() as u64 >= length {
-        return Ok(first);
-    }
-    let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
-    bytes.extend_from_slice(&first);
-    while let Some(data) = next_data(body).await? {
-        bytes.extend_from_slice(&data);
-    }
-    Ok(bytes.freeze())
-}
-
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+
+    use crate::auth::sha256_hex;
 
     use super::*;
 
@@ -469,6 +494,18 @@ mod tests {
         ("x-amz-decoded-content-length", "5"),
         ("x-amz-trailer", "x-amz-checksum-crc32"),
     ];
+
+    /// Verifies a whole body.
+    fn verify(
+        announced: &Announced,
+        body: &[u8],
+        trailers: &[(String, String)],
+    ) -> Result<Verified, Refused> {
+        let also = AlsoWanted { md5: true, checksum: None };
+        let mut digests = Digests::new(announced.wanted_digests(also));
+        digests.update(body);
+        announced.verify(&digests.finish(), trailers, also)
+    }
 
     fn trailer(name: &str, value: &str) -> [(String, String); 1] {
         [(name.to_owned(), value.to_owned())]
@@ -557,33 +594,39 @@ mod tests {
             ("x-amz-checksum-crc32", "NhCmhg=="),
         ])
         .expect("well formed");
-        let verified = good.verify(Bytes::from_static(b"hello"), &[]).expect("matches");
-        assert_eq!(hex::encode(verified.md5), "5d41402abc4b2a76b9719d911017c592");
+        let verified = verify(&good, b"hello", &[]).expect("matches");
+        assert_eq!(verified.md5.map(hex::encode), Some("5d41402abc4b2a76b9719d911017c592".to_owned()));
         assert_eq!(verified.checksum.map(|c| c.base64), Some("NhCmhg==".to_owned()));
-        assert_eq!(code(good.verify(Bytes::from_static(b"hell"), &[])), "IncompleteBody");
-        assert_eq!(code(good.verify(Bytes::from_static(b"hullo"), &[])), "XAmzContentSHA256Mismatch");
+        assert_eq!(code(verify(&good, b"hell", &[])), "IncompleteBody");
+        assert_eq!(code(verify(&good, b"hullo", &[])), "XAmzContentSHA256Mismatch");
         for (name, value) in
             [("content-md5", "AAAAAAAAAAAAAAAAAAAAAA=="), ("x-amz-checksum-crc32", "AAAAAA==")]
         {
             let bad = announced(&[("content-length", "5"), (name, value)]).expect("well formed");
-            assert_eq!(code(bad.verify(Bytes::from_static(b"hello"), &[])), "BadDigest", "{name}");
+            assert_eq!(code(verify(&bad, b"hello", &[])), "BadDigest", "{name}");
         }
     }
 
     #[test]
     fn announced_trailer_must_come_alone_and_match() {
         let announced = announced(&UNSIGNED_TRAILER).expect("well formed");
-        let body = || Bytes::from_static(b"hello");
-        let good = announced.verify(body(), &trailer("x-amz-checksum-crc32", "NhCmhg==")).expect("matches");
+        let good =
+            verify(&announced, b"hello", &trailer("x-amz-checksum-crc32", "NhCmhg==")).expect("matches");
         assert_eq!(good.checksum.map(|c| c.algorithm), Some(ChecksumAlgorithm::Crc32));
-        assert_eq!(code(announced.verify(body(), &[])), "MalformedTrailerError");
+        assert_eq!(code(verify(&announced, b"hello", &[])), "MalformedTrailerError");
         assert_eq!(
-            code(announced.verify(body(), &trailer("x-amz-checksum-crc32c", "mnG7TA=="))),
+            code(verify(&announced, b"hello", &trailer("x-amz-checksum-crc32c", "mnG7TA=="))),
             "MalformedTrailerError"
         );
-        assert_eq!(code(announced.verify(body(), &trailer("x-amz-checksum-crc32", "AAAAAA=="))), "BadDigest");
-        assert_eq!(code(announced.verify(body(), &trailer("x-amz-checksum-crc32", "no"))), "InvalidRequest");
+        assert_eq!(
+            code(verify(&announced, b"hello", &trailer("x-amz-checksum-crc32", "AAAAAA=="))),
+            "BadDigest"
+        );
+        assert_eq!(
+            code(verify(&announced, b"hello", &trailer("x-amz-checksum-crc32", "no"))),
+            "InvalidRequest"
+        );
         let two = [trailer("x-amz-checksum-crc32", "NhCmhg=="), trailer("x-amz-meta-a", "b")].concat();
-        assert_eq!(code(announced.verify(body(), &two)), "MalformedTrailerError");
+        assert_eq!(code(verify(&announced, b"hello", &two)), "MalformedTrailerError");
     }
 }

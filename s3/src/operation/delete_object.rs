@@ -3,7 +3,7 @@
 use forebay_storage::mutation::{Mutation, Outcome};
 use forebay_storage::object::BucketId;
 use forebay_storage::submission::Submission;
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
 use s3s::{Body, S3Response};
 
 use crate::error::Refused;
@@ -21,10 +21,7 @@ pub(crate) async fn run(
     let mut response = S3Response::with_status(Body::empty(), StatusCode::NO_CONTENT);
     match outcomes.results.first() {
         Some(Outcome::Done(version)) => {
-            if let Ok(version) = HeaderValue::try_from(version.to_string()) {
-                response.headers.insert("x-forebay-version", version);
-            }
-            response.headers.insert("x-forebay-ack", operations.ack.clone());
+            operations.acknowledge(*version, &mut response.headers);
             Ok(response)
         }
         Some(Outcome::Unmet) => Ok(response),

@@ -8,26 +8,20 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use forebay_storage::error::Error;
-use forebay_storage::object::{BucketId, ETag as ObjectETag, ObjectRow};
+use forebay_storage::object::{BucketId, ObjectRow};
 use forebay_storage::read::ReadView;
-use forebay_storage::store::{OriginState, Store};
-use futures_util::stream;
+use forebay_storage::store::OriginState;
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderValue, StatusCode};
-use http_body_util::StreamBody;
-use hyper::body::Frame;
 use s3s::{Body, S3Response};
 
+use crate::body_stream::{PIECE_BYTES, stream_body};
 use crate::condition::{Verdict, judge_read, range_counts};
 use crate::error::Refused;
 use crate::range::{Selected, select};
 use crate::request::RequestFacts;
 use crate::service::Operations;
 use crate::{metadata, timestamp};
-
-/// Larger bodies are read and sent in pieces of this size.
-const PIECE_BYTES: u64 = 256 * 1024;
 
 pub(crate) async fn run(
     operations: &Operations,
@@ -40,7 +34,7 @@ pub(crate) async fn run(
     if found.status == StatusCode::NOT_MODIFIED {
         return Ok(found.response(Body::empty()));
     }
-    let body = found.body(&operations.store, bucket, key).await?;
+    let body = found.body(operations).await?;
     Ok(found.response(body))
 }
 
@@ -69,28 +63,22 @@ pub(crate) async fn find(
     let mut headers = HeaderMap::with_capacity(16);
     insert(&mut headers, ETAG, format!("\"{etag}\""));
     insert(&mut headers, LAST_MODIFIED, timestamp::http_date(modified));
-    let status = match judge_read(request, &etag, modified.unix_timestamp()) {
+    match judge_read(request, &etag, modified.unix_timestamp()) {
         Verdict::Failed(condition) => return Err(Refused::precondition_failed(condition)),
         Verdict::NotModified => {
             return Ok(Found { row, view, status: StatusCode::NOT_MODIFIED, headers, range: 0..0 });
         }
-        Verdict::Proceed => StatusCode::OK,
-    };
+        Verdict::Proceed => {}
+    }
 
-    let range_header = request
-        .get(http::header::RANGE)
-        .filter(|_| range_counts(request, &etag, modified.unix_timestamp()))
-        .map(|value| value.to_str().unwrap_or(""));
-    let several = request.get_all(http::header::RANGE).iter().count() > 1;
-    let (status, range) = match select(range_header.filter(|_| !several), len) {
-        Selected::Whole => (status, 0..len),
-        Selected::Part(range) => {
-            let last = range.end.saturating_sub(1);
-            insert(&mut headers, CONTENT_RANGE, format!("bytes {}-{last}/{len}", range.start));
-            (StatusCode::PARTIAL_CONTENT, range)
-        }
-        Selected::Unsatisfiable => return Err(unsatisfiable(range_header.unwrap_or(""), len)),
+    let (status, range) = match part_number(facts, request)? {
+        Some(number) => select_part(&row, number, &mut headers)?,
+        None => select_range(request, &etag, modified.unix_timestamp(), len)?,
     };
+    if status == StatusCode::PARTIAL_CONTENT {
+        let last = range.end.saturating_sub(1);
+        insert(&mut headers, CONTENT_RANGE, format!("bytes {}-{last}/{len}", range.start));
+    }
     headers.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     let meta = row.meta();
@@ -116,7 +104,7 @@ impl Found {
     }
 
     /// The selected bytes.
-    async fn body(&self, store: &Store, bucket: BucketId, key: &[u8]) -> Result<Body, Refused> {
+    async fn body(&self, operations: &Operations) -> Result<Body, Refused> {
         let range = self.range.clone();
         if let Some(body) = self.row.inline_body() {
             let bounds = range.start as usize..range.end as usize;
@@ -125,54 +113,85 @@ impl Found {
             })?;
             return Ok(Body::from(Bytes::copy_from_slice(part)));
         }
-        if let Some(view) = &self.view
-            && range.end - range.start <= PIECE_BYTES
-        {
-            return Ok(Body::from(view.read_body(&self.row, range).await?));
+        let Some(view) = &self.view else { return Err(Refused::unexpected(None)) };
+        let reader = view.open_body(&self.row).await?;
+        if range.end - range.start <= PIECE_BYTES {
+            return Ok(Body::from(reader.read(range).await?));
         }
-        let etag = self.row.etag(store.cluster_id());
-        Ok(stream_body(Sending { store: store.clone(), bucket, key: key.to_vec(), etag, range }))
+        Ok(stream_body(reader, range, operations.pieces.clone()))
     }
 }
 
-/// A body in pieces, each through a view of its own: a view held while a slow client reads would hold up
-/// the checkpoint. A piece that cannot be read, or an object that has changed meanwhile, breaks the
-/// connection: the client sees a short body, never a wrong one.
-fn stream_body(sending: Sending) -> Body {
-    let pieces = stream::try_unfold(sending, |mut sending| async move {
-        if sending.range.is_empty() {
-            return Ok(None);
-        }
-        let piece = sending.next_piece().await.inspect_err(|error| {
-            tracing::warn!(%error, "a body broke off while it was sent");
-        })?;
-        Ok::<_, Error>(Some((Frame::data(piece), sending)))
-    });
-    Body::http_body_unsync(StreamBody::new(Box::pin(pieces)))
-}
-
-/// A long body on its way.
-struct Sending {
-    store: Store,
-    bucket: BucketId,
-    key: Vec<u8>,
-    /// The state of the object that was promised in the headers.
-    etag: ObjectETag,
-    /// What is still to be sent.
-    range: Range<u64>,
-}
-
-impl Sending {
-    async fn next_piece(&mut self) -> Result<Bytes, Error> {
-        let view = self.store.view()?;
-        let row = view.fetch(self.bucket, &self.key).await?;
-        let same = row.filter(|row| row.etag(self.store.cluster_id()) == self.etag);
-        let row = same.ok_or(Error::Unavailable("the object changed while it was sent"))?;
-        let end = self.range.end.min(self.range.start + PIECE_BYTES);
-        let piece = view.read_body(&row, self.range.start..end).await?;
-        self.range.start = end;
-        Ok(piece)
+/// Reads `Range`, if it counts.
+fn select_range(
+    request: &HeaderMap,
+    etag: &str,
+    modified: i64,
+    len: u64,
+) -> Result<(StatusCode, Range<u64>), Refused> {
+    let range_header = request
+        .get(http::header::RANGE)
+        .filter(|_| range_counts(request, etag, modified))
+        .map(|value| value.to_str().unwrap_or(""));
+    let several = request.get_all(http::header::RANGE).iter().count() > 1;
+    match select(range_header.filter(|_| !several), len) {
+        Selected::Whole => Ok((StatusCode::OK, 0..len)),
+        Selected::Part(range) => Ok((StatusCode::PARTIAL_CONTENT, range)),
+        Selected::Unsatisfiable => Err(unsatisfiable(range_header.unwrap_or(""), len)),
     }
+}
+
+/// Reads `partNumber`.
+fn part_number(facts: &RequestFacts, request: &HeaderMap) -> Result<Option<u64>, Refused> {
+    let Some(text) = facts.query.get("partNumber") else { return Ok(None) };
+    if request.contains_key(http::header::RANGE) {
+        let text = "Cannot specify both Range header and partNumber query parameter";
+        return Err(Refused::new("InvalidRequest", 400, text));
+    }
+    match text.parse() {
+        Ok(number @ 1..=10_000) => Ok(Some(number)),
+        _ => Err(Refused::new("InvalidArgument", 400, PART_NUMBER_RANGE).with("ArgumentName", "partNumber")),
+    }
+}
+
+const PART_NUMBER_RANGE: &str = "Part number must be an integer between 1 and 10000, inclusive";
+
+/// The bytes of a part. An object that was not put together of parts is its own first one.
+fn select_part(
+    row: &ObjectRow,
+    number: u64,
+    headers: &mut HeaderMap,
+) -> Result<(StatusCode, Range<u64>), Refused> {
+    let len = row.body_len();
+    let runs = row.part_runs();
+    if runs.is_empty() {
+        return match (number, len) {
+            (1, 0) => Ok((StatusCode::OK, 0..0)),
+            (1, _) => Ok((StatusCode::PARTIAL_CONTENT, 0..len)),
+            _ => Err(no_such_part(number, 1)),
+        };
+    }
+    let count = runs.iter().map(|run| u64::from(run.count)).sum();
+    let (mut at, mut before) = (0, 0);
+    for run in &runs {
+        let within = number - 1 - before;
+        if within < u64::from(run.count) {
+            headers.insert("x-amz-mp-parts-count", HeaderValue::from(count));
+            let start = at + within * run.part_len;
+            let end = (start + run.part_len).min(len);
+            let status = if start < end { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
+            return Ok((status, start..end));
+        }
+        at += run.part_len * u64::from(run.count);
+        before += u64::from(run.count);
+    }
+    Err(no_such_part(number, count))
+}
+
+fn no_such_part(number: u64, count: u64) -> Refused {
+    Refused::new("InvalidPartNumber", 416, "The requested partnumber is not satisfiable")
+        .with("PartNumberRequested", number.to_string())
+        .with("ActualPartCount", count.to_string())
 }
 
 fn wants_checksum(request: &HeaderMap) -> bool {

@@ -3,7 +3,7 @@
 use s3s::dto::{Bucket, ListBucketsInput, ListBucketsOutput};
 
 use crate::error::Refused;
-use crate::operation::list_objects_v2::{owner, timestamp};
+use crate::operation::listing::{owner, timestamp};
 use crate::service::Operations;
 
 /// The page's continuation token is the name of its last bucket.

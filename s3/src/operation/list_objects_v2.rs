@@ -1,52 +1,27 @@
-//! ListObjectsV2: keys and common prefixes in byte order, in pages.
-//!
-//! The rule that everything follows from: a bucket's *items* under a prefix and delimiter are its keys that
-//! do not hold the delimiter behind the prefix, and the distinct common prefixes of those that do, in byte
-//! order. A page is the first `max_keys` items greater than `after`, which is the start-after key or the last
-//! item of the page before. So a token is that item, and a page that ends in a common prefix continues
-//! behind all of its keys.
-//!
-//! A page is read at one view; a listing is not a snapshot over its pages, as on S3.
-
-use std::borrow::Cow;
+//! ListObjectsV2: keys and common prefixes in byte order, in pages. What a page holds is told in `listing`;
+//! here is how V2 says where one continues: by a token, which is the last item of the page before.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
-use forebay_storage::object::{BucketId, ClusterId, KEY_BYTES_MAX};
-use forebay_storage::read::{Listed, ReadView};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use s3s::dto::{self, ListObjectsV2Input, ListObjectsV2Output};
+use forebay_storage::object::KEY_BYTES_MAX;
+use s3s::dto::{ListObjectsV2Input, ListObjectsV2Output};
 
 use crate::error::Refused;
+use crate::operation::listing::{
+    BucketRows, Item, NameCoding, PageQuery, common_prefix_element, invalid, key_of, max_keys, object, page,
+};
 use crate::service::Operations;
-use forebay_storage::object_name;
 
-/// Most items of a page, as on AWS.
-const MAX_KEYS: usize = 1000;
-/// Rows of the first batch under a delimiter: each may be the head of a long common prefix to be skipped.
-const BATCH_MIN: usize = 16;
-/// What `encoding-type=url` leaves as it is.
-const URL_ENCODED: &AsciiSet =
-    &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'*').remove(b'/');
+/// First byte of a token, so that another layout can follow.
+const TOKEN_LAYOUT: u8 = 1;
 
 pub(crate) async fn run(
     operations: &Operations,
     input: ListObjectsV2Input,
 ) -> Result<ListObjectsV2Output, Refused> {
     let bucket = operations.bucket(&input.bucket)?;
-    let url = match input.encoding_type.as_ref().map(dto::EncodingType::as_str) {
-        None => false,
-        Some("url") => true,
-        Some(_) => return Err(invalid("encoding-type", "Invalid Encoding Method specified in Request")),
-    };
-    let max_keys = match input.max_keys {
-        None => MAX_KEYS,
-        Some(max_keys) => usize::try_from(max_keys)
-            .map_err(|_| {
-                invalid("max-keys", "Argument max-keys must be an integer between 0 and 2147483647")
-            })?
-            .min(MAX_KEYS),
-    };
+    let coding = NameCoding::read(input.encoding_type.as_ref())?;
+    let max_keys = max_keys(input.max_keys)?;
     let after = match (&input.continuation_token, &input.start_after) {
         (Some(token), _) => Some(decode_token(token)?),
         (None, Some(name)) if !name.is_empty() => Some(key_of(name)),
@@ -63,21 +38,18 @@ pub(crate) async fn run(
 
     let cluster = operations.store.cluster_id();
     let fetch_owner = input.fetch_owner == Some(true);
-    let encode = |text: String| if url { utf8_percent_encode(&text, URL_ENCODED).to_string() } else { text };
     let key_count = page.items.len();
     let mut contents = Vec::new();
     let mut common_prefixes = Vec::new();
     for item in page.items {
         match item {
-            Item::Row(listed) => contents.push(object(&listed, cluster, fetch_owner, encode)),
-            Item::CommonPrefix(prefix) => common_prefixes.push(dto::CommonPrefix {
-                prefix: Some(encode(object_name::encode_key(&prefix).into_owned())),
-            }),
+            Item::Row(listed) => contents.push(object(&listed, cluster, fetch_owner, coding)),
+            Item::CommonPrefix(prefix) => common_prefixes.push(common_prefix_element(&prefix, coding)),
         }
     }
     Ok(ListObjectsV2Output {
         name: Some(input.bucket),
-        prefix: Some(encode(input.prefix.unwrap_or_default())),
+        prefix: Some(coding.text(input.prefix.unwrap_or_default())),
         max_keys: i32::try_from(max_keys).ok(),
         key_count: i32::try_from(key_count).ok(),
         continuation_token: input.continuation_token,
@@ -85,49 +57,11 @@ pub(crate) async fn run(
         next_continuation_token: page.next.as_deref().map(encode_token),
         contents: Some(contents),
         common_prefixes: Some(common_prefixes),
-        delimiter: input.delimiter.filter(|delimiter| !delimiter.is_empty()).map(encode),
+        delimiter: input.delimiter.filter(|delimiter| !delimiter.is_empty()).map(|d| coding.text(d)),
         encoding_type: input.encoding_type,
-        start_after: input.start_after.map(encode),
+        start_after: input.start_after.map(|name| coding.text(name)),
         request_charged: None,
     })
-}
-
-fn object(
-    listed: &Listed,
-    cluster: ClusterId,
-    fetch_owner: bool,
-    encode: impl Fn(String) -> String,
-) -> dto::Object {
-    let row = &listed.row;
-    let checksum = row.meta().checksum;
-    dto::Object {
-        key: Some(encode(object_name::encode_key(&listed.key).into_owned())),
-        e_tag: Some(dto::ETag::Strong(row.etag(cluster).to_string())),
-        last_modified: Some(timestamp(row.modified_ms())),
-        size: i64::try_from(row.body_len()).ok(),
-        storage_class: Some(dto::ObjectStorageClass::from_static(dto::ObjectStorageClass::STANDARD)),
-        owner: fetch_owner.then(owner),
-        checksum_type: checksum
-            .is_some()
-            .then(|| dto::ChecksumType::from_static(dto::ChecksumType::FULL_OBJECT)),
-        checksum_algorithm: checksum
-            .map(|(algorithm, _)| vec![dto::ChecksumAlgorithm::from(algorithm.to_uppercase())]),
-        ..Default::default()
-    }
-}
-
-/// The one owner of everything.
-pub(crate) fn owner() -> dto::Owner {
-    dto::Owner { display_name: Some("forebay".to_owned()), id: Some("forebay".to_owned()) }
-}
-
-pub(crate) fn timestamp(ms: u64) -> dto::Timestamp {
-    crate::timestamp::from_ms(ms).into()
-}
-
-/// The key behind a name or the beginning of one. What is no whole name stands for itself.
-fn key_of(name: &str) -> Vec<u8> {
-    object_name::decode_key(name).map_or_else(|| name.as_bytes().to_vec(), Cow::into_owned)
 }
 
 fn encode_token(item: &[u8]) -> String {
@@ -141,269 +75,9 @@ fn decode_token(token: &str) -> Result<Vec<u8>, Refused> {
     }
 }
 
-/// First byte of a token, so that another layout can follow.
-const TOKEN_LAYOUT: u8 = 1;
-
-fn invalid(argument: &'static str, message: &'static str) -> Refused {
-    Refused::new("InvalidArgument", 400, message).with("ArgumentName", argument)
-}
-
-/// Which items a page is to hold.
-struct PageQuery {
-    prefix: Vec<u8>,
-    /// Empty: none.
-    delimiter: Vec<u8>,
-    after: Option<Vec<u8>>,
-    max_keys: usize,
-}
-
-struct Page<R> {
-    items: Vec<Item<R>>,
-    /// The last item, if there are more behind it.
-    next: Option<Vec<u8>>,
-}
-
-#[derive(Debug)]
-enum Item<R> {
-    Row(R),
-    CommonPrefix(Vec<u8>),
-}
-
-/// A bucket's rows in byte order; a map in tests.
-trait Rows: Sync {
-    type Row: Send;
-    fn key(row: &Self::Row) -> &[u8];
-    /// Up to `limit` rows with keys greater than `after` that begin with `prefix`; fewer mean the end.
-    fn list(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> impl Future<Output = Result<Vec<Self::Row>, Refused>> + Send;
-}
-
-struct BucketRows {
-    view: ReadView,
-    bucket: BucketId,
-}
-
-impl Rows for BucketRows {
-    type Row = Listed;
-
-    fn key(row: &Listed) -> &[u8] {
-        &row.key
-    }
-
-    async fn list(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Listed>, Refused> {
-        Ok(self.view.list(self.bucket, prefix, after, limit).await?)
-    }
-}
-
-async fn page<S: Rows>(rows: &S, query: &PageQuery) -> Result<Page<S::Row>, Refused> {
-    let mut items: Vec<Item<S::Row>> = Vec::new();
-    if query.max_keys == 0 {
-        return Ok(Page { items, next: None });
-    }
-    // Keys up to and including this one are done.
-    let mut done = query.after.clone();
-    if let Some(common) = done.as_deref().and_then(|after| common_prefix(after, query)) {
-        done = Some(last_key_under(common));
-    }
-    let mut last_item: Vec<u8> = Vec::new();
-    let mut batch_len = if query.delimiter.is_empty() { MAX_KEYS } else { BATCH_MIN };
-    loop {
-        let wanted = query.max_keys - items.len() + 1;
-        let limit = wanted.min(batch_len);
-        let batch = rows.list(&query.prefix, done.as_deref(), limit).await?;
-        let is_last = batch.len() < limit;
-        let mut skipped = false;
-        for row in batch {
-            let key = S::key(&row);
-            if done.as_deref().is_some_and(|done| key <= done) {
-                // Under the common prefix that this batch has just met.
-                skipped = true;
-                continue;
-            }
-            if items.len() == query.max_keys {
-                return Ok(Page { items, next: Some(last_item) });
-            }
-            if let Some(common) = common_prefix(key, query) {
-                last_item = common.to_vec();
-                done = Some(last_key_under(common));
-                items.push(Item::CommonPrefix(last_item.clone()));
-            } else {
-                last_item = key.to_vec();
-                done = Some(last_item.clone());
-                items.push(Item::Row(row));
-            }
-        }
-        if is_last {
-            return Ok(Page { items, next: None });
-        }
-        // Long runs under one prefix are jumped over, so small batches are enough there.
-        batch_len = if skipped { BATCH_MIN } else { (batch_len * 2).min(MAX_KEYS + 1) };
-    }
-}
-
-/// The key up to and including the first delimiter behind the prefix.
-fn common_prefix<'a>(key: &'a [u8], query: &PageQuery) -> Option<&'a [u8]> {
-    let delimiter = query.delimiter.as_slice();
-    if delimiter.is_empty() {
-        return None;
-    }
-    let tail = key.strip_prefix(query.prefix.as_slice())?;
-    let at = tail.windows(delimiter.len()).position(|window| window == delimiter)?;
-    Some(&key[..query.prefix.len() + at + delimiter.len()])
-}
-
-/// Not less than any key under the prefix, and less than every key behind them.
-fn last_key_under(prefix: &[u8]) -> Vec<u8> {
-    let mut key = prefix.to_vec();
-    key.resize(KEY_BYTES_MAX.max(prefix.len()), 0xFF);
-    key
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-    use std::collections::BTreeSet;
-    use std::ops::Bound;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
     use super::*;
-
-    struct Model {
-        keys: BTreeSet<Vec<u8>>,
-        rows_read: AtomicUsize,
-    }
-
-    impl Model {
-        fn new(keys: impl IntoIterator<Item = Vec<u8>>) -> Model {
-            Model { keys: keys.into_iter().collect(), rows_read: AtomicUsize::new(0) }
-        }
-
-        /// The items by their definition, all of them.
-        fn items(&self, query: &PageQuery) -> Vec<Vec<u8>> {
-            let item = |key: &Vec<u8>| match common_prefix(key, query) {
-                Some(common) => common.to_vec(),
-                None => key.clone(),
-            };
-            let under = self.keys.iter().filter(|key| key.starts_with(&query.prefix)).map(item);
-            let items: BTreeSet<Vec<u8>> = under.collect();
-            items.into_iter().filter(|item| query.after.as_ref().is_none_or(|after| item > after)).collect()
-        }
-    }
-
-    impl Rows for Model {
-        type Row = Vec<u8>;
-
-        fn key(row: &Vec<u8>) -> &[u8] {
-            row
-        }
-
-        async fn list(
-            &self,
-            prefix: &[u8],
-            after: Option<&[u8]>,
-            limit: usize,
-        ) -> Result<Vec<Vec<u8>>, Refused> {
-            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-            let range = self.keys.range::<[u8], _>((from, Bound::Unbounded));
-            let rows: Vec<_> = range.filter(|key| key.starts_with(prefix)).take(limit).cloned().collect();
-            self.rows_read.fetch_add(rows.len(), Ordering::Relaxed);
-            Ok(rows)
-        }
-    }
-
-    fn query(prefix: &[u8], delimiter: &[u8], max_keys: usize) -> PageQuery {
-        PageQuery { prefix: prefix.to_vec(), delimiter: delimiter.to_vec(), after: None, max_keys }
-    }
-
-    fn names(page: &Page<Vec<u8>>) -> Vec<Vec<u8>> {
-        page.items
-            .iter()
-            .map(|item| match item {
-                Item::Row(key) | Item::CommonPrefix(key) => key.clone(),
-            })
-            .collect()
-    }
-
-    /// All pages, through tokens as a client sees them.
-    async fn walk(model: &Model, mut query: PageQuery) -> Vec<Vec<u8>> {
-        let mut all = Vec::new();
-        loop {
-            let page = page(model, &query).await.expect("a page");
-            assert!(page.items.len() <= query.max_keys);
-            all.extend(names(&page));
-            let Some(next) = page.next else { return all };
-            assert_eq!(page.items.len(), query.max_keys, "a truncated page is full");
-            assert_eq!(Some(&next), all.last());
-            query.after = Some(decode_token(&encode_token(&next)).expect("our token"));
-        }
-    }
-
-    #[tokio::test]
-    async fn random_buckets_against_the_definition() {
-        for seed in 0..400u64 {
-            let mut rng = fastrand::Rng::with_seed(seed);
-            let alphabet = [b'a', b'b', b'/', b'-', 0x00, 0xFF];
-            let word = |rng: &mut fastrand::Rng, max: usize| -> Vec<u8> {
-                let len = rng.usize(0..=max);
-                (0..len).map(|_| alphabet[rng.usize(0..alphabet.len())]).collect()
-            };
-            let count = rng.usize(0..120);
-            let keys: Vec<_> = (0..count).map(|_| word(&mut rng, 6)).filter(|key| !key.is_empty()).collect();
-            let model = Model::new(keys);
-            for _ in 0..10 {
-                let delimiter: &[u8] = [&b""[..], b"/", b"a", b"/-"][rng.usize(0..4)];
-                let mut query = query(&word(&mut rng, 2), delimiter, rng.usize(1..8));
-                query.after = rng.bool().then(|| word(&mut rng, 4));
-                let expected = model.items(&query);
-                let truncated = expected.len() > query.max_keys;
-                let first = page(&model, &query).await.expect("a page");
-                assert_eq!(first.next.is_some(), truncated, "seed {seed}");
-                assert_eq!(walk(&model, query).await, expected, "seed {seed}");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn long_common_prefixes_are_jumped_over() {
-        let keys = (0..50).flat_map(|dir| (0..2_000).map(move |i| format!("d{dir:02}/{i:04}").into_bytes()));
-        let model = Model::new(keys);
-        let page = page(&model, &query(b"", b"/", 1000)).await.expect("a page");
-        assert_eq!((page.items.len(), page.next), (50, None));
-        let read = model.rows_read.load(Ordering::Relaxed);
-        assert!(read <= 51 * BATCH_MIN, "{read} rows read for 50 prefixes");
-    }
-
-    #[tokio::test]
-    async fn common_prefixes_count_in_max_keys() {
-        let model = Model::new(["a/1", "a/2", "b", "c/1"].map(|key| key.as_bytes().to_vec()));
-        let first = page(&model, &query(b"", b"/", 2)).await.expect("a page");
-        assert_eq!(names(&first), [b"a/".to_vec(), b"b".to_vec()]);
-        assert_eq!(first.next, Some(b"b".to_vec()));
-    }
-
-    #[tokio::test]
-    async fn start_after_inside_a_common_prefix_skips_it() {
-        let model = Model::new(["a/1", "a/2", "b"].map(|key| key.as_bytes().to_vec()));
-        for (after, expected) in
-            [("a", vec!["a/", "b"]), ("a/", vec!["b"]), ("a/1", vec!["b"]), ("b", vec![])]
-        {
-            let mut query = query(b"", b"/", 10);
-            query.after = Some(after.as_bytes().to_vec());
-            let found = names(&page(&model, &query).await.expect("a page"));
-            assert_eq!(found, expected.iter().map(|e| e.as_bytes().to_vec()).collect::<Vec<_>>(), "{after}");
-        }
-    }
-
-    #[tokio::test]
-    async fn no_keys_wanted_is_an_empty_last_page() {
-        let model = Model::new([b"a".to_vec()]);
-        let page = page(&model, &query(b"", b"", 0)).await.expect("a page");
-        assert!(page.items.is_empty() && page.next.is_none());
-    }
 
     #[test]
     fn tokens_are_opaque_and_checked() {
@@ -411,17 +85,5 @@ mod tests {
         for bad in ["", "!", "AA", "YQ", &encode_token(&[b'a'; 1025])] {
             assert!(decode_token(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn url_encoding_leaves_no_byte_that_xml_or_a_decoder_could_misread() {
-        let encoded = utf8_percent_encode("a b+c%d/ü\x1F<\"", URL_ENCODED).to_string();
-        assert_eq!(encoded, "a%20b%2Bc%25d/%C3%BC%1F%3C%22");
-        let seen = Cell::new(0);
-        encoded.bytes().for_each(|b| {
-            assert!(b.is_ascii_graphic());
-            seen.set(seen.get() + 1);
-        });
-        assert_eq!(seen.get(), encoded.len());
     }
 }

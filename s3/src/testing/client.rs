@@ -91,9 +91,17 @@ impl Connection {
         answer
     }
 
+    /// The next `length` bytes.
+    pub(crate) async fn body(&mut self, length: usize) -> Vec<u8> {
+        while self.buffer.len() < length {
+            assert!(self.fill().await, "closed inside the body");
+        }
+        self.buffer.drain(..length).collect()
+    }
+
     /// Whether something came; false at the end.
     pub(crate) async fn fill(&mut self) -> bool {
-        let mut piece = [0; 4096];
+        let mut piece = vec![0; 64 << 10];
         let n = within(self.stream.read(&mut piece)).await.unwrap_or(0);
         self.buffer.extend_from_slice(&piece[..n]);
         n > 0

@@ -84,6 +84,7 @@ pub(crate) struct RawRequest {
     pub(crate) skew_seconds: i64,
     /// Signed chunks and trailers instead of `body`.
     pub(crate) signed_chunks: Option<SignedChunks>,
+    pub(crate) host: String,
 }
 
 /// Chunks and trailers of a signed streaming body.
@@ -101,7 +102,13 @@ impl RawRequest {
             body: Vec::new(),
             skew_seconds: 0,
             signed_chunks: None,
+            host: HOST.to_owned(),
         }
+    }
+
+    pub(crate) fn host(mut self, host: &str) -> RawRequest {
+        self.host = host.to_owned();
+        self
     }
 
     pub(crate) fn query(mut self, name: &str, value: &str) -> RawRequest {
@@ -157,7 +164,7 @@ impl RawRequest {
         let (timestamp, date) = self.clock();
         let payload = self.payload.clone().unwrap_or_else(|| hex_sha256(&self.body));
         let mut headers = self.headers.clone();
-        headers.push(("host".to_owned(), HOST.to_owned()));
+        headers.push(("host".to_owned(), self.host.clone()));
         headers.push(("x-amz-date".to_owned(), timestamp.clone()));
         headers.push(("x-amz-content-sha256".to_owned(), payload.clone()));
         headers.sort();
@@ -196,7 +203,7 @@ impl RawRequest {
     pub(crate) fn presign(&self, expires_seconds: u64) -> Vec<u8> {
         let (timestamp, date) = self.clock();
         let mut headers = self.headers.clone();
-        headers.push(("host".to_owned(), HOST.to_owned()));
+        headers.push(("host".to_owned(), self.host.clone()));
         headers.sort();
         let signed: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
         let mut query = self.query.clone();
@@ -217,7 +224,7 @@ impl RawRequest {
     /// The request without any signature.
     pub(crate) fn anonymous(&self) -> Vec<u8> {
         let mut headers = self.headers.clone();
-        headers.push(("host".to_owned(), HOST.to_owned()));
+        headers.push(("host".to_owned(), self.host.clone()));
         self.wire(&self.query, &headers, &self.body)
     }
 

@@ -7,6 +7,7 @@
 //! What must hold: a config that loads without a problem can be started; nothing listens beyond loopback
 //! without credentials; no message, `Debug` or `Display` shows a secret.
 
+mod bucket;
 mod mount;
 mod secret;
 mod section;
@@ -25,12 +26,13 @@ use std::time::Duration;
 use clap::ValueEnum;
 use toml::de::DeTable;
 
-pub(crate) use mount::{FlushOrder, MountConfig, MountMode, OriginConfig};
+pub(crate) use bucket::{BucketConfig, EtagMode};
+pub(crate) use mount::{ChecksumMode, FlushOrder, MountConfig, MountMode, OriginConfig, parse_mount_path};
 pub(crate) use secret::{Secret, SecretSource};
 pub(crate) use section::{Place, Problem};
 use section::{Problems, Section, Source};
 use units::ByteSize;
-use value::OptionValue;
+use value::{DomainNames, OptionValue};
 
 /// Largest config file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -66,6 +68,8 @@ pub(crate) struct Config {
     pub(crate) admin: AdminConfig,
     /// `[[mount]]`, in the order of the file.
     pub(crate) mounts: Vec<MountConfig>,
+    /// `[[bucket]]`, in the order of the file.
+    pub(crate) buckets: Vec<BucketConfig>,
     /// `[journal]`.
     pub(crate) journal: JournalConfig,
     /// `[memtable]`.
@@ -105,6 +109,10 @@ pub(crate) struct S3Config {
     pub(crate) credentials: Option<S3Credentials>,
     /// `region`: what clients must sign for, `us-east-1` by default.
     pub(crate) region: String,
+    /// `domains`: hosts under which a bucket may stand in the host name: with `["s3.localhost"]` also
+    /// `http://bucket.s3.localhost:9000/key`. None by default: path style alone. The names must resolve to
+    /// this node. In lower case, without a port.
+    pub(crate) domains: Vec<String>,
 }
 
 /// What S3 clients sign with.
@@ -179,6 +187,13 @@ pub(crate) struct FlushConfig {
     /// default. It sets the time that is added for a body. Lower: for thin lines; a dead one is noticed
     /// later.
     pub(crate) least_bandwidth: ByteSize,
+    /// `part_size`: longer bodies go to the origin by multipart upload, in parts of this length or the client's own;
+    /// 8 MiB by default. S3 takes no part below 5 MiB but the last. Longer: fewer requests; shorter: less is sent
+    /// again after a failure.
+    pub(crate) part_size: ByteSize,
+    /// `part_concurrency`: parts of one body sent at once, 4 by default. More: faster for one large body; up to 64
+    /// MiB of parts are in memory whatever this says.
+    pub(crate) part_concurrency: u32,
     /// `fence_margin`: how long after its deadline a lost request is still thought alive, 10 s by default.
     /// Longer: safer against clocks that differ from the origin's; a key whose upload had an unknown
     /// outcome, or was under way at a crash, waits longer.
@@ -440,6 +455,7 @@ fn read(layers: &Layers<'_>, flags: &Flags, mut file: Section<'_>) -> Config {
         s3: read_s3(layers, flags, file.section("s3")),
         admin: read_admin(layers, flags, file.section("admin")),
         mounts: mount::read_mounts(&mut file, layers.problems),
+        buckets: bucket::read_buckets(&mut file, layers.problems),
         journal: read_journal(file.section("journal")),
         memtable: read_memtable(file.section("memtable")),
         cache: read_cache(file.section("cache")),
@@ -483,6 +499,7 @@ fn read_s3(layers: &Layers<'_>, flags: &Flags, mut file: Section<'_>) -> S3Confi
         file.secret("secret_access_key", "secret_access_key_file"),
     );
     let region = file.get("region").unwrap_or_else(|| "us-east-1".into());
+    let DomainNames(domains) = file.get("domains").unwrap_or_default();
     file.end();
     let credentials = match (access_key_id, secret_access_key) {
         (Some(access_key_id), Some(secret_access_key)) => {
@@ -498,7 +515,7 @@ fn read_s3(layers: &Layers<'_>, flags: &Flags, mut file: Section<'_>) -> S3Confi
             None
         }
     };
-    S3Config { listen, credentials, region }
+    S3Config { listen, credentials, region, domains }
 }
 
 fn read_admin(layers: &Layers<'_>, flags: &Flags, mut file: Section<'_>) -> AdminConfig {
@@ -552,6 +569,8 @@ fn read_flush(mut file: Section<'_>) -> FlushConfig {
         concurrency: file.get("concurrency").unwrap_or(32),
         attempt_timeout: file.get("attempt_timeout").unwrap_or(Duration::from_secs(30)),
         least_bandwidth: file.get("least_bandwidth").unwrap_or(ByteSize(256 << 10)),
+        part_size: file.get("part_size").unwrap_or(ByteSize::mib(8)),
+        part_concurrency: file.get("part_concurrency").unwrap_or(4),
         fence_margin: file.get("fence_margin").unwrap_or(Duration::from_secs(10)),
         retry_min: file.get("retry_min").unwrap_or(Duration::from_millis(250)),
         retry_max: file.get("retry_max").unwrap_or(Duration::from_secs(120)),

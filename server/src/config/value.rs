@@ -36,6 +36,38 @@ impl OptionValue for String {
     }
 }
 
+/// Domain names, lower case, without ports.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct DomainNames(pub(crate) Vec<String>);
+
+impl OptionValue for DomainNames {
+    const EXPECTED: &'static str = "a list such as [\"s3.localhost\"]";
+
+    fn from_text(text: &str) -> Result<DomainNames, String> {
+        let names = text.split(',').map(|name| name.trim().to_ascii_lowercase());
+        names.map(domain_name).collect::<Result<_, _>>().map(DomainNames)
+    }
+
+    fn from_toml(value: &DeValue<'_>) -> Result<DomainNames, String> {
+        let names = value.as_array().ok_or_else(|| wrong_type::<DomainNames>(value))?;
+        let name = |name: &toml::Spanned<DeValue<'_>>| match name.get_ref().as_str() {
+            Some(name) => domain_name(name.to_ascii_lowercase()),
+            None => Err(wrong_type::<DomainNames>(name.get_ref())),
+        };
+        names.iter().map(name).collect::<Result<_, _>>().map(DomainNames)
+    }
+}
+
+fn domain_name(name: String) -> Result<String, String> {
+    let label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    match name.len() <= 253 && name.split('.').all(label) {
+        true => Ok(name),
+        false => Err(format!("\"{name}\" is no domain name; write as in \"s3.localhost\", without a port")),
+    }
+}
+
 impl OptionValue for PathBuf {
     fn from_text(text: &str) -> Result<PathBuf, String> {
         String::from_text(text).map(PathBuf::from)

@@ -9,7 +9,7 @@ use forebay_storage::origin::s3::{S3OriginConfig, Secret};
 use forebay_storage::store::{Limits, SyncMode as CoreSync};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Config, FlushOrder, S3Credentials, SyncMode};
+use crate::config::{self, ChecksumMode, Config, EtagMode, FlushOrder, S3Credentials, SyncMode};
 
 /// This node's number, until a cluster descriptor says otherwise.
 pub(super) const NODE_ID: u64 = 1;
@@ -44,6 +44,8 @@ pub(super) fn storage_config(config: &Config) -> StorageConfig {
             attempt_timeout: config.flush.attempt_timeout,
             fence_margin: config.flush.fence_margin,
             least_bandwidth: config.flush.least_bandwidth.0,
+            part_bytes: config.flush.part_size.0,
+            part_concurrency: config.flush.part_concurrency as usize,
             retry_min: config.flush.retry_min,
             retry_max: config.flush.retry_max,
         },
@@ -60,26 +62,32 @@ fn mount_config(config: &Config, mount: &config::MountConfig) -> MountConfig {
         flushall: mount.flushall,
         min_interval: mount.min_interval,
         fifo: mount.order == FlushOrder::Fifo,
+        checksums: match mount.checksums {
+            ChecksumMode::Auto => forebay_storage::flush::ChecksumMode::Auto,
+            ChecksumMode::Required => forebay_storage::flush::ChecksumMode::Required,
+            ChecksumMode::None => forebay_storage::flush::ChecksumMode::None,
+        },
     }
 }
 
 fn origin_config(config: &Config, origin: &config::OriginConfig) -> OriginConfig {
-    let backend = S3OriginConfig {
-        request_timeout: config.flush.attempt_timeout,
-        least_bandwidth: config.flush.least_bandwidth.0,
-        ..S3OriginConfig::new(
-            origin.endpoint.as_ref().map(|endpoint| endpoint.as_str().to_owned()),
-            &origin.region,
-            &origin.url.bucket,
-            origin.access_key_id.reveal(),
-            Secret::new(origin.secret_access_key.reveal()),
-        )
+    let (prefix, backend) = match origin {
+        config::OriginConfig::Directory(path) => (String::new(), OriginBackend::Directory(path.clone())),
+        config::OriginConfig::S3(bucket) => {
+            let backend = S3OriginConfig {
+                request_timeout: config.flush.attempt_timeout,
+                ..S3OriginConfig::new(
+                    bucket.endpoint.as_ref().map(|endpoint| endpoint.as_str().to_owned()),
+                    &bucket.region,
+                    &bucket.url.bucket,
+                    bucket.access_key_id.reveal(),
+                    Secret::new(bucket.secret_access_key.reveal()),
+                )
+            };
+            (bucket.url.prefix.clone(), OriginBackend::S3(Box::new(backend)))
+        }
     };
-    OriginConfig {
-        url: origin.url.to_string(),
-        prefix: origin.url.prefix.clone(),
-        backend: OriginBackend::S3(Box::new(backend)),
-    }
+    OriginConfig { url: origin.to_string(), prefix, backend }
 }
 
 /// The Redis front end's settings. SHUTDOWN begins the same stop as a signal.
@@ -100,6 +108,13 @@ pub(super) fn s3_config(config: &Config, credentials: &S3Credentials) -> S3Confi
     let secret = SecretAccessKey::new(credentials.secret_access_key.reveal());
     S3Config {
         region: config.s3.region.clone(),
+        domains: config.s3.domains.clone(),
+        fast_etags: config
+            .buckets
+            .iter()
+            .filter(|bucket| bucket.etag == EtagMode::Fast)
+            .map(|bucket| bucket.name.clone())
+            .collect(),
         shutdown_grace: config.stop_timeout,
         ..S3Config::new(credentials.access_key_id.reveal(), secret)
     }

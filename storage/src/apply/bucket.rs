@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Applier;
+use crate::flush::{FlushEvent, MountId};
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{
     BucketRow, MountRow, Table, boot_key, decode_meta, encode_next_numbers, numbered_key,
@@ -80,7 +81,8 @@ impl Applier {
         {
             return Outcome::Refused(Refusal::Mounted(mount_path(name, &mount.prefix)));
         }
-        if bucket.row.objects > 0 || bucket.pending_rows > 0 || bucket.row.swept < bucket.row.epoch {
+        let busy = bucket.pending_rows > 0 || bucket.uploads > 0;
+        if bucket.row.objects > 0 || busy || bucket.row.swept < bucket.row.epoch {
             return Outcome::Refused(Refusal::BucketNotEmpty);
         }
         self.state.buckets.remove(&id);
@@ -152,6 +154,8 @@ impl Applier {
             local: mode == MountMode::Local,
             flushall,
             attached: false,
+            leaving: false,
+            uncovered: false,
             prefix: Box::from(prefix),
             origin: origin.to_owned(),
             origin_prefix: origin_prefix.to_owned(),
@@ -161,10 +165,11 @@ impl Applier {
             Some(at) => {
                 let old = &self.state.mounts[at].1;
                 let same_origin = old.origin == row.origin && old.local == row.local;
-                if old.attached && !same_origin {
+                if old.leaving || (old.attached && !same_origin) {
                     return Outcome::Refused(Refusal::Mounted(old.origin.clone()));
                 }
-                self.state.mounts[at].1 = MountRow { attached: old.attached, ..row };
+                self.state.mounts[at].1 =
+                    MountRow { attached: old.attached, uncovered: old.uncovered, ..row };
                 at
             }
             None => {
@@ -185,16 +190,55 @@ impl Applier {
         let Some((_, row)) = self.state.mounts.iter_mut().find(|(number, _)| *number == mount) else {
             return Outcome::Unmet;
         };
-        row.attached = true;
+        (row.attached, row.uncovered) = (true, false);
         let row = row.encode();
         self.state.tables_changed = true;
         self.put(RowKey::encoded(&numbered_key(Table::Mount, mount)), Some(row));
         Outcome::Done(self.version())
     }
+
+    /// What is known of the forgotten mount's origin stays in the origin rows under its number, which no
+    /// mount has again.
+    pub(super) fn mount_forget(&mut self, mount: u32, abandon: bool) -> Outcome {
+        let Some(at) = self.state.mounts.iter().position(|(number, _)| *number == mount) else {
+            return Outcome::Unmet;
+        };
+        let rows = self.state.mount_rows(mount);
+        if rows > 0 && !abandon {
+            return Outcome::Refused(Refusal::MountBusy(rows));
+        }
+        if rows > 0 {
+            let row = &mut self.state.mounts[at].1;
+            row.leaving = true;
+            let row = row.encode();
+            self.put(RowKey::encoded(&numbered_key(Table::Mount, mount)), Some(row));
+        } else {
+            let (_, gone) = self.state.mounts.remove(at);
+            self.put(RowKey::encoded(&numbered_key(Table::Mount, mount)), None);
+            self.uncover(&gone);
+        }
+        self.state.tables_changed = true;
+        self.events.push(FlushEvent::Unmounted(MountId(mount)));
+        Outcome::Done(self.version())
+    }
+
+    /// The keys of a forgotten mount lie under the next one above from now on, if there is one.
+    fn uncover(&mut self, gone: &MountRow) {
+        let above = self
+            .state
+            .mounts
+            .iter_mut()
+            .filter(|(_, mount)| mount.bucket == gone.bucket && gone.prefix.starts_with(&mount.prefix));
+        let above = above.max_by_key(|(_, mount)| mount.prefix.len());
+        let Some((number, row)) = above.filter(|(_, mount)| !mount.local) else { return };
+        row.uncovered = true;
+        let (number, row) = (*number, row.encode());
+        self.put(RowKey::encoded(&numbered_key(Table::Mount, number)), Some(row));
+    }
 }
 
 /// `/bucket/prefix`, as the config names a mount.
-fn mount_path(bucket: &[u8], prefix: &[u8]) -> String {
+pub(crate) fn mount_path(bucket: &[u8], prefix: &[u8]) -> String {
     let path = [b"/", bucket, b"/", prefix].concat();
     String::from_utf8_lossy(&path).trim_end_matches('/').to_owned()
 }

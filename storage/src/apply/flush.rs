@@ -17,9 +17,12 @@ use crate::mutation::Outcome;
 use crate::object::{BucketId, Version};
 
 impl Applier {
-    fn origin_row(&self, bucket: BucketId, key: &[u8]) -> Result<OriginRow, BaseError> {
+    /// What is known of the origin that the key has now. Rows and an attempt of another mount still count:
+    /// the key's present mount has taken them over.
+    pub(super) fn origin_row(&self, bucket: BucketId, key: &[u8]) -> Result<OriginRow, BaseError> {
         let row = self.newest(RowKey::object(Table::Origin, bucket, key), false)?;
-        Ok(row.as_deref().and_then(OriginRow::decode).unwrap_or_default())
+        let row = row.as_deref().and_then(OriginRow::decode).unwrap_or_default();
+        Ok(row.seen_by(self.state.mount_of(bucket, key).map(|(mount, _)| mount)))
     }
 
     fn put_origin_row(&mut self, bucket: BucketId, key: &[u8], row: &OriginRow) {
@@ -27,7 +30,13 @@ impl Applier {
         self.put(RowKey::object(Table::Origin, bucket, key), value);
     }
 
-    fn put_queue_row(&mut self, version: Version, bucket: BucketId, key: &[u8], row: Option<&QueueRow>) {
+    pub(super) fn put_queue_row(
+        &mut self,
+        version: Version,
+        bucket: BucketId,
+        key: &[u8],
+        row: Option<&QueueRow>,
+    ) {
         let row_key = queue_key(version, bucket, key);
         self.put(RowKey::encoded(&row_key), row.map(QueueRow::encode));
     }
@@ -52,7 +61,7 @@ impl Applier {
             if must_stay {
                 held = self.hold(bucket, key, pending, old)?;
             } else {
-                self.drop_queue_row(bucket, key, pending, &mut origin)?;
+                self.drop_queue_row(bucket, key, pending, &mut origin, false)?;
                 replaces = Some(pending);
             }
         }
@@ -71,6 +80,7 @@ impl Applier {
             delete: new.is_none(),
             barrier,
             overwrite,
+            transfer: false,
             mount,
             stamp_ms: self.place.stamp_ms,
             bytes: new.map_or(0, |row| row.body_len),
@@ -78,7 +88,7 @@ impl Applier {
             held: None,
         };
         self.put_queue_row(version, bucket, key, Some(&row));
-        self.state.note_queued(bucket, version, &row);
+        self.state.note_queued(bucket, key, version, &row);
         origin.rows += 1;
         origin.pending = Some(version);
         self.put_origin_row(bucket, key, &origin);
@@ -110,17 +120,21 @@ impl Applier {
         Ok(true)
     }
 
-    /// Removes a queue row, releasing what it held.
+    /// Removes a queue row, releasing what it held. An upload of it that did not become the object is given up.
     fn drop_queue_row(
         &mut self,
         bucket: BucketId,
         key: &[u8],
         version: Version,
         origin: &mut OriginRow,
+        landed: bool,
     ) -> Result<bool, BaseError> {
         let Some(row) = self.read_queue_row(version, bucket, key)? else { return Ok(false) };
         self.put_queue_row(version, bucket, key, None);
-        self.state.note_dequeued(bucket, version, &row);
+        self.state.note_dequeued(bucket, key, version, &row);
+        if row.transfer {
+            self.end_transfer(version, landed)?;
+        }
         origin.rows = origin.rows.saturating_sub(1);
         if origin.pending == Some(version) {
             origin.pending = None;
@@ -135,7 +149,9 @@ impl Applier {
     pub(super) fn mark_dirty(&mut self, bucket: BucketId, key: &[u8]) -> Result<Outcome, BaseError> {
         let old = self.load_row(bucket, key)?;
         let Some(object) = old.row() else { return Ok(Outcome::Unmet) };
-        let Some((mount, _)) = self.state.mount_of(bucket, key) else { return Ok(Outcome::Unmet) };
+        let Some((mount, mount_row)) = self.state.mount_of(bucket, key) else { return Ok(Outcome::Unmet) };
+        // A prefix that was ours before may hold what was written there then.
+        let overwrite = mount_row.attached;
         let mut origin = self.origin_row(bucket, key)?;
         if !origin.is_empty() {
             return Ok(Outcome::Unmet);
@@ -144,7 +160,8 @@ impl Applier {
         let row = QueueRow {
             delete: false,
             barrier: false,
-            overwrite: false,
+            overwrite,
+            transfer: false,
             mount,
             stamp_ms: self.place.stamp_ms,
             bytes: object.body_len,
@@ -152,7 +169,7 @@ impl Applier {
             held: None,
         };
         self.put_queue_row(version, bucket, key, Some(&row));
-        self.state.note_queued(bucket, version, &row);
+        self.state.note_queued(bucket, key, version, &row);
         origin.rows = 1;
         origin.pending = Some(version);
         self.put_origin_row(bucket, key, &origin);
@@ -187,12 +204,17 @@ impl Applier {
         origin_etag: Option<&str>,
     ) -> Result<Outcome, BaseError> {
         let mut origin = self.origin_row(bucket, key)?;
-        let removed = self.drop_queue_row(bucket, key, version, &mut origin)?;
+        let removed = self.drop_queue_row(bucket, key, version, &mut origin, true)?;
         if origin.started.take().is_some() {
             self.put(RowKey::object(Table::Started, bucket, key), None);
         }
-        origin.origin = origin_etag.map(|etag| (version, etag.to_owned()));
+        // Of a mount that is being forgotten nothing is kept.
+        origin.mount = self.state.mount_of(bucket, key).map(|(mount, _)| mount);
+        origin.origin = origin_etag.filter(|_| origin.mount.is_some()).map(|etag| (version, etag.to_owned()));
         self.put_origin_row(bucket, key, &origin);
+        if let (true, Some(mount), Some(_)) = (removed, origin.mount, &origin.origin) {
+            self.mark_clean(bucket, key, version, mount)?;
+        }
         self.events.push(FlushEvent::Flushed(Flushed {
             bucket,
             key: Bytes::copy_from_slice(key),
@@ -224,7 +246,7 @@ impl Applier {
         version: Version,
     ) -> Result<Outcome, BaseError> {
         let mut origin = self.origin_row(bucket, key)?;
-        if !self.drop_queue_row(bucket, key, version, &mut origin)? {
+        if !self.drop_queue_row(bucket, key, version, &mut origin, false)? {
             return Ok(Outcome::Unmet);
         }
         self.put_origin_row(bucket, key, &origin);

@@ -90,6 +90,9 @@ impl Applier {
         if from == to {
             return Ok(Outcome::Done(self.version()));
         }
+        if let Some(refusal) = self.refuse_clean(&row)? {
+            return Ok(Outcome::Refused(refusal));
+        }
         let new = self.moved_row(&row);
         self.replace(bucket, to, &target, Some(new), Flushing::Plain)?;
         self.replace(bucket, from, &source, None, Flushing::Plain)?;
@@ -111,6 +114,9 @@ impl Applier {
         if target.alive && !replace {
             return Ok(Outcome::Unmet);
         }
+        if let Some(refusal) = self.refuse_clean(&row)? {
+            return Ok(Outcome::Refused(refusal));
+        }
         let new = self.moved_row(&row);
         self.replace(to_bucket, to, &target, Some(new), Flushing::Plain)?;
         Ok(Outcome::Done(self.version()))
@@ -128,7 +134,7 @@ impl Applier {
     }
 
     /// A row with another head and the same body.
-    fn same_body(&mut self, head: &RowHead<'_>, row: &RowReader<'_>) -> std::sync::Arc<[u8]> {
+    pub(super) fn same_body(&mut self, head: &RowHead<'_>, row: &RowReader<'_>) -> std::sync::Arc<[u8]> {
         match row.inline_body() {
             Some(body) => head.row_inline(body, &mut self.scratch),
             None => {

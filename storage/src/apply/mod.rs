@@ -10,18 +10,23 @@
 
 mod body;
 mod bucket;
+mod clean;
 mod float;
 mod flush;
 mod key;
+mod multipart;
 mod object;
 mod state;
 mod string;
+mod transfer;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use crate::flush::FlushEvent;
 use crate::keyspace::base::BaseError;
@@ -30,16 +35,22 @@ use crate::keyspace::tables::{
     BodyPart, QueueRow, RowReader, Table, blob_key, expiry_key, object_key, take_u8, take_u64,
 };
 use crate::keyspace::view::View;
-use crate::keyspace::{Keyspace, MemSet};
+use crate::keyspace::{Keyspace, MemSet, PREFETCH_KEYS};
 use crate::mutation::{Guard, Mutation, Outcome, Refusal};
 use crate::object::{BlobId, BucketId, ClusterId, Version};
 use crate::registry::Registry;
 
+use multipart::{PartSource, UploadName};
+
+pub(crate) use bucket::mount_path;
 pub(crate) use flush::{content_of, flush_row};
 pub(crate) use state::State;
+pub(crate) use transfer::stale_transfer;
 
 /// Version of the entry's byte form.
 const ENTRY_LAYOUT: u8 = 1;
+/// Mutations that are decoded, and whose rows are asked for, before the first of them is applied.
+const LOOK_AHEAD: usize = 32;
 /// Bytes before an entry's mutations.
 pub(crate) const ENTRY_HEAD_BYTES: usize = 17;
 
@@ -141,7 +152,7 @@ pub(crate) struct Applier {
     events: Vec<FlushEvent>,
     /// Blobs that the running mutation brings: each counts as one reference without a row.
     made: Vec<BlobId>,
-    touched: HashSet<BucketId>,
+    touched: HashSet<BucketId, foldhash::fast::RandomState>,
 }
 
 impl Applier {
@@ -167,7 +178,7 @@ impl Applier {
             scratch: Vec::new(),
             events: Vec::new(),
             made: Vec::new(),
-            touched: HashSet::new(),
+            touched: HashSet::default(),
         })
     }
 
@@ -217,8 +228,20 @@ impl Applier {
             bytes = &[];
         }
         let mut walk = Walk { places, next: 0, applied: &mut applied, collect };
+        let mut ahead: Vec<Mutation<'_>> = Vec::with_capacity(LOOK_AHEAD);
         while !bytes.is_empty() {
-            let Some(mutation) = Mutation::decode(&mut bytes) else {
+            let mut malformed = false;
+            while ahead.len() < LOOK_AHEAD && !bytes.is_empty() && !malformed {
+                match Mutation::decode(&mut bytes) {
+                    Some(mutation) => ahead.push(mutation),
+                    None => malformed = true,
+                }
+            }
+            self.prefetch(&ahead);
+            for mutation in ahead.drain(..) {
+                self.step(&mutation, &mut walk)?;
+            }
+            if malformed {
                 tracing::error!(
                     index,
                     position = self.place.position,
@@ -226,8 +249,7 @@ impl Applier {
                 );
                 walk.outcome(Outcome::Refused(Refusal::Malformed));
                 break;
-            };
-            self.step(&mutation, &mut walk)?;
+            }
         }
         walk.views(self);
         for bucket in std::mem::take(&mut self.touched) {
@@ -237,6 +259,21 @@ impl Applier {
         self.state.publish();
         applied.events = std::mem::take(&mut self.events);
         Ok(applied)
+    }
+
+    /// Asks the CPU for the rows of mutations that come next, instead of waiting for each in turn.
+    fn prefetch(&self, ahead: &[Mutation<'_>]) {
+        let mut keys: SmallVec<[RowKey<'_>; PREFETCH_KEYS]> = SmallVec::new();
+        for mutation in ahead {
+            mutation.objects(&mut |bucket, key| {
+                if keys.len() < PREFETCH_KEYS {
+                    keys.push(RowKey::object(Table::Object, bucket, key));
+                }
+            });
+        }
+        if keys.len() > 1 {
+            self.keyspace.prefetch(keys.iter().copied());
+        }
     }
 
     fn step(&mut self, mutation: &Mutation<'_>, walk: &mut Walk<'_>) -> Result<(), BaseError> {
@@ -315,6 +352,7 @@ impl Applier {
                 Ok(self.mount(bucket, prefix, origin, origin_prefix, *mode, *flushall))
             }
             Mutation::MountAttached { mount } => Ok(self.mount_attached(*mount)),
+            Mutation::MountForget { mount, abandon } => Ok(self.mount_forget(*mount, *abandon)),
             Mutation::MarkDirty { bucket, key } => self.mark_dirty(*bucket, key),
             Mutation::FlushStarted { bucket, key, version, deadline_ms } => {
                 self.flush_started(*bucket, key, *version, *deadline_ms)
@@ -322,10 +360,44 @@ impl Applier {
             Mutation::Flushed { bucket, key, version, origin_etag } => {
                 self.flushed(*bucket, key, *version, *origin_etag)
             }
+            Mutation::Transfer { bucket, key, version, upload_id, step } => {
+                self.transfer(*bucket, key, *version, upload_id, step)
+            }
+            Mutation::TransferGone { version } => self.transfer_gone(*version),
             Mutation::FlushPark { bucket, key, version, reason } => {
                 self.flush_park(*bucket, key, *version, reason)
             }
             Mutation::FlushAbandon { bucket, key, version } => self.flush_abandon(*bucket, key, *version),
+            Mutation::CopyObject { from_bucket, from, source, to_bucket, to, meta, condition } => {
+                self.copy_object((*from_bucket, from, *source), (*to_bucket, to), *meta, condition)
+            }
+            Mutation::CreateUpload { bucket, key, meta, options } => {
+                Ok(self.create_upload(*bucket, key, meta, options))
+            }
+            Mutation::PutPart { bucket, key, upload, number, value, meta, md5 } => {
+                let name = UploadName { bucket: *bucket, key, upload: *upload };
+                self.put_part(name, *number, value, meta, *md5)
+            }
+            Mutation::CopyPart { bucket, key, upload, number, from_bucket, from, source, start, len } => {
+                let name = UploadName { bucket: *bucket, key, upload: *upload };
+                let source = PartSource {
+                    bucket: *from_bucket,
+                    key: from,
+                    version: *source,
+                    start: *start,
+                    len: *len,
+                };
+                self.copy_part(name, *number, source)
+            }
+            Mutation::CompleteUpload { bucket, key, upload, parts, etag, checksum, condition } => {
+                let name = UploadName { bucket: *bucket, key, upload: *upload };
+                self.complete_upload(name, parts, *etag, checksum, condition)
+            }
+            Mutation::AbortUpload { bucket, key, upload } => {
+                self.abort_upload(UploadName { bucket: *bucket, key, upload: *upload })
+            }
+            Mutation::Hold { bucket, key, version } => self.hold_bytes(*bucket, key, *version),
+            Mutation::Release { bucket, key, version } => self.release_bytes(*bucket, key, *version),
             Mutation::AbortBefore { node } => Ok(self.abort_before(*node)),
             // Walked by `step`.
             Mutation::Atomic { .. } => Ok(Outcome::Refused(Refusal::Malformed)),
@@ -420,6 +492,7 @@ impl Applier {
         debug_assert!(count >= 0, "blob {blob:?} has {count} references");
         if count <= 0 {
             self.put(RowKey::encoded(&blob_key(Table::Blob, blob)), None);
+            self.unmark_clean(blob)?;
         }
         if count > 1 {
             self.put(RowKey::encoded(&key), Some(Arc::from(&(count as u32).to_le_bytes()[..])));

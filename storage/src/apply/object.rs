@@ -1,10 +1,10 @@
-//! S3 objects: PUT with its conditions.
+//! S3 objects: PUT and copy with their conditions.
 
 use super::{Applier, Flushing, Loaded};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::tables::RowHead;
 use crate::mutation::{Outcome, Payload, PutIf, Refusal};
-use crate::object::{BucketId, ObjectRow};
+use crate::object::{BucketId, ObjectRow, Version};
 
 impl Applier {
     pub(super) fn put_object(
@@ -33,7 +33,35 @@ impl Applier {
         Ok(Outcome::Done(self.version()))
     }
 
-    fn refuse_condition(&self, old: &Loaded, condition: &PutIf<'_>) -> Option<Refusal> {
+    pub(super) fn copy_object(
+        &mut self,
+        (from_bucket, from, version): (BucketId, &[u8], Version),
+        (to_bucket, to): (BucketId, &[u8]),
+        meta: Option<&[u8]>,
+        condition: &PutIf<'_>,
+    ) -> Result<Outcome, BaseError> {
+        let source = self.load_row(from_bucket, from)?;
+        let Some(row) = source.row().filter(|row| row.version == version) else { return Ok(Outcome::Unmet) };
+        let meta = meta.unwrap_or(row.meta);
+        if let Some(refusal) = self.refuse_object(to_bucket, to, meta) {
+            return Ok(Outcome::Refused(refusal));
+        }
+        let old = self.load_row(to_bucket, to)?;
+        if let Some(refusal) = self.refuse_condition(&old, condition) {
+            return Ok(Outcome::Refused(refusal));
+        }
+        if let Some(refusal) = self.refuse_clean(&row)? {
+            return Ok(Outcome::Refused(refusal));
+        }
+        let (md5, etag, part_runs) = (row.md5, row.etag, row.part_runs);
+        let head = RowHead { md5, etag, part_runs, meta, ..self.fresh_head() };
+        let new = self.same_body(&head, &row);
+        let flushing = if condition.is_none() { Flushing::Plain } else { Flushing::Barrier };
+        self.replace(to_bucket, to, &old, Some(new), flushing)?;
+        Ok(Outcome::Done(self.version()))
+    }
+
+    pub(super) fn refuse_condition(&self, old: &Loaded, condition: &PutIf<'_>) -> Option<Refusal> {
         let etag = old
             .raw
             .as_ref()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::keyspace::Keyspace;
 use crate::keyspace::base::BaseError;
 use crate::keyspace::tables::{
-    BucketRow, MountRow, QueueRow, RowReader, Table, decode_next_numbers, split_queue_key,
+    BucketRow, MountRow, QueueRow, RowReader, Table, decode_next_numbers, split_queue_key, split_upload_key,
 };
 use crate::object::{BucketId, Version};
 use crate::registry::{BucketEntry, Registry};
@@ -18,6 +18,26 @@ type FastMap<K, V> = std::collections::HashMap<K, V, foldhash::fast::RandomState
 /// Rows read at a time while loading.
 const PAGE: usize = 4096;
 
+/// What a queue row costs beside its body and its key, in bytes: the rows that keep it, on disk and in the
+/// worker's memory.
+const QUEUE_ROW_BYTES: u64 = 256;
+
+/// What waits for its origin.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Dirty {
+    /// Queue rows.
+    pub(crate) rows: u64,
+    /// Bytes of their bodies.
+    pub(crate) body_bytes: u64,
+    /// What they are charged for against `dirty_limit`: bodies, keys and the rows themselves, so that
+    /// deletes and empty objects count too.
+    pub(crate) charged_bytes: u64,
+}
+
+fn charge(key: &[u8], row: &QueueRow) -> u64 {
+    row.bytes + key.len() as u64 + QUEUE_ROW_BYTES
+}
+
 /// One bucket.
 pub(super) struct BucketState {
     pub(super) row: BucketRow,
@@ -26,6 +46,8 @@ pub(super) struct BucketState {
     pub(super) barriers: BTreeSet<Version>,
     /// Queue rows.
     pub(super) pending_rows: u64,
+    /// Multipart uploads under way.
+    pub(super) uploads: u64,
     changed: bool,
 }
 
@@ -33,14 +55,16 @@ pub(super) struct BucketState {
 pub(crate) struct State {
     pub(super) buckets: FastMap<BucketId, BucketState>,
     pub(super) names: FastMap<Box<[u8]>, BucketId>,
-    /// By number; a mount is never removed.
+    /// By number, which is never given again.
     pub(super) mounts: Vec<(u32, MountRow)>,
+    /// Queue rows of each mount.
+    mount_rows: FastMap<u32, u64>,
     /// The present run of each node.
     pub(super) boots: FastMap<u16, u64>,
     pub(super) next_bucket: u32,
     pub(super) next_mount: u32,
-    /// Objects and bytes waiting for their origin.
-    pub(super) dirty: (u64, u64),
+    /// What waits for its origin.
+    dirty: Dirty,
     /// Mounts or epochs have changed since they were last shown.
     pub(super) tables_changed: bool,
 }
@@ -52,10 +76,11 @@ impl State {
             buckets: FastMap::default(),
             names: FastMap::default(),
             mounts: Vec::new(),
+            mount_rows: FastMap::default(),
             boots: FastMap::default(),
             next_bucket: 1,
             next_mount: 1,
-            dirty: (0, 0),
+            dirty: Dirty::default(),
             tables_changed: true,
         };
         scan(keyspace, Table::Bucket, &mut |key, value| {
@@ -76,6 +101,11 @@ impl State {
                 state.mounts.push((number, row));
             }
         })?;
+        scan(keyspace, Table::Upload, &mut |key, _| {
+            if let Some((bucket, _, _)) = split_upload_key(key) {
+                state.count_upload(bucket, 1);
+            }
+        })?;
         scan(keyspace, Table::Boot, &mut |key, value| {
             let node = key.get(1..).and_then(|node| node.first_chunk()).map(|n| u32::from_be_bytes(*n));
             if let (Some(Ok(node)), Some(boot)) = (node.map(u16::try_from), value.first_chunk()) {
@@ -83,8 +113,9 @@ impl State {
             }
         })?;
         scan(keyspace, Table::Queue, &mut |key, value| {
-            if let (Some((version, bucket, _)), Some(row)) = (split_queue_key(key), QueueRow::decode(value)) {
-                state.note_queued(bucket, version, &row);
+            if let (Some((version, bucket, key)), Some(row)) = (split_queue_key(key), QueueRow::decode(value))
+            {
+                state.note_queued(bucket, key, version, &row);
             }
         })?;
         Ok(state)
@@ -95,7 +126,14 @@ impl State {
         shared.publish(row.objects, row.bytes);
         registry.insert(shared.clone());
         self.names.insert(row.name.clone(), id);
-        let bucket = BucketState { row, shared, barriers: BTreeSet::new(), pending_rows: 0, changed: false };
+        let bucket = BucketState {
+            row,
+            shared,
+            barriers: BTreeSet::new(),
+            pending_rows: 0,
+            uploads: 0,
+            changed: false,
+        };
         self.buckets.insert(id, bucket);
     }
 
@@ -143,10 +181,19 @@ impl State {
         }
     }
 
+    /// A multipart upload began (1) or ended (-1).
+    pub(super) fn count_upload(&mut self, bucket: BucketId, by: i64) {
+        if let Some(bucket) = self.buckets.get_mut(&bucket) {
+            bucket.uploads = bucket.uploads.saturating_add_signed(by);
+        }
+    }
+
     /// A queue row was written.
-    pub(super) fn note_queued(&mut self, bucket: BucketId, version: Version, row: &QueueRow) {
-        self.dirty.0 += 1;
-        self.dirty.1 += row.bytes;
+    pub(super) fn note_queued(&mut self, bucket: BucketId, key: &[u8], version: Version, row: &QueueRow) {
+        self.dirty.rows += 1;
+        self.dirty.body_bytes += row.bytes;
+        self.dirty.charged_bytes += charge(key, row);
+        *self.mount_rows.entry(row.mount).or_default() += 1;
         if let Some(bucket) = self.buckets.get_mut(&bucket) {
             bucket.pending_rows += 1;
             if row.barrier {
@@ -156,23 +203,44 @@ impl State {
     }
 
     /// A queue row was removed.
-    pub(super) fn note_dequeued(&mut self, bucket: BucketId, version: Version, row: &QueueRow) {
-        self.dirty.0 = self.dirty.0.saturating_sub(1);
-        self.dirty.1 = self.dirty.1.saturating_sub(row.bytes);
+    pub(super) fn note_dequeued(&mut self, bucket: BucketId, key: &[u8], version: Version, row: &QueueRow) {
+        self.dirty.rows = self.dirty.rows.saturating_sub(1);
+        self.dirty.body_bytes = self.dirty.body_bytes.saturating_sub(row.bytes);
+        self.dirty.charged_bytes = self.dirty.charged_bytes.saturating_sub(charge(key, row));
+        if let Some(rows) = self.mount_rows.get_mut(&row.mount) {
+            *rows = rows.saturating_sub(1);
+        }
         if let Some(bucket) = self.buckets.get_mut(&bucket) {
             bucket.pending_rows = bucket.pending_rows.saturating_sub(1);
             bucket.barriers.remove(&version);
         }
     }
 
-    /// The write-back mount that a key lies under: the longest prefix wins; a local mount hides those above.
+    /// Queue rows of every mount, in place of what `shown` held.
+    pub(crate) fn show_mount_rows(&self, shown: &mut Vec<(u32, u64)>) {
+        shown.clear();
+        shown.extend(self.mounts.iter().map(|(number, _)| (*number, self.mount_rows(*number))));
+    }
+
+    /// Queue rows of a mount.
+    pub(super) fn mount_rows(&self, mount: u32) -> u64 {
+        self.mount_rows.get(&mount).copied().unwrap_or(0)
+    }
+
+    /// The write-back mount that a key lies under: the longest prefix wins; one that is local or being
+    /// forgotten hides those above.
     pub(super) fn mount_of(&self, bucket: BucketId, key: &[u8]) -> Option<(u32, &MountRow)> {
         self.mounts
             .iter()
             .filter(|(_, mount)| mount.bucket == bucket && key.starts_with(&mount.prefix))
             .max_by_key(|(_, mount)| mount.prefix.len())
-            .filter(|(_, mount)| !mount.local)
+            .filter(|(_, mount)| !mount.local && !mount.leaving)
             .map(|(number, mount)| (*number, mount))
+    }
+
+    /// Whether any mount has an origin: without one, nothing is clean.
+    pub(super) fn has_origins(&self) -> bool {
+        self.mounts.iter().any(|(_, mount)| !mount.local)
     }
 
     /// Whether mounts or epochs have changed since this was last asked.
@@ -185,8 +253,8 @@ impl State {
         &self.mounts
     }
 
-    /// Objects and bytes waiting for their origin.
-    pub(crate) fn dirty(&self) -> (u64, u64) {
+    /// What waits for its origin.
+    pub(crate) fn dirty(&self) -> Dirty {
         self.dirty
     }
 

@@ -97,6 +97,9 @@ impl Applier {
         let mut parts = Vec::new();
         let mut len = 0;
         if let Some(row) = old.row() {
+            if let Some(refusal) = self.refuse_clean(&row)? {
+                return Ok(Outcome::Refused(refusal));
+            }
             len = row.body_len;
             slice_parts(row.parts(), 0, offset, &mut parts);
         }
@@ -191,6 +194,8 @@ impl Applier {
             expires_at_ms: None,
             md5: None,
             content_version: self.version(),
+            etag: None,
+            part_runs: &[],
             meta: &[],
         }
     }

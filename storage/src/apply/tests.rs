@@ -2,11 +2,14 @@
 //! every outcome is one that went through log and tables.
 
 use super::*;
-use crate::keyspace::tables::{self, encode_meta, queue_key};
+use crate::keyspace::tables::{self, MountRow, encode_meta, numbered_key, queue_key};
 use crate::mutation::{Existence, ExpireIf, MountMode, PutIf, SetExpiry};
 use crate::object::{ETag, ObjectMeta, ObjectRow};
 use crate::replica::sim::World;
 use crate::submission::Submission;
+
+mod clean;
+mod multipart;
 
 struct Story {
     world: World,
@@ -360,4 +363,117 @@ fn pitfall_19_an_expired_key_stays_gone_when_the_clock_goes_back() {
     assert!(story.row(b"k").is_none(), "a time that has passed by the log's stamps has passed");
     done(story.run(&until(start + 250)));
     assert!(story.row(b"k").is_some());
+}
+
+fn forget(mount: u32, abandon: bool) -> Mutation<'static> {
+    Mutation::MountForget { mount, abandon }
+}
+
+fn mount_at<'a>(prefix: &'a [u8], origin: &'a str) -> Mutation<'a> {
+    Mutation::Mount {
+        bucket: b"redis-0",
+        prefix,
+        origin,
+        origin_prefix: "",
+        mode: MountMode::WriteBack,
+        flushall: false,
+    }
+}
+
+#[test]
+fn a_mount_with_queued_rows_is_not_forgotten_without_abandoning_them() {
+    let mut story = Story::mounted();
+    let bucket = story.bucket;
+    let version = story.set(b"k", b"1");
+    assert_eq!(story.run(&forget(1, false)), Outcome::Refused(Refusal::MountBusy(1)));
+    assert!(story.queued(b"k", version).is_some(), "nothing has changed");
+    done(story.run(&Mutation::Flushed { bucket, key: b"k", version, origin_etag: Some("e") }));
+    done(story.run(&forget(1, false)));
+    assert_eq!(story.run(&forget(1, false)), Outcome::Unmet);
+    let later = story.set(b"k", b"2");
+    assert_eq!(story.queued(b"k", later), None, "the key is local");
+}
+
+#[test]
+fn a_mount_that_is_leaving_takes_no_rows_and_goes_with_its_last() {
+    let mut story = Story::mounted();
+    let bucket = story.bucket;
+    let version = story.set(b"k", b"1");
+    done(story.run(&forget(1, true)));
+    story.world.crash(true);
+    story.world.open().unwrap();
+    let later = story.set(b"k", b"2");
+    assert_eq!(story.queued(b"k", later), None);
+    assert_eq!(
+        story.run(&mount_at(b"", "s3://cloud/p")),
+        Outcome::Refused(Refusal::Mounted("s3://cloud/p".into()))
+    );
+    assert_eq!(story.run(&forget(1, false)), Outcome::Refused(Refusal::MountBusy(1)));
+    // An upload that was under way may still tell of its end.
+    done(story.run(&Mutation::Flushed { bucket, key: b"k", version, origin_etag: Some("e") }));
+    assert_eq!(story.origin(b"k").origin, None);
+    done(story.run(&forget(1, false)));
+    assert_eq!(story.run(&mount_at(b"", "s3://other")), Outcome::Mount(2));
+}
+
+#[test]
+fn what_was_learnt_of_a_forgotten_origin_says_nothing_of_the_next() {
+    let mut story = Story::mounted();
+    let bucket = story.bucket;
+    for key in [&b"kept"[..], b"deleted"] {
+        let version = story.set(key, b"1");
+        done(story.run(&Mutation::Flushed { bucket, key, version, origin_etag: Some("old") }));
+    }
+    done(story.run(&forget(1, false)));
+    assert_eq!(story.run(&mount_at(b"", "s3://other")), Outcome::Mount(2));
+    // Everything is dirty anew; a delete of what the new origin never had needs no request.
+    done(story.run(&Mutation::MarkDirty { bucket, key: b"kept" }));
+    let row = story.row(b"kept").unwrap();
+    let queued = story.queued(b"kept", row.content_version()).unwrap();
+    assert_eq!((queued.mount, queued.overwrite), (2, false));
+    let gone = done(story.run(&Mutation::Delete { bucket, key: b"deleted" }));
+    assert_eq!(story.queued(b"deleted", gone), None);
+    let version = row.content_version();
+    done(story.run(&Mutation::Flushed { bucket, key: b"kept", version, origin_etag: Some("new") }));
+    assert_eq!(story.origin(b"kept").mount, Some(2));
+    assert_eq!(story.run(&Mutation::MarkDirty { bucket, key: b"kept" }), Outcome::Unmet);
+}
+
+#[test]
+fn a_mount_above_a_forgotten_one_looks_at_what_it_uncovers() {
+    let mut story = Story::mounted();
+    let bucket = story.bucket;
+    done(story.run(&Mutation::MountAttached { mount: 1 }));
+    assert_eq!(story.run(&mount_at(b"sub/", "s3://other")), Outcome::Mount(2));
+    let version = story.set(b"sub/k", b"1");
+    done(story.run(&Mutation::Flushed { bucket, key: b"sub/k", version, origin_etag: Some("e") }));
+    done(story.run(&forget(2, false)));
+    let row = story.raw(RowKey::encoded(&numbered_key(Table::Mount, 1))).unwrap();
+    assert!(MountRow::decode(&row).unwrap().uncovered);
+    done(story.run(&Mutation::MarkDirty { bucket, key: b"sub/k" }));
+    assert!(story.queued(b"sub/k", version).unwrap().overwrite, "the origin above may hold an older one");
+    done(story.run(&Mutation::MountAttached { mount: 1 }));
+    let row = story.raw(RowKey::encoded(&numbered_key(Table::Mount, 1))).unwrap();
+    assert!(!MountRow::decode(&row).unwrap().uncovered);
+}
+
+#[test]
+fn deletes_and_empty_bodies_are_charged_against_the_dirty_limit() {
+    let charged = |story: &Story| {
+        let status = &story.world.node.as_ref().unwrap().status;
+        status.dirty_charged.load(std::sync::atomic::Ordering::Relaxed)
+    };
+    let mut story = Story::mounted();
+    let bucket = story.bucket;
+    let version = story.set(b"key", b"");
+    assert_eq!(charged(&story), 256 + 3);
+    done(story.run(&Mutation::Flushed { bucket, key: b"key", version, origin_etag: Some("e") }));
+    assert_eq!(charged(&story), 0);
+    done(story.run(&Mutation::Delete { bucket, key: b"key" }));
+    assert_eq!(charged(&story), 256 + 3);
+    story.world.checkpoint().unwrap();
+    story.world.crash(true);
+    story.world.open().unwrap();
+    story.set(b"other", b"12345");
+    assert_eq!(charged(&story), 256 + 3 + 256 + 5 + 5, "counted again from the rows after a start");
 }

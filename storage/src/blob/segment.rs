@@ -118,15 +118,17 @@ impl Segment {
     /// Reads a range of the body that the pointer names.
     ///
     /// Whatever does not check out is stale if the segment's use has changed meanwhile, and corrupt if not.
+    /// `None` if that takes a wait and `wait` is false.
     pub(super) fn read(
         &self,
         pointer: Pointer,
         blob: BlobId,
         range: Range<u64>,
-    ) -> Result<Vec<u8>, BlobError> {
+        wait: bool,
+    ) -> Result<Option<Vec<u8>>, BlobError> {
         let read = || {
             self.check_current(pointer)?;
-            self.read_checked(pointer, blob, range)
+            self.read_checked(pointer, blob, range, wait)
         };
         read().or_else(|error| self.check_current(pointer).and(Err(error)))
     }
@@ -138,7 +140,13 @@ impl Segment {
         }
     }
 
-    fn read_checked(&self, pointer: Pointer, blob: BlobId, range: Range<u64>) -> Result<Vec<u8>, BlobError> {
+    fn read_checked(
+        &self,
+        pointer: Pointer,
+        blob: BlobId,
+        range: Range<u64>,
+        wait: bool,
+    ) -> Result<Option<Vec<u8>>, BlobError> {
         let start = u64::from(pointer.offset);
         if start.saturating_add(extent::extent_len(pointer.length)) > self.len() {
             return Err(self.corrupt(start, "the extent ends behind the file's end"));
@@ -150,10 +158,14 @@ impl Segment {
         let mut head = [0; extent::EXTENT_HEADER_LEN];
         let skipped = if chunks.start == 0 { head.len() } else { 0 };
         let mut bytes = vec![0; (chunks_end - chunks_start) as usize + skipped];
-        self.read_at(&mut bytes, start + chunks_start - skipped as u64)?;
+        if !self.fill(&mut bytes, start + chunks_start - skipped as u64, wait)? {
+            return Ok(None);
+        }
         let header = match skipped {
             0 => {
-                self.read_at(&mut head, start)?;
+                if !self.fill(&mut head, start, wait)? {
+                    return Ok(None);
+                }
                 ExtentHeader::decode(&head)
             }
             _ => ExtentHeader::decode(&bytes),
@@ -167,7 +179,15 @@ impl Segment {
         let first = chunks.start * extent::CHUNK_LEN;
         bytes.truncate((range.end - first) as usize);
         bytes.drain(..bytes.len().min((range.start - first) as usize));
-        Ok(bytes)
+        Ok(Some(bytes))
+    }
+
+    /// `false` if that takes a wait and `wait` is false.
+    fn fill(&self, bytes: &mut [u8], offset: u64, wait: bool) -> Result<bool, BlobError> {
+        if !wait {
+            return Ok(self.file.read_resident_at(bytes, offset));
+        }
+        self.read_at(bytes, offset).map(|()| true)
     }
 
     /// Checks the chunks that follow `skipped` bytes and moves their bodies together to the front.

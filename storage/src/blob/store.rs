@@ -169,16 +169,23 @@ impl SegmentStore {
         SpillWriter::new(self, self.tail.lock())
     }
 
-    /// Reads a range of a body and checks every chunk it touches.
+    /// Reads a range of a body and checks every chunk it touches. `None` if that takes a wait for a disk and
+    /// `wait` is false.
     ///
     /// [`BlobError::Stale`] means that the row must be read again; a pin taken before the row's read
     /// transaction ended rules it out.
-    pub fn read(&self, pointer: Pointer, blob: BlobId, range: Range<u64>) -> Result<Vec<u8>, BlobError> {
+    pub fn read(
+        &self,
+        pointer: Pointer,
+        blob: BlobId,
+        range: Range<u64>,
+        wait: bool,
+    ) -> Result<Option<Vec<u8>>, BlobError> {
         if range.start > range.end || range.end > pointer.length {
             let (start, end, length) = (range.start, range.end, pointer.length);
             return Err(BlobError::OutOfRange { start, end, length });
         }
-        self.segment(pointer)?.read(pointer, blob, range)
+        self.segment(pointer)?.read(pointer, blob, range, wait)
     }
 
     /// Keeps the pointer's segment from being recycled while the pin lives.

@@ -7,6 +7,7 @@ use crate::io::threads::ThreadsDisk;
 use crate::io::{Disk, Operation};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -35,7 +36,16 @@ fn spill(store: &SegmentStore, number: u64, len: usize) -> Pointer {
 }
 
 fn read(store: &SegmentStore, pointer: Pointer, number: u64) -> Result<Vec<u8>, BlobError> {
-    store.read(pointer, id(number), 0..pointer.length)
+    read_range(store, pointer, id(number), 0..pointer.length)
+}
+
+fn read_range(
+    store: &SegmentStore,
+    pointer: Pointer,
+    blob: BlobId,
+    range: std::ops::Range<u64>,
+) -> Result<Vec<u8>, BlobError> {
+    store.read(pointer, blob, range, true).map(|bytes| bytes.expect("a read that waits has an end"))
 }
 
 fn usages<'p>(pointers: impl IntoIterator<Item = &'p Pointer>) -> Vec<SegmentUsage> {
@@ -80,11 +90,33 @@ fn ranges_are_cut_out_of_checked_chunks() {
     let edges = [0, 1, 65_535, 65_536, 65_537, 131_072, 199_999, 200_000];
     for start in edges {
         for end in edges.into_iter().filter(|end| *end >= start) {
-            let part = store.read(pointer, id(1), start..end).unwrap();
+            let part = read_range(&store, pointer, id(1), start..end).unwrap();
             assert!(part == whole[start as usize..end as usize], "{start}..{end}");
         }
     }
-    assert!(matches!(store.read(pointer, id(1), 5..200_001), Err(BlobError::OutOfRange { .. })));
+    assert!(matches!(read_range(&store, pointer, id(1), 5..200_001), Err(BlobError::OutOfRange { .. })));
+}
+
+#[test]
+fn a_read_that_may_not_wait_is_checked_like_any_other() {
+    // The simulated disk cannot tell what is in memory.
+    let sim = SegmentStore::open(Arc::new(SimDisk::new()), config(1), &[], &[]).unwrap();
+    let pointer = spill(&sim, 1, 4_000);
+    assert_eq!(sim.read(pointer, id(1), 0..4_000, false).unwrap(), None);
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = SegmentStore::open(Arc::new(ThreadsDisk::new(dir.path())), config(1), &[], &[]).unwrap();
+    let pointer = spill(&store, 1, 4_000);
+    let Some(bytes) = store.read(pointer, id(1), 7..4_000, false).unwrap() else {
+        eprintln!("SKIPPED: the file system of {} cannot tell", dir.path().display());
+        return;
+    };
+    assert_eq!(bytes, body(1, 4_000)[7..]);
+    assert!(matches!(store.read(pointer, id(2), 0..4_000, false), Err(BlobError::Stale { .. })));
+    let file = std::fs::File::options().write(true).open(dir.path().join(pointer.segment.path())).unwrap();
+    let inside = u64::from(pointer.offset) + extent::chunk_start(0, 4_000) + 100;
+    file.write_all_at(b"not what was there", inside).unwrap();
+    assert!(matches!(store.read(pointer, id(1), 0..4_000, false), Err(BlobError::Corrupt { .. })));
 }
 
 #[test]
@@ -317,12 +349,12 @@ fn flipped_byte_is_found_in_the_chunk_that_is_read_and_nowhere_else() {
     let pointer = spill(&store, 1, 200_000);
     let in_second_chunk = u64::from(pointer.offset) + extent::chunk_start(1, 200_000) + 4000;
     disk.flip(&pointer.segment.path(), in_second_chunk);
-    assert_eq!(store.read(pointer, id(1), 0..65_536).unwrap(), body(1, 200_000)[..65_536]);
-    assert_eq!(store.read(pointer, id(1), 131_072..200_000).unwrap(), body(1, 200_000)[131_072..]);
-    let error = store.read(pointer, id(1), 65_536..65_537).unwrap_err();
+    assert_eq!(read_range(&store, pointer, id(1), 0..65_536).unwrap(), body(1, 200_000)[..65_536]);
+    assert_eq!(read_range(&store, pointer, id(1), 131_072..200_000).unwrap(), body(1, 200_000)[131_072..]);
+    let error = read_range(&store, pointer, id(1), 65_536..65_537).unwrap_err();
     assert!(matches!(error, BlobError::Corrupt { offset, .. } if offset <= in_second_chunk), "{error}");
     disk.flip(&pointer.segment.path(), u64::from(pointer.offset) + 33);
-    assert!(matches!(store.read(pointer, id(1), 0..1), Err(BlobError::Corrupt { .. })), "the header");
+    assert!(matches!(read_range(&store, pointer, id(1), 0..1), Err(BlobError::Corrupt { .. })), "the header");
 }
 
 #[test]
@@ -426,9 +458,9 @@ fn pointer_out_of_the_file_is_an_error_without_a_large_allocation() {
     let store = open(&SimDisk::new(), 1, &[]);
     let pointer = spill(&store, 1, 100);
     let beyond = Pointer { length: u64::MAX, ..pointer };
-    assert!(matches!(store.read(beyond, id(1), 0..u64::MAX), Err(BlobError::Corrupt { .. })));
+    assert!(matches!(read_range(&store, beyond, id(1), 0..u64::MAX), Err(BlobError::Corrupt { .. })));
     let behind = Pointer { offset: u32::MAX, ..pointer };
-    assert!(matches!(store.read(behind, id(1), 0..100), Err(BlobError::Corrupt { .. })));
+    assert!(matches!(read_range(&store, behind, id(1), 0..100), Err(BlobError::Corrupt { .. })));
 }
 
 #[test]

@@ -18,21 +18,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batcher;
-use super::contract::{FlushEvent, LogError, MountId, RowId, SharedLog, SharedSource, SourceError};
+use super::contract::{
+    FlushEvent, Loaded, LogError, MountId, RowId, SharedLog, SharedSource, SourceError, StaleTransfer,
+};
+use super::parts::MEMORY_MIB;
 use super::queue::{
     Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueLoad, QueueMount, RowPlace,
     RowView, Start,
 };
 use super::status::{FlushStatus, MountStatus};
-use super::upload::{Courier, Target};
+use super::upload::{Courier, Target, origin_key};
 use crate::object::{BucketId, ClusterId, Version};
 use crate::object_name::encode_key;
-use crate::origin::{Capabilities, ErrorClass, Landing, Origin};
+use crate::origin::{Capabilities, ErrorClass, Landing, Origin, UploadId};
 
 /// Most events kept while the queue is being loaded.
 const LOADING_EVENTS_MAX: usize = 1 << 20;
@@ -40,6 +43,8 @@ const LOADING_EVENTS_MAX: usize = 1 << 20;
 const SLEEP_MAX: Duration = Duration::from_secs(5);
 /// Least time between two looks of a wait at the queue.
 const WAIT_PAUSE: Duration = Duration::from_millis(10);
+/// Wait before a stale upload that could not be given up is tried again.
+const STALE_RETRY: Duration = Duration::from_secs(30);
 
 /// Settings of the worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,11 @@ pub struct FlusherConfig {
     pub attempt_timeout: Duration,
     /// Bytes per second that a body may be expected to move at, at worst.
     pub least_bandwidth: u64,
+    /// Longer bodies go by multipart upload, in parts of this length (or the client's). Shorter: less is sent
+    /// again after a failure; longer: fewer requests.
+    pub part_bytes: u64,
+    /// Parts of one body that are sent at once.
+    pub part_concurrency: usize,
     /// First and longest wait between two tries to attach or reach a mount.
     pub mount_retry: (Duration, Duration),
     /// How long attempts in flight may go on after a stop.
@@ -69,6 +79,8 @@ impl FlusherConfig {
             queue: QueueConfig::default(),
             attempt_timeout: Duration::from_secs(30),
             least_bandwidth: 256 * 1024,
+            part_bytes: 8 << 20,
+            part_concurrency: 4,
             mount_retry: (Duration::from_secs(1), Duration::from_secs(30)),
             stop_grace: Duration::from_secs(5),
             seed: 1,
@@ -95,6 +107,20 @@ pub struct MountSpec {
     pub fifo: bool,
     /// Least time between two uploads of one key.
     pub min_interval: Duration,
+    /// Whether bodies travel with a checksum.
+    pub checksums: ChecksumMode,
+}
+
+/// Whether bodies travel to an origin with a checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChecksumMode {
+    /// Where the origin was seen to check it.
+    #[default]
+    Auto,
+    /// Always: an origin that does not check it is not used.
+    Required,
+    /// Never, but for Content-MD5.
+    None,
 }
 
 /// The worker. Shared between apply (which tells events), the server (which runs it) and the front ends
@@ -106,10 +132,15 @@ pub struct Flusher {
     source: SharedSource,
     /// Held for single steps of the queue, never over an await; apply takes it for each event.
     stage: Mutex<Stage>,
+    /// Uploads to be given up at their origins; rows of theirs are kept until then.
+    stale: Mutex<Vec<StaleTransfer>>,
+    stale_wake: Notify,
     wake: Notify,
     /// Counts changes that a wait may wait for.
     changes: watch::Sender<u64>,
     clock: Clock,
+    /// Until then, by `clock`, requests of mounts that are gone may arrive: no prefix is found empty before.
+    strays_until_ms: AtomicU64,
     counters: Counters,
 }
 
@@ -121,6 +152,7 @@ struct Mount {
 #[derive(Debug, Clone, Default)]
 struct MountState {
     attached: bool,
+    forgotten: bool,
     capabilities: Option<Capabilities>,
     last_success_ms: Option<u64>,
 }
@@ -178,8 +210,11 @@ impl Flusher {
             mounts: mounts.collect(),
             clock: Clock { base_ms: source.now_ms(), start: Instant::now() },
             stage: Mutex::new(Stage::Stopped),
+            stale: Mutex::default(),
+            stale_wake: Notify::new(),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
+            strays_until_ms: AtomicU64::new(0),
             counters: Counters::default(),
             config,
             log,
@@ -195,6 +230,14 @@ impl Flusher {
             let mut stage = self.stage.lock();
             for event in events {
                 settles |= !matches!(event, FlushEvent::Row { .. });
+                if let FlushEvent::Stale(stale) = &event {
+                    self.add_stale(stale.clone());
+                }
+                if let FlushEvent::Unmounted(mount) = &event
+                    && let Some(mount) = self.mount(*mount)
+                {
+                    mount.state.lock().forgotten = true;
+                }
                 match &mut *stage {
                     Stage::Stopped => {}
                     Stage::Loading { events, overflown } if events.len() >= LOADING_EVENTS_MAX => {
@@ -229,12 +272,21 @@ impl Flusher {
             let (log, count) = (log.clone(), batch.len());
             async move { log.flushed(batch).await.map(|()| vec![(); count]) }
         });
+        let log = self.log.clone();
+        let (transfers, _) = Batcher::spawn(most, move |batch| {
+            let log = log.clone();
+            async move { log.transfer(batch).await }
+        });
         let courier = Arc::new(Courier {
             cluster: self.config.cluster,
             log: self.log.clone(),
             source: self.source.clone(),
             starts,
             records,
+            transfers,
+            part_bytes: self.config.part_bytes,
+            part_concurrency: self.config.part_concurrency,
+            part_memory: Semaphore::new(MEMORY_MIB),
             attempt_timeout: self.config.attempt_timeout,
             least_bandwidth: self.config.least_bandwidth,
             attempt_max: Duration::from_millis(self.config.queue.attempt_ms_max),
@@ -243,6 +295,7 @@ impl Flusher {
         for mount in 0..self.mounts.len() {
             attaching.spawn(self.clone().make_ready(mount));
         }
+        attaching.spawn(self.clone().give_up_stale());
         let mut flights = Flights::default();
         let mut parking = JoinSet::new();
         loop {
@@ -360,7 +413,8 @@ impl Flusher {
             Stage::Running(queue) => Some(queue),
             Stage::Stopped | Stage::Loading { .. } => None,
         };
-        let mounts = self.mounts.iter().map(|mount| {
+        let known = self.mounts.iter().filter(|mount| !mount.state.lock().forgotten);
+        let mounts = known.map(|mount| {
             let state = mount.state.lock().clone();
             let health = queue.and_then(|queue| queue.mount_health(mount.spec.id));
             MountStatus {
@@ -436,13 +490,28 @@ impl Flusher {
         let (clock_ms, wall_ms) = (self.clock.now_ms(), self.source.now_ms());
         let mut load = QueueLoad::new(self.config.queue, mounts.collect(), self.config.seed, clock_ms);
         self.source.load(&mut |mut loaded| {
-            if let super::contract::Loaded::Started(started) = &mut loaded {
+            if let Loaded::Stale(stale) = &loaded {
+                self.add_stale(stale.clone());
+            }
+            if let Loaded::Started(started) = &mut loaded {
                 // From the wall clock of the log to the queue's own.
                 started.deadline_ms = clock_ms.saturating_add(started.deadline_ms.saturating_sub(wall_ms));
+                if !self.has_attached(started.bucket, &started.key) {
+                    let most = clock_ms.saturating_add(self.config.queue.attempt_ms_max);
+                    let dead = started.deadline_ms.min(most).saturating_add(self.config.queue.margin_ms);
+                    self.strays_until_ms.fetch_max(dead, Ordering::Relaxed);
+                }
             }
             load.push(loaded);
         })?;
         Ok(Box::new(load.finish()))
+    }
+
+    /// Whether the key's attempts went, as far as we know, where they would go now.
+    fn has_attached(&self, bucket: BucketId, key: &[u8]) -> bool {
+        let covers = |mount: &&Mount| mount.spec.bucket == bucket && key.starts_with(&mount.spec.key_prefix);
+        let covering = self.mounts.iter().filter(covers).max_by_key(|mount| mount.spec.key_prefix.len());
+        covering.is_some_and(|mount| mount.spec.attached)
     }
 
     /// Starts what may start, and says how long nothing will happen by time alone.
@@ -546,7 +615,15 @@ impl Flusher {
     async fn make_ready(self: Arc<Self>, at: usize) {
         let mount = &self.mounts[at];
         let (mut wait, longest) = self.config.mount_retry;
-        loop {
+        while !mount.state.lock().forgotten {
+            let dead_in_ms = self.strays_until_ms.load(Ordering::Relaxed).saturating_sub(self.clock.now_ms());
+            if dead_in_ms > 0 && !mount.state.lock().attached {
+                let reason =
+                    format!("requests of a forgotten mount may be under way for {dead_in_ms} ms more");
+                self.with_queue(|queue| queue.set_mount_ready(mount.spec.id, Err(reason)));
+                tokio::time::sleep(Duration::from_millis(dead_in_ms)).await;
+                continue;
+            }
             match self.try_mount(mount).await {
                 Ok(capabilities) => {
                     mount.state.lock().capabilities = Some(capabilities);
@@ -577,7 +654,58 @@ impl Flusher {
             self.log.attach(*id).await.map_err(|error| format!("recording the mount: {error}"))?;
             mount.state.lock().attached = true;
         }
-        origin.probe(origin_prefix).await.map_err(|error| error.to_string())
+        let found = origin.probe(origin_prefix).await.map_err(|error| error.to_string())?;
+        match mount.spec.checksums {
+            ChecksumMode::Required if !found.checksums => {
+                Err("the origin does not check checksums, and the mount requires it".to_owned())
+            }
+            ChecksumMode::None => Ok(Capabilities { checksums: false, ..found }),
+            ChecksumMode::Auto | ChecksumMode::Required => Ok(found),
+        }
+    }
+
+    fn add_stale(&self, stale: StaleTransfer) {
+        let mut known = self.stale.lock();
+        // The load and an event may tell the same.
+        if !known.iter().any(|known| known.version == stale.version) {
+            known.push(stale);
+        }
+        drop(known);
+        self.stale_wake.notify_one();
+    }
+
+    /// Gives stale uploads up at their origins, one after the other, for as long as it takes.
+    async fn give_up_stale(self: Arc<Self>) {
+        loop {
+            let all = self.stale.lock().clone();
+            let mut failed = false;
+            for stale in all {
+                match self.give_up(&stale).await {
+                    true => self.stale.lock().retain(|known| known.version != stale.version),
+                    false => failed = true,
+                }
+            }
+            let retry = if failed { STALE_RETRY } else { Duration::MAX };
+            tokio::select! {
+                () = self.stale_wake.notified() => {}
+                () = tokio::time::sleep(retry.min(SLEEP_MAX * 3600)) => {}
+            }
+        }
+    }
+
+    /// True when nothing is left of it, here and there.
+    async fn give_up(&self, stale: &StaleTransfer) -> bool {
+        let mount = self.mount(stale.mount).filter(|mount| !mount.state.lock().forgotten);
+        if let Some(mount) = mount {
+            let rest = stale.key.get(mount.spec.key_prefix.len()..).unwrap_or_default();
+            let key = origin_key(&mount.spec.origin_prefix, rest);
+            let upload = UploadId(stale.upload_id.clone());
+            if let Err(error) = mount.spec.origin.abort_upload(&key, &upload).await {
+                tracing::debug!(%key, %error, "a stale upload could not be given up yet");
+                return false;
+            }
+        }
+        self.log.transfer_gone(stale.version).await.is_ok()
     }
 }
 

@@ -73,6 +73,13 @@ pub trait DiskFile: Send + Sync {
     /// Fills `buf` from `offset`; the end of the file before that is an error of kind `UnexpectedEof`.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DiskError>;
 
+    /// Fills `buf` from `offset` if that needs no wait for a device. `false`: some of it is not in memory, or
+    /// that cannot be told, or it failed; `buf` then holds anything, and [`DiskFile::read_at`] knows more.
+    fn read_resident_at(&self, buf: &mut [u8], offset: u64) -> bool {
+        let _ = (buf, offset);
+        false
+    }
+
     /// Makes contents and length durable (fdatasync). After an error nothing may be assumed about
     /// what was written since the last success, however often it is tried again.
     fn sync_data(&self) -> Result<(), DiskError>;

@@ -104,7 +104,10 @@ impl Checkpointer {
         }
         let objects = prepared.changes.iter().map(|(key, _)| key);
         let objects = objects.filter(|key| key.first() == Some(&(Table::Object as u8)));
-        keyspace.cache.checkpointed(objects.map(|key| &key[..]));
+        keyspace.cache.checkpointed(objects.map(|key| {
+            let key = RowKey::encoded(key);
+            (keyspace.hash(key), key)
+        }));
         keyspace.drop_frozen();
         self.segments.forget_staged(&prepared.settled);
         self.retire(prepared.usage);
@@ -122,7 +125,8 @@ impl Checkpointer {
         let mut freed: Vec<Pointer> = Vec::new();
         let mut staged = StagedChanges::default();
         for key in &keys {
-            let Some(value) = frozen.rows.newest(RowKey::encoded(key)) else { continue };
+            let row_key = RowKey::encoded(key);
+            let Some(value) = frozen.rows.newest(keyspace.hash(row_key), row_key) else { continue };
             if key.first() != Some(&(Table::Blob as u8)) {
                 changes.push((Arc::from(&key[..]), value));
                 continue;

@@ -16,6 +16,7 @@ use hashbrown::HashTable;
 use parking_lot::{Mutex, RwLock};
 use smallvec::SmallVec;
 
+use crate::keyspace::cpu_cache::prefetch;
 use crate::keyspace::tables::Table;
 use crate::object::{BucketId, Version};
 
@@ -243,9 +244,51 @@ impl Memtable {
         self.bytes.store((bytes + more).saturating_sub(less), Ordering::Relaxed);
     }
 
+    /// Asks the CPU for the slot of a key that is about to be looked up; whether there may be one.
+    #[inline]
+    pub(crate) fn prefetch_slot(&self, hash: u64) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let slots = self.shard(hash).slots.read();
+        slots.find(hash, |_| true).is_some_and(|slot| {
+            prefetch(slot);
+            true
+        })
+    }
+
+    /// Asks the CPU for the row's values; its slot should have arrived. Whether there is one.
+    #[inline]
+    pub(crate) fn prefetch_row(&self, hash: u64, key: RowKey<'_>) -> bool {
+        if self.is_empty() {
+            return false;
+        }
+        let slots = self.shard(hash).slots.read();
+        slots.find(hash, |slot| key.matches(&slot.key)).is_some_and(|slot| {
+            if let Some(value) = &slot.value {
+                prefetch(&**value);
+            }
+            // A write drops it.
+            if let Some((_, Some(value))) = &slot.previous {
+                prefetch(&**value);
+            }
+            true
+        })
+    }
+
+    /// Whether a reader finds nothing here. A row that its index shows has been counted before the index was
+    /// published.
+    #[inline]
+    fn is_empty(&self) -> bool {
+        self.rows() == 0
+    }
+
     /// The newest value at or before `at`.
     #[inline]
     pub(crate) fn get(&self, hash: u64, key: RowKey<'_>, at: Version) -> Found {
+        if self.is_empty() {
+            return Found::Nothing;
+        }
         let slots = self.shard(hash).slots.read();
         let Some(slot) = slots.find(hash, |slot| key.matches(&slot.key)) else {
             return Found::Nothing;
@@ -270,8 +313,7 @@ impl Memtable {
 
     /// The newest value, whatever its version: for apply itself, and for a frozen memtable.
     #[inline]
-    pub(crate) fn newest(&self, key: RowKey<'_>) -> Option<Value> {
-        let hash = Memtable::hash(&self.hasher, key);
+    pub(crate) fn newest(&self, hash: u64, key: RowKey<'_>) -> Option<Value> {
         let slots = self.shard(hash).slots.read();
         slots.find(hash, |slot| key.matches(&slot.key)).map(|slot| slot.value.clone())
     }

@@ -16,6 +16,7 @@
 pub(crate) mod base;
 pub(crate) mod cache;
 pub(crate) mod checkpoint;
+mod cpu_cache;
 pub(crate) mod lmdb;
 pub(crate) mod memtable;
 pub(crate) mod tables;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use foldhash::fast::RandomState;
 use parking_lot::{Condvar, Mutex};
+use smallvec::SmallVec;
 
 use base::{Base, BaseError, Pair};
 use cache::ReadCache;
@@ -37,6 +39,9 @@ use memtable::{Found, Horizon, Memtable, RowKey, Value};
 use tables::Table;
 
 use crate::object::Version;
+
+/// Keys that are worth prefetching together: more would push each other out of the nearest cache.
+pub(crate) const PREFETCH_KEYS: usize = 64;
 
 /// A frozen memtable and the last version in it.
 pub(crate) struct Frozen {
@@ -150,7 +155,7 @@ impl Keyspace {
                 Found::Dropped => return Ok(Got::Restart),
             }
         }
-        let value = if let Some(row) = cached.then(|| self.cache.get(key)).flatten() {
+        let value = if let Some(row) = cached.then(|| self.cache.get(hash, key)).flatten() {
             Some(row)
         } else if !wait && self.base.may_block() {
             return Ok(Got::Cold);
@@ -158,7 +163,7 @@ impl Keyspace {
             let generation = self.cache.generation();
             let row = self.base.get(&key.to_bytes())?;
             if cached && let Some(row) = &row {
-                self.cache.offer(key, row, generation);
+                self.cache.offer(hash, key, row, generation);
             }
             row
         };
@@ -180,7 +185,8 @@ impl Keyspace {
 
     /// Whether a memtable has anything to say of the row, be it that it is gone.
     pub(crate) fn has_in_memory(&self, key: RowKey<'_>) -> bool {
-        self.set.load().tables().any(|table| table.newest(key).is_some())
+        let hash = Memtable::hash(&self.hasher, key);
+        self.set.load().tables().any(|table| table.newest(hash, key).is_some())
     }
 
     /// The row in the checkpoint store, whatever the memtables say; `None` if it may be newer than `at`. May
@@ -192,12 +198,13 @@ impl Keyspace {
 
     /// The newest row, for the apply thread: sees what the running entry has written. May block.
     pub(crate) fn newest(&self, set: &MemSet, key: RowKey<'_>, cached: bool) -> Result<Value, BaseError> {
+        let hash = Memtable::hash(&self.hasher, key);
         for table in set.tables() {
-            if let Some(value) = table.newest(key) {
+            if let Some(value) = table.newest(hash, key) {
                 return Ok(value);
             }
         }
-        if let Some(row) = cached.then(|| self.cache.get(key)).flatten() {
+        if let Some(row) = cached.then(|| self.cache.get(hash, key)).flatten() {
             return Ok(Some(row));
         }
         self.base.get(&key.to_bytes())
@@ -206,13 +213,38 @@ impl Keyspace {
     /// Brings the row's page into memory, unless a memtable or the cache has the row.
     pub(crate) fn touch(&self, key: RowKey<'_>) {
         let set = self.set.load();
-        if set.tables().any(|table| table.newest(key).is_some()) || self.cache.get(key).is_some() {
+        let hash = Memtable::hash(&self.hasher, key);
+        if set.tables().any(|table| table.newest(hash, key).is_some()) || self.cache.get(hash, key).is_some()
+        {
             return;
         }
         if let Err(error) = self.base.get(&key.to_bytes()) {
             // Whoever needs the row meets the error again, and handles it.
             tracing::debug!(%error, "a row could not be touched");
         }
+    }
+
+    /// Asks the CPU for what look-ups of these rows will read, all at once; a hint, and never blocks.
+    pub(crate) fn prefetch<'a>(&self, keys: impl Iterator<Item = RowKey<'a>> + Clone) {
+        let set = self.set.load();
+        let hashes: SmallVec<[u64; PREFETCH_KEYS]> =
+            keys.clone().map(|key| Memtable::hash(&self.hasher, key)).collect();
+        for hash in &hashes {
+            // A memtable that may hold the row is looked at first, and most often that is all.
+            if !set.tables().any(|table| table.prefetch_slot(*hash)) {
+                self.cache.prefetch_slot(*hash);
+            }
+        }
+        for (hash, key) in hashes.iter().zip(keys) {
+            if !set.tables().any(|table| table.prefetch_row(*hash, key)) {
+                self.cache.prefetch_row(*hash);
+            }
+        }
+    }
+
+    /// The hash by which memtables and cache know a row.
+    pub(crate) fn hash(&self, key: RowKey<'_>) -> u64 {
+        Memtable::hash(&self.hasher, key)
     }
 
     /// Up to `limit` rows of [from, end) in order, as of `at`, merged from all sources. May block.

@@ -11,21 +11,26 @@
 //! B blob     'B' blob.a:u64be blob.b:u64be            memtable: the bytes, or nothing for a staged blob, whose place
 //!                                                     the node knows; LMDB: pointer, 24 bytes (local)
 //! R refs     'R' blob.a:u64be blob.b:u64be            count:u32le of rows that share it; absent = 1
+//! C clean    'C' blob.a:u64be blob.b:u64be            mount:u32le whose origin holds the bytes: the site may drop them
 //! K bucket   'K' bucket:u32be                         bucket row; number 0: the next numbers to give
 //! M mount    'M' mount:u32be                          mount row
 //! Q queue    'Q' version:u64be bucket:u32be key      queue row: what must still reach the origin
 //! G origin   'G' bucket:u32be key                     origin row: what is known of the key's origin object
 //! S started  'S' bucket:u32be key                     version:u64le deadline_ms:u64le: the origin rows with an attempt
+//! V upload   'V' bucket:u32be key upload:u64be        upload row
+//! W part     'W' upload:u64be number:u16be            object row: the part's body, MD5 and checksum
+//! T transfer 'T' version:u64be number:u32be           number 0: transfer row; else a part that the origin has
 //! A boot     'A' node:u32be                           number:u64le of the node's present run
 //! X meta     'X' name                                 applied index, cluster identity, ... (local and replicated)
 //! U usage    'U' segment:u32be                        live bytes of a segment (local)
 //!
 //! object row, little-endian, layout 1:
 //!   0  layout:u8 = 1
-//!   1  flags:u8      1 expiry | 2 md5 | 4 meta | 8 parts | 16 content version
+//!   1  flags:u8      1 expiry | 2 md5 | 4 meta | 8 parts | 16 content version | 32 etag | 64 part runs
 //!   2  version:u64
 //!  10  modified_ms:u64
-//!      [expires_at_ms:u64] [md5:16] [content_version:u64] [meta_len:u32 meta]
+//!      [expires_at_ms:u64] [md5:16] [content_version:u64] [etag: len:u32 text]
+//!      [part runs: len:u32 of (part_len:u64 count:u32)] [meta_len:u32 meta]
 //!      without parts: the body is the rest of the row
 //!      with parts:    body_len:u64, then parts to the end:
 //!                     0 len:u32 bytes | 1 blob.a:u64 blob.b:u64 offset:u32 len:u32 | 2 len:u64 zeros
@@ -33,11 +38,15 @@
 //! scan row:    'Xscan' (local): layout:u8=1, then segment:u32le to the end: where a start must look for staged
 //!              extents that no B row names yet
 //! bucket row:  layout:u8=1 created_ms:u64 epoch:u64 swept:u64 objects:u64 bytes:u64 name (to the end)
-//! mount row:   layout:u8=1 flags:u8 (1 local, 2 flushall, 4 attached) bucket:u32 prefix origin origin_prefix
-//! queue row:   layout:u8=1 flags:u8 (1 delete, 2 barrier, 4 overwrite, 8 parked) mount:u32 stamp_ms:u64
+//! mount row:   layout:u8=1 flags:u8 (1 local, 2 flushall, 4 attached, 8 leaving, 16 uncovered) bucket:u32 prefix
+//!              origin origin_prefix
+//! queue row:   layout:u8=1 flags:u8 (1 delete, 2 barrier, 4 overwrite, 8 parked, 16 transfer) mount:u32 stamp_ms:u64
 //!              bytes:u64 reason held (an object row, or empty)
-//! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin) rows:u32 [pending:u64]
-//!              [started:u64 deadline_ms:u64] [origin:u64 etag]   (byte strings: len:u32 bytes)
+//! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin, 8 mount) rows:u32 [pending:u64]
+//!              [started:u64 deadline_ms:u64] [origin:u64 etag] [mount:u32]   (byte strings: len:u32 bytes)
+//! transfer row: layout:u8=1 flags:u8 (1 crc32c, 2 stale) mount:u32 bucket:u32 part_bytes:u64 last_part:u32 key
+//!              upload_id;  part: layout:u8=1 flags:u8 (1 crc32c) [crc32c:u32] etag   (byte strings)
+//! upload row:  layout:u8=1 created_ms:u64 last_part:u16 meta options   (byte strings)
 //! meta: fields to the end: tag:u8 len:u16 bytes, user pairs as tag 7 (name) then tag 8 (value)
 //! ```
 
@@ -68,6 +77,14 @@ pub(crate) enum Table {
     Origin = b'G',
     /// Index of the origin rows with an attempt that may still be under way.
     Started = b'S',
+    /// Multipart uploads under way.
+    Upload = b'V',
+    /// Their parts.
+    UploadPart = b'W',
+    /// Blobs that the site may drop.
+    Clean = b'C',
+    /// Multipart uploads of ours at the origin.
+    Transfer = b'T',
     /// The present run of each node.
     Boot = b'A',
     /// Live bytes by segment (local).
@@ -77,7 +94,7 @@ pub(crate) enum Table {
 impl Table {
     /// Tables that are a function of the log alone.
     #[cfg(test)]
-    pub(crate) const REPLICATED: [Table; 10] = [
+    pub(crate) const REPLICATED: [Table; 14] = [
         Table::Object,
         Table::Expiry,
         Table::Blob,
@@ -87,6 +104,10 @@ impl Table {
         Table::Queue,
         Table::Origin,
         Table::Started,
+        Table::Upload,
+        Table::UploadPart,
+        Table::Clean,
+        Table::Transfer,
         Table::Boot,
     ];
 }
@@ -139,7 +160,7 @@ pub(crate) fn split_blob_key(row_key: &[u8]) -> Option<BlobId> {
     Some(BlobId { a: u64::from_be_bytes(*a), b: u64::from_be_bytes(*b) })
 }
 
-/// Key of a row numbered by a `u32` (bucket, mount, segment usage).
+/// Key of a row numbered by a `u32` (bucket, mount, node's boot, segment usage).
 pub(crate) fn numbered_key(table: Table, number: u32) -> [u8; 5] {
     let mut out = [0; 5];
     out[0] = table as u8;
@@ -153,6 +174,34 @@ pub(crate) fn boot_key(node: u16) -> [u8; 5] {
     numbered_key(Table::Boot, u32::from(node))
 }
 
+/// Key of an upload row.
+pub(crate) fn upload_key(bucket: BucketId, key: &[u8], upload: Version) -> Vec<u8> {
+    let mut out = object_key(Table::Upload, bucket, key);
+    out.extend_from_slice(&upload.0.to_be_bytes());
+    out
+}
+
+/// Splits an upload key into bucket, object key and upload.
+pub(crate) fn split_upload_key(row_key: &[u8]) -> Option<(BucketId, &[u8], Version)> {
+    let (bucket, rest) = split_object_key(row_key)?;
+    let (key, upload) = rest.split_last_chunk::<8>()?;
+    Some((bucket, key, Version(u64::from_be_bytes(*upload))))
+}
+
+/// Key of an upload's part.
+pub(crate) fn part_key(upload: Version, number: u16) -> [u8; 11] {
+    let mut out = [0; 11];
+    out[0] = Table::UploadPart as u8;
+    out[1..9].copy_from_slice(&upload.0.to_be_bytes());
+    out[9..].copy_from_slice(&number.to_be_bytes());
+    out
+}
+
+/// The part's number in a key made by [`part_key`].
+pub(crate) fn split_part_key(row_key: &[u8]) -> Option<u16> {
+    row_key.get(9..)?.first_chunk().map(|number| u16::from_be_bytes(*number))
+}
+
 /// Key of a queue row.
 pub(crate) fn queue_key(version: Version, bucket: BucketId, key: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(13 + key.len());
@@ -161,6 +210,22 @@ pub(crate) fn queue_key(version: Version, bucket: BucketId, key: &[u8]) -> Vec<u
     out.extend_from_slice(&bucket.0.to_be_bytes());
     out.extend_from_slice(key);
     out
+}
+
+/// Key of a transfer row, or (from 1 on) of one of its parts.
+pub(crate) fn transfer_key(version: Version, number: u32) -> [u8; 13] {
+    let mut out = [0; 13];
+    out[0] = Table::Transfer as u8;
+    out[1..9].copy_from_slice(&version.0.to_be_bytes());
+    out[9..].copy_from_slice(&number.to_be_bytes());
+    out
+}
+
+/// Splits a key made by [`transfer_key`].
+pub(crate) fn split_transfer_key(row_key: &[u8]) -> Option<(Version, u32)> {
+    let (version, rest) = row_key.get(1..)?.split_first_chunk::<8>()?;
+    let (number, _) = rest.split_first_chunk::<4>()?;
+    Some((Version(u64::from_be_bytes(*version)), u32::from_be_bytes(*number)))
 }
 
 /// Splits a queue key into version, bucket and object key.
@@ -175,6 +240,8 @@ const FLAG_MD5: u8 = 2;
 const FLAG_META: u8 = 4;
 const FLAG_PARTS: u8 = 8;
 const FLAG_CONTENT_VERSION: u8 = 16;
+const FLAG_ETAG: u8 = 32;
+const FLAG_PART_RUNS: u8 = 64;
 
 /// One part of a body, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,6 +288,10 @@ pub(crate) struct RowHead<'a> {
     /// The version that wrote the body: EXPIRE and PERSIST move the version on, not this. It gives the
     /// derived ETag and names the bytes in the origin.
     pub(crate) content_version: Version,
+    /// An ETag that can be computed from nothing here.
+    pub(crate) etag: Option<&'a str>,
+    /// Encoded part runs (see [`encode_part_runs`]); empty for none.
+    pub(crate) part_runs: &'a [u8],
     /// Encoded metadata (see [`encode_meta`]).
     pub(crate) meta: &'a [u8],
 }
@@ -235,6 +306,8 @@ impl RowHead<'_> {
         flags |= if self.meta.is_empty() { 0 } else { FLAG_META };
         flags |= if parts { FLAG_PARTS } else { 0 };
         flags |= if own_content { FLAG_CONTENT_VERSION } else { 0 };
+        flags |= if self.etag.is_some() { FLAG_ETAG } else { 0 };
+        flags |= if self.part_runs.is_empty() { 0 } else { FLAG_PART_RUNS };
         out.extend_from_slice(&[ROW_LAYOUT, flags]);
         out.extend_from_slice(&self.version.0.to_le_bytes());
         out.extend_from_slice(&self.modified_ms.to_le_bytes());
@@ -246,6 +319,12 @@ impl RowHead<'_> {
         }
         if own_content {
             out.extend_from_slice(&self.content_version.0.to_le_bytes());
+        }
+        if let Some(etag) = self.etag {
+            put_bytes(out, etag.as_bytes());
+        }
+        if !self.part_runs.is_empty() {
+            put_bytes(out, self.part_runs);
         }
         if !self.meta.is_empty() {
             out.extend_from_slice(&(self.meta.len() as u32).to_le_bytes());
@@ -299,6 +378,8 @@ pub(crate) struct RowReader<'a> {
     pub(crate) expires_at_ms: Option<u64>,
     pub(crate) md5: Option<[u8; 16]>,
     pub(crate) content_version: Version,
+    pub(crate) etag: Option<&'a str>,
+    pub(crate) part_runs: &'a [u8],
     pub(crate) meta: &'a [u8],
     pub(crate) body_len: u64,
     has_parts: bool,
@@ -313,6 +394,8 @@ impl<'a> RowReader<'a> {
         expires_at_ms: None,
         md5: None,
         content_version: Version::ZERO,
+        etag: None,
+        part_runs: &[],
         meta: &[],
         body_len: 0,
         has_parts: false,
@@ -338,6 +421,14 @@ impl<'a> RowReader<'a> {
         };
         let content_version =
             if flags & FLAG_CONTENT_VERSION != 0 { Version(take_u64(&mut rest)?) } else { version };
+        let mut etag = None;
+        if flags & FLAG_ETAG != 0 {
+            etag = Some(std::str::from_utf8(take_bytes(&mut rest)?).ok()?);
+        }
+        let mut part_runs: &[u8] = &[];
+        if flags & FLAG_PART_RUNS != 0 {
+            part_runs = take_bytes(&mut rest)?;
+        }
         let mut meta: &[u8] = &[];
         if flags & FLAG_META != 0 {
             let len = take_u32(&mut rest)? as usize;
@@ -352,6 +443,8 @@ impl<'a> RowReader<'a> {
             expires_at_ms,
             md5,
             content_version,
+            etag,
+            part_runs,
             meta,
             body_len,
             has_parts,
@@ -367,6 +460,8 @@ impl<'a> RowReader<'a> {
             expires_at_ms: self.expires_at_ms,
             md5: self.md5,
             content_version: self.content_version,
+            etag: self.etag,
+            part_runs: self.part_runs,
             meta: self.meta,
         }
     }
@@ -424,6 +519,35 @@ impl<'a> Iterator for PartIter<'a> {
             _ => None,
         }
     }
+}
+
+/// Consecutive parts of one length of which a multipart object was put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartRun {
+    /// Length of each, in bytes.
+    pub part_len: u64,
+    /// How many.
+    pub count: u32,
+}
+
+/// Encodes the lengths of parts, in order, as runs.
+pub(crate) fn encode_part_runs(lens: impl Iterator<Item = u64>) -> Vec<u8> {
+    let mut runs: Vec<PartRun> = Vec::new();
+    for part_len in lens {
+        match runs.last_mut() {
+            Some(run) if run.part_len == part_len => run.count += 1,
+            _ => runs.push(PartRun { part_len, count: 1 }),
+        }
+    }
+    let encode = |run: &PartRun| [&run.part_len.to_le_bytes()[..], &run.count.to_le_bytes()].concat();
+    runs.iter().flat_map(encode).collect()
+}
+
+/// Decodes what [`encode_part_runs`] wrote, up to the first run that is cut short.
+pub(crate) fn decode_part_runs(mut bytes: &[u8]) -> Vec<PartRun> {
+    let b = &mut bytes;
+    let run = || Some(PartRun { part_len: take_u64(b)?, count: take_u32(b)? });
+    std::iter::from_fn(run).collect()
 }
 
 /// Encodes metadata for [`crate::mutation::Mutation::PutObject`]; empty for empty metadata.
@@ -603,6 +727,10 @@ pub(crate) struct MountRow {
     pub(crate) local: bool,
     pub(crate) flushall: bool,
     pub(crate) attached: bool,
+    /// Being forgotten: nothing is queued for it any more, what is queued is given up.
+    pub(crate) leaving: bool,
+    /// A mount below it was forgotten: what lay under that one must be looked at again.
+    pub(crate) uncovered: bool,
     pub(crate) prefix: Box<[u8]>,
     pub(crate) origin: String,
     pub(crate) origin_prefix: String,
@@ -610,7 +738,11 @@ pub(crate) struct MountRow {
 
 impl MountRow {
     pub(crate) fn encode(&self) -> Arc<[u8]> {
-        let flags = u8::from(self.local) | u8::from(self.flushall) << 1 | u8::from(self.attached) << 2;
+        let flags = u8::from(self.local)
+            | u8::from(self.flushall) << 1
+            | u8::from(self.attached) << 2
+            | u8::from(self.leaving) << 3
+            | u8::from(self.uncovered) << 4;
         let mut out = vec![LAYOUT, flags];
         out.extend_from_slice(&self.bucket.0.to_le_bytes());
         put_bytes(&mut out, &self.prefix);
@@ -629,6 +761,8 @@ impl MountRow {
             local: flags & 1 != 0,
             flushall: flags & 2 != 0,
             attached: flags & 4 != 0,
+            leaving: flags & 8 != 0,
+            uncovered: flags & 16 != 0,
             bucket: BucketId(take_u32(b)?),
             prefix: Box::from(take_bytes(b)?),
             origin: String::from_utf8(take_bytes(b)?.to_vec()).ok()?,
@@ -646,6 +780,8 @@ pub(crate) struct QueueRow {
     pub(crate) mount: u32,
     pub(crate) stamp_ms: u64,
     pub(crate) bytes: u64,
+    /// Whether there is a transfer row of its version.
+    pub(crate) transfer: bool,
     /// Why it was set aside.
     pub(crate) parked: Option<String>,
     /// The object row whose bytes this still needs, once the object itself has moved on.
@@ -657,7 +793,8 @@ impl QueueRow {
         let flags = u8::from(self.delete)
             | u8::from(self.barrier) << 1
             | u8::from(self.overwrite) << 2
-            | u8::from(self.parked.is_some()) << 3;
+            | u8::from(self.parked.is_some()) << 3
+            | u8::from(self.transfer) << 4;
         let mut out = vec![LAYOUT, flags];
         out.extend_from_slice(&self.mount.to_le_bytes());
         out.extend_from_slice(&self.stamp_ms.to_le_bytes());
@@ -680,6 +817,7 @@ impl QueueRow {
             delete: flags & 1 != 0,
             barrier: flags & 2 != 0,
             overwrite: flags & 4 != 0,
+            transfer: flags & 16 != 0,
             mount,
             stamp_ms,
             bytes,
@@ -687,6 +825,115 @@ impl QueueRow {
             held: (!held.is_empty()).then(|| Arc::from(held)),
         })
     }
+}
+
+/// A multipart upload under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UploadRow {
+    pub(crate) created_ms: u64,
+    /// The highest part number that was ever written; 0 before the first.
+    pub(crate) last_part: u16,
+    /// Encoded metadata of the object to be.
+    pub(crate) meta: Box<[u8]>,
+    /// What the front end keeps with it, opaque here.
+    pub(crate) options: Box<[u8]>,
+}
+
+impl UploadRow {
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let mut out = vec![LAYOUT];
+        out.extend_from_slice(&self.created_ms.to_le_bytes());
+        out.extend_from_slice(&self.last_part.to_le_bytes());
+        put_bytes(&mut out, &self.meta);
+        put_bytes(&mut out, &self.options);
+        Arc::from(out)
+    }
+
+    pub(crate) fn decode(mut row: &[u8]) -> Option<UploadRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        let created_ms = take_u64(b)?;
+        let (last_part, rest) = b.split_first_chunk()?;
+        *b = rest;
+        Some(UploadRow {
+            created_ms,
+            last_part: u16::from_le_bytes(*last_part),
+            meta: Box::from(take_bytes(b)?),
+            options: Box::from(take_bytes(b)?),
+        })
+    }
+}
+
+/// A multipart upload of ours at the origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TransferRow {
+    /// Every part is sent with its CRC32C.
+    pub(crate) crc32c: bool,
+    /// Its version is not wanted any more: it is to be given up at the origin.
+    pub(crate) stale: bool,
+    /// The mount whose origin has it.
+    pub(crate) mount: u32,
+    pub(crate) bucket: BucketId,
+    /// Length of the parts that we cut ourselves.
+    pub(crate) part_bytes: u64,
+    /// The highest number of a part that is recorded.
+    pub(crate) last_part: u32,
+    pub(crate) key: Box<[u8]>,
+    /// As the origin gave it.
+    pub(crate) upload_id: String,
+}
+
+impl TransferRow {
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let mut out = vec![LAYOUT, u8::from(self.crc32c) | u8::from(self.stale) << 1];
+        out.extend_from_slice(&self.mount.to_le_bytes());
+        out.extend_from_slice(&self.bucket.0.to_le_bytes());
+        out.extend_from_slice(&self.part_bytes.to_le_bytes());
+        out.extend_from_slice(&self.last_part.to_le_bytes());
+        put_bytes(&mut out, &self.key);
+        put_bytes(&mut out, self.upload_id.as_bytes());
+        Arc::from(out)
+    }
+
+    pub(crate) fn decode(mut row: &[u8]) -> Option<TransferRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        let flags = take_u8(b)?;
+        Some(TransferRow {
+            crc32c: flags & 1 != 0,
+            stale: flags & 2 != 0,
+            mount: take_u32(b)?,
+            bucket: BucketId(take_u32(b)?),
+            part_bytes: take_u64(b)?,
+            last_part: take_u32(b)?,
+            key: Box::from(take_bytes(b)?),
+            upload_id: String::from_utf8(take_bytes(b)?.to_vec()).ok()?,
+        })
+    }
+}
+
+/// Value of the row of a part that the origin has.
+pub(crate) fn encode_sent_part(etag: &str, crc32c: Option<u32>) -> Arc<[u8]> {
+    let mut out = vec![LAYOUT, u8::from(crc32c.is_some())];
+    if let Some(crc) = crc32c {
+        out.extend_from_slice(&crc.to_le_bytes());
+    }
+    put_bytes(&mut out, etag.as_bytes());
+    Arc::from(out)
+}
+
+/// Decodes what [`encode_sent_part`] wrote.
+pub(crate) fn decode_sent_part(mut row: &[u8]) -> Option<(String, Option<u32>)> {
+    let b = &mut row;
+    if take_u8(b)? != LAYOUT {
+        return None;
+    }
+    let crc32c = if take_u8(b)? & 1 != 0 { Some(take_u32(b)?) } else { None };
+    Some((String::from_utf8(take_bytes(b)?.to_vec()).ok()?, crc32c))
 }
 
 /// Value of a started row.
@@ -711,18 +958,29 @@ pub(crate) struct OriginRow {
     pub(crate) started: Option<(Version, u64)>,
     /// What the origin holds.
     pub(crate) origin: Option<(Version, String)>,
+    /// The mount whose origin that is; `None` in rows that do not say.
+    pub(crate) mount: Option<u32>,
 }
 
 impl OriginRow {
     /// Whether there is nothing left to know.
     pub(crate) fn is_empty(&self) -> bool {
-        *self == OriginRow::default()
+        self.rows == 0 && self.pending.is_none() && self.started.is_none() && self.origin.is_none()
+    }
+
+    /// What `mount` may know of its origin by this row: what was learnt of another mount's says nothing.
+    pub(crate) fn seen_by(mut self, mount: Option<u32>) -> OriginRow {
+        if mount.is_none() || self.mount.is_some_and(|of| Some(of) != mount) {
+            (self.origin, self.mount) = (None, None);
+        }
+        self
     }
 
     pub(crate) fn encode(&self) -> Arc<[u8]> {
         let flags = u8::from(self.pending.is_some())
             | u8::from(self.started.is_some()) << 1
-            | u8::from(self.origin.is_some()) << 2;
+            | u8::from(self.origin.is_some()) << 2
+            | u8::from(self.mount.is_some()) << 3;
         let mut out = vec![LAYOUT, flags];
         out.extend_from_slice(&self.rows.to_le_bytes());
         if let Some(version) = self.pending {
@@ -735,6 +993,9 @@ impl OriginRow {
         if let Some((version, etag)) = &self.origin {
             out.extend_from_slice(&version.0.to_le_bytes());
             put_bytes(&mut out, etag.as_bytes());
+        }
+        if let Some(mount) = self.mount {
+            out.extend_from_slice(&mount.to_le_bytes());
         }
         Arc::from(out)
     }
@@ -754,7 +1015,8 @@ impl OriginRow {
         } else {
             None
         };
-        Some(OriginRow { rows, pending, started, origin })
+        let mount = if flags & 8 != 0 { Some(take_u32(b)?) } else { None };
+        Some(OriginRow { rows, pending, started, origin, mount })
     }
 }
 

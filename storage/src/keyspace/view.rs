@@ -83,6 +83,11 @@ impl View {
         self.inner.keyspace.in_base_at(key, self.inner.at)?.ok_or(ViewError::TooOld)
     }
 
+    /// Whether reading the checkpoint store may block on the disk.
+    pub(crate) fn may_block(&self) -> bool {
+        self.inner.keyspace.base.may_block()
+    }
+
     /// Up to `limit` rows of [from, end) in order. May block.
     pub(crate) fn range(&self, from: Bound<&[u8]>, end: &[u8], limit: usize) -> Result<Vec<Pair>, ViewError> {
         let inner = &*self.inner;

@@ -2,7 +2,9 @@
 //!
 //! A tag per mutation, then its fields; old tags stay readable, and decoding trusts no length.
 
-use super::{Existence, ExpireIf, Guard, MountMode, Mutation, Payload, PutIf, SetExpiry};
+use super::{
+    Existence, ExpireIf, Guard, MountMode, Mutation, PartNames, Payload, PutIf, SetExpiry, TransferStep,
+};
 use crate::keyspace::tables::{put_bytes, take_bytes, take_u8, take_u32, take_u64};
 use crate::object::{BucketId, KEY_BYTES_MAX, Version};
 
@@ -77,18 +79,12 @@ impl<'a> Mutation<'a> {
             }
             Mutation::PutObject { bucket, key, value, meta, md5, condition } => {
                 out.push(11);
-                out.push(
-                    u8::from(condition.if_match.is_some())
-                        | u8::from(condition.if_none_match.is_some()) << 1
-                        | u8::from(md5.is_none()) << 2,
-                );
+                out.push(condition_tag(condition) | u8::from(md5.is_none()) << 2);
                 put_key(out, *bucket, key);
                 value.encode(out);
                 put_bytes(out, meta);
                 out.extend_from_slice(md5.as_ref().map_or(&[][..], |md5| md5));
-                for text in [condition.if_match, condition.if_none_match].into_iter().flatten() {
-                    put_bytes(out, text.as_bytes());
-                }
+                put_condition(out, condition);
             }
             Mutation::Rewrite { bucket, key, version, value } => {
                 out.push(12);
@@ -133,6 +129,11 @@ impl<'a> Mutation<'a> {
                 out.push(19);
                 out.extend_from_slice(&mount.to_le_bytes());
             }
+            Mutation::MountForget { mount, abandon } => {
+                out.push(40);
+                out.push(u8::from(*abandon));
+                out.extend_from_slice(&mount.to_le_bytes());
+            }
             Mutation::MarkDirty { bucket, key } => {
                 out.push(20);
                 put_key(out, *bucket, key);
@@ -150,6 +151,29 @@ impl<'a> Mutation<'a> {
                 out.extend_from_slice(&version.0.to_le_bytes());
                 put_bytes(out, origin_etag.unwrap_or("").as_bytes());
             }
+            Mutation::Transfer { bucket, key, version, upload_id, step } => {
+                out.push(41);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+                put_bytes(out, upload_id.as_bytes());
+                match step {
+                    TransferStep::Begun { part_bytes, crc32c } => {
+                        out.extend_from_slice(&[0, u8::from(*crc32c)]);
+                        out.extend_from_slice(&part_bytes.to_le_bytes());
+                    }
+                    TransferStep::Sent { number, etag, crc32c } => {
+                        out.extend_from_slice(&[1, u8::from(crc32c.is_some())]);
+                        out.extend_from_slice(&crc32c.unwrap_or(0).to_le_bytes());
+                        out.extend_from_slice(&number.to_le_bytes());
+                        put_bytes(out, etag.as_bytes());
+                    }
+                    TransferStep::Lost => out.push(2),
+                }
+            }
+            Mutation::TransferGone { version } => {
+                out.push(42);
+                out.extend_from_slice(&version.0.to_le_bytes());
+            }
             Mutation::FlushPark { bucket, key, version, reason } => {
                 out.push(23);
                 put_key(out, *bucket, key);
@@ -164,6 +188,62 @@ impl<'a> Mutation<'a> {
             Mutation::AbortBefore { node } => {
                 out.push(27);
                 out.extend_from_slice(&node.to_le_bytes());
+            }
+            Mutation::CopyObject { from_bucket, from, source, to_bucket, to, meta, condition } => {
+                out.push(28);
+                out.push(condition_tag(condition) | u8::from(meta.is_some()) << 2);
+                put_key(out, *from_bucket, from);
+                out.extend_from_slice(&source.0.to_le_bytes());
+                put_key(out, *to_bucket, to);
+                put_bytes(out, meta.unwrap_or(&[]));
+                put_condition(out, condition);
+            }
+            Mutation::CreateUpload { bucket, key, meta, options } => {
+                out.push(29);
+                put_key(out, *bucket, key);
+                put_bytes(out, meta);
+                put_bytes(out, options);
+            }
+            Mutation::PutPart { bucket, key, upload, number, value, meta, md5 } => {
+                out.push(30);
+                out.push(u8::from(md5.is_none()));
+                put_part(out, *bucket, key, *upload, *number);
+                value.encode(out);
+                put_bytes(out, meta);
+                out.extend_from_slice(md5.as_ref().map_or(&[][..], |md5| md5));
+            }
+            Mutation::CopyPart { bucket, key, upload, number, from_bucket, from, source, start, len } => {
+                out.push(31);
+                put_part(out, *bucket, key, *upload, *number);
+                put_key(out, *from_bucket, from);
+                for number in [source.0, *start, *len] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+            }
+            Mutation::CompleteUpload { bucket, key, upload, parts, etag, checksum, condition } => {
+                out.push(32);
+                out.push(condition_tag(condition) | u8::from(etag.is_some()) << 2);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&upload.0.to_le_bytes());
+                parts.encode(out);
+                put_bytes(out, etag.unwrap_or("").as_bytes());
+                put_bytes(out, checksum);
+                put_condition(out, condition);
+            }
+            Mutation::AbortUpload { bucket, key, upload } => {
+                out.push(33);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&upload.0.to_le_bytes());
+            }
+            Mutation::Hold { bucket, key, version } => {
+                out.push(36);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+            }
+            Mutation::Release { bucket, key, version } => {
+                out.push(37);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
             }
             Mutation::Atomic { guards, mutations } => {
                 encode_atomic_head(out, guards, mutations.len() as u32);
@@ -247,9 +327,7 @@ impl<'a> Mutation<'a> {
                 let value = Payload::decode(b)?;
                 let meta = take_bytes(b)?;
                 let md5 = if tags & 4 == 0 { Some(take_array(b)?) } else { None };
-                let if_match = if tags & 1 != 0 { Some(take_str(b)?) } else { None };
-                let if_none_match = if tags & 2 != 0 { Some(take_str(b)?) } else { None };
-                let condition = PutIf { if_match, if_none_match };
+                let condition = take_condition(tags, b)?;
                 Mutation::PutObject { bucket, key, value, meta, md5, condition }
             }
             12 => {
@@ -304,8 +382,74 @@ impl<'a> Mutation<'a> {
                 let (bucket, key) = take_key(b)?;
                 Mutation::FlushAbandon { bucket, key, version: Version(take_u64(b)?) }
             }
+            41 => {
+                let (bucket, key) = take_key(b)?;
+                let (version, upload_id) = (Version(take_u64(b)?), take_str(b)?);
+                let step = match take_u8(b)? {
+                    0 => TransferStep::Begun { crc32c: take_u8(b)? != 0, part_bytes: take_u64(b)? },
+                    1 => {
+                        let present = take_u8(b)? != 0;
+                        let crc32c = Some(take_u32(b)?).filter(|_| present);
+                        TransferStep::Sent { number: take_u32(b)?, etag: take_str(b)?, crc32c }
+                    }
+                    2 => TransferStep::Lost,
+                    _ => return None,
+                };
+                Mutation::Transfer { bucket, key, version, upload_id, step }
+            }
+            42 => Mutation::TransferGone { version: Version(take_u64(b)?) },
+            40 => Mutation::MountForget { abandon: take_u8(b)? != 0, mount: take_u32(b)? },
             26 => Mutation::SweepDone { bucket: BucketId(take_u32(b)?), epoch: Version(take_u64(b)?) },
             27 => Mutation::AbortBefore { node: u16::from_le_bytes(take_array(b)?) },
+            28 => {
+                let tags = take_u8(b)?;
+                let (from_bucket, from) = take_key(b)?;
+                let source = Version(take_u64(b)?);
+                let (to_bucket, to) = take_key(b)?;
+                let meta = take_bytes(b)?;
+                let meta = (tags & 4 != 0).then_some(meta);
+                let condition = take_condition(tags, b)?;
+                Mutation::CopyObject { from_bucket, from, source, to_bucket, to, meta, condition }
+            }
+            29 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::CreateUpload { bucket, key, meta: take_bytes(b)?, options: take_bytes(b)? }
+            }
+            30 => {
+                let tags = take_u8(b)?;
+                let (bucket, key, upload, number) = take_part(b)?;
+                let (value, meta) = (Payload::decode(b)?, take_bytes(b)?);
+                let md5 = if tags & 1 == 0 { Some(take_array(b)?) } else { None };
+                Mutation::PutPart { bucket, key, upload, number, value, meta, md5 }
+            }
+            31 => {
+                let (bucket, key, upload, number) = take_part(b)?;
+                let (from_bucket, from) = take_key(b)?;
+                let (source, start, len) = (Version(take_u64(b)?), take_u64(b)?, take_u64(b)?);
+                Mutation::CopyPart { bucket, key, upload, number, from_bucket, from, source, start, len }
+            }
+            32 => {
+                let tags = take_u8(b)?;
+                let (bucket, key) = take_key(b)?;
+                let upload = Version(take_u64(b)?);
+                let parts = PartNames::decode(b)?;
+                let etag = take_str(b)?;
+                let (etag, checksum) = ((tags & 4 != 0).then_some(etag), take_bytes(b)?);
+                let condition = take_condition(tags, b)?;
+                Mutation::CompleteUpload { bucket, key, upload, parts, etag, checksum, condition }
+            }
+            33 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::AbortUpload { bucket, key, upload: Version(take_u64(b)?) }
+            }
+            36 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Hold { bucket, key, version: Version(take_u64(b)?) }
+            }
+            37 => {
+                let (bucket, key) = take_key(b)?;
+                Mutation::Release { bucket, key, version: Version(take_u64(b)?) }
+            }
             TAG_ATOMIC if depth < ATOMIC_DEPTH_MAX => {
                 let mut guards = Vec::new();
                 for _ in 0..take_u32(b)? {
@@ -345,6 +489,33 @@ fn existence_tag(existence: Existence) -> u8 {
         Existence::Absent => 1,
         Existence::Present => 2,
     }
+}
+
+fn condition_tag(condition: &PutIf<'_>) -> u8 {
+    u8::from(condition.if_match.is_some()) | u8::from(condition.if_none_match.is_some()) << 1
+}
+
+fn put_condition(out: &mut Vec<u8>, condition: &PutIf<'_>) {
+    for text in [condition.if_match, condition.if_none_match].into_iter().flatten() {
+        put_bytes(out, text.as_bytes());
+    }
+}
+
+fn take_condition<'a>(tags: u8, b: &mut &'a [u8]) -> Option<PutIf<'a>> {
+    let if_match = if tags & 1 != 0 { Some(take_str(b)?) } else { None };
+    let if_none_match = if tags & 2 != 0 { Some(take_str(b)?) } else { None };
+    Some(PutIf { if_match, if_none_match })
+}
+
+fn put_part(out: &mut Vec<u8>, bucket: BucketId, key: &[u8], upload: Version, number: u16) {
+    put_key(out, bucket, key);
+    out.extend_from_slice(&upload.0.to_le_bytes());
+    out.extend_from_slice(&number.to_le_bytes());
+}
+
+fn take_part<'a>(b: &mut &'a [u8]) -> Option<(BucketId, &'a [u8], Version, u16)> {
+    let (bucket, key) = take_key(b)?;
+    Some((bucket, key, Version(take_u64(b)?), u16::from_le_bytes(take_array(b)?)))
 }
 
 fn put_key(out: &mut Vec<u8>, bucket: BucketId, key: &[u8]) {

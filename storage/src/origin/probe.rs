@@ -1,8 +1,10 @@
 //! What an origin can, found by trying; and whether a prefix is still empty.
 //!
-//! Owns the probe's keys and its judgement. What a crash leaves: an object named `.forebay-probe-…`, which
+//! Owns the probe's keys, its judgement, and the retries of its single steps: an origin that fails one
+//! request in three is attached within seconds. What a crash leaves: an object named `.forebay-probe-…`, which
 //! [`is_empty`] overlooks and the next probe removes.
 
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -18,13 +20,42 @@ pub const PROBE_NAME: &str = ".forebay-probe-";
 const BODY: &[u8] = b"forebay probe";
 const WAIT: Duration = Duration::from_secs(30);
 const LIST_PAGE: u16 = 100;
+/// Most tries of one step, and the time after which none begins.
+const STEP_TRIES: u32 = 10;
+const STEP_TIME: Duration = Duration::from_secs(10);
+/// Pause before the second try of a step; it doubles.
+const STEP_PAUSE: Duration = Duration::from_millis(50);
+const STEP_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Takes one step again while what fails may pass by itself. A step is harmless when repeated: the probe's
+/// object is nobody else's.
+async fn step<T, F: Future<Output = Result<T, OriginError>>>(
+    mut ask: impl FnMut() -> F,
+) -> Result<T, OriginError> {
+    let begun = Instant::now();
+    let mut pause = STEP_PAUSE;
+    for _ in 1..STEP_TRIES {
+        match ask().await {
+            Err(error) if passes(error.class) && begun.elapsed() < STEP_TIME => {
+                tokio::time::sleep(error.retry_after.unwrap_or(pause).min(STEP_PAUSE_MAX)).await;
+                pause *= 2;
+            }
+            answer => return answer,
+        }
+    }
+    ask().await
+}
+
+fn passes(class: ErrorClass) -> bool {
+    matches!(class, ErrorClass::Network | ErrorClass::ServerError | ErrorClass::Throttled)
+}
 
 /// Probes with one object, one request after the other. An error means that nothing was learnt: network,
 /// credentials, a missing bucket. A refusal that a working origin would not give means "cannot".
 pub(super) async fn probe<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Result<Capabilities, OriginError> {
     let key = OriginKey(format!("{prefix}{PROBE_NAME}{}", random_hex()?));
     let found = judge(origin, &key).await;
-    let removed = origin.delete(delete(&key, None)).await;
+    let removed = step(|| origin.delete(delete(&key, None))).await;
     let capabilities = found?;
     removed?;
     remove_leftovers(origin, prefix).await?;
@@ -33,32 +64,43 @@ pub(super) async fn probe<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Resul
 
 /// Removes what probes left that died on the way: objects of a probe's name, with a probe's body.
 async fn remove_leftovers<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Result<(), OriginError> {
-    let request = ListRequest { prefix: format!("{prefix}{PROBE_NAME}"), max: LIST_PAGE, start_after: None };
-    for object in origin.list(request).await?.objects {
-        let found = origin.get(&object.key, BODY.len() as u64).await;
+    let request = ListRequest::new(format!("{prefix}{PROBE_NAME}"), LIST_PAGE);
+    for object in step(|| origin.list(request.clone())).await?.objects {
+        let found = step(|| origin.get(&object.key, BODY.len() as u64)).await;
         if found.is_ok_and(|found| found.is_some_and(|found| found.body == BODY)) {
-            origin.delete(delete(&object.key, None)).await?;
+            step(|| origin.delete(delete(&object.key, None))).await?;
         }
     }
     Ok(())
 }
 
 async fn judge<O: Origin + ?Sized>(origin: &O, key: &OriginKey) -> Result<Capabilities, OriginError> {
-    let plain = put(key, Condition::None, None);
-    let etag = origin.put(plain).await?.etag;
+    // 501 Not Implemented is how some origins refuse a header they do not know, so a step ends with it.
+    let putting = |condition: Condition, crc32c| {
+        step(move || {
+            let answer = origin.put(put(key, condition.clone(), crc32c));
+            async move { accepted(answer.await) }
+        })
+    };
+    step(|| origin.put(put(key, Condition::None, None))).await?;
     let wrong = OriginETag("0123456789abcdef0123456789abcdef".to_owned());
     let crc = crc32c(BODY);
 
-    let if_none_match = !accepted(origin.put(put(key, Condition::IfAbsent, None)).await)?;
-    let wrong_match = accepted(origin.put(put(key, Condition::IfMatch(wrong.clone()), None)).await)?;
-    // Same bytes again, but an origin may give every PUT an ETag of its own.
-    let etag = origin.head(key).await?.map(|head| head.etag).unwrap_or(etag);
-    let right_match = accepted(origin.put(put(key, Condition::IfMatch(etag), None)).await)?;
-    let wrong_crc = accepted(origin.put(put(key, Condition::None, Some(!crc))).await)?;
-    let right_crc = accepted(origin.put(put(key, Condition::None, Some(crc))).await)?;
-    let wrong_delete = accepted(origin.delete(delete(key, Some(wrong))).await)?;
+    let if_none_match = !putting(Condition::IfAbsent, None).await?;
+    let wrong_match = putting(Condition::IfMatch(wrong.clone()), None).await?;
+    let right_match = step(|| async {
+        // Same bytes again, but an origin may give every PUT an ETag of its own; also one whose answer was
+        // lost.
+        let Some(head) = origin.head(key).await? else { return Ok(false) };
+        accepted(origin.put(put(key, Condition::IfMatch(head.etag), None)).await)
+    })
+    .await?;
+    let wrong_crc = putting(Condition::None, Some(!crc)).await?;
+    let right_crc = putting(Condition::None, Some(crc)).await?;
+    let wrong_delete =
+        step(|| async { accepted(origin.delete(delete(key, Some(wrong.clone()))).await) }).await?;
     // Some accept a conditional delete and then do nothing: count only a refusal that says so.
-    let if_match_delete = !wrong_delete && origin.head(key).await?.is_some();
+    let if_match_delete = !wrong_delete && step(|| origin.head(key)).await?.is_some();
 
     Ok(Capabilities {
         if_none_match,
@@ -73,7 +115,6 @@ fn accepted<T>(answer: Result<T, OriginError>) -> Result<bool, OriginError> {
     match answer {
         Ok(_) => Ok(true),
         Err(error) if error.outcome == Landing::NotApplied && says_no(error.class) => Ok(false),
-        // 501 Not Implemented is how some origins refuse a header they do not know.
         Err(error) if error.code.as_deref() == Some("NotImplemented") => Ok(false),
         Err(error) => Err(error),
     }
@@ -86,15 +127,14 @@ fn says_no(class: ErrorClass) -> bool {
 /// Whether nothing but probe leftovers stands under `prefix`.
 pub(super) async fn is_empty<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Result<bool, OriginError> {
     let probes = format!("{prefix}{PROBE_NAME}");
-    let mut start_after = None;
+    let mut request = ListRequest::new(prefix, LIST_PAGE);
     loop {
-        let request = ListRequest { prefix: prefix.to_owned(), max: LIST_PAGE, start_after };
-        let page = origin.list(request).await?;
+        let page = step(|| origin.list(request.clone())).await?;
         if page.objects.iter().any(|object| !object.key.0.starts_with(&probes)) {
             return Ok(false);
         }
-        match page.objects.last() {
-            Some(last) if page.truncated => start_after = Some(last.key.0.clone()),
+        match page.next {
+            Some(next) if page.truncated => request.token = Some(next),
             _ => return Ok(true),
         }
     }

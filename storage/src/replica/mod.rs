@@ -91,6 +91,10 @@ pub(crate) struct EngineStatus {
     pub(crate) applied_index: AtomicU64,
     pub(crate) dirty_objects: AtomicU64,
     pub(crate) dirty_bytes: AtomicU64,
+    /// Queue rows of each mount.
+    pub(crate) mount_rows: Mutex<Vec<(u32, u64)>>,
+    /// What is charged against the limit of dirty bytes.
+    pub(crate) dirty_charged: AtomicU64,
     pub(crate) mutations: AtomicU64,
     pub(crate) entries: AtomicU64,
     pub(crate) mounts: Mutex<Vec<(u32, crate::keyspace::tables::MountRow)>>,
@@ -391,10 +395,14 @@ impl Engine {
     fn answer(&mut self, proposed: Proposed, results: Vec<Outcome>, views: Vec<View>) {
         let (mut results, mut views) = (results.into_iter(), views.into_iter());
         for share in proposed.shares {
-            // Taken before the look-up: the next share's must not be mistaken for this one's.
-            let own_results: Vec<Outcome> = results.by_ref().take(share.outcomes).collect();
-            let own_views: Vec<View> = views.by_ref().take(share.views).collect();
-            let Some(waiting) = self.waiting.get_mut(&share.id) else { continue };
+            let (own_results, own_views) =
+                (results.by_ref().take(share.outcomes), views.by_ref().take(share.views));
+            let Some(waiting) = self.waiting.get_mut(&share.id) else {
+                // The next share's must not be mistaken for this one's.
+                own_results.for_each(drop);
+                own_views.for_each(drop);
+                continue;
+            };
             waiting.results.results.extend(own_results);
             waiting.results.views.extend(own_views);
             if share.last
@@ -422,9 +430,11 @@ impl Engine {
         status.leads.store(self.core.leads(), Relaxed);
         status.term.store(self.core.term(), Relaxed);
         status.applied_index.store(self.applier.applied_index(), Relaxed);
-        let (objects, bytes) = self.applier.state().dirty();
-        status.dirty_objects.store(objects, Relaxed);
-        status.dirty_bytes.store(bytes, Relaxed);
+        let dirty = self.applier.state().dirty();
+        status.dirty_objects.store(dirty.rows, Relaxed);
+        status.dirty_bytes.store(dirty.body_bytes, Relaxed);
+        status.dirty_charged.store(dirty.charged_bytes, Relaxed);
+        self.applier.state().show_mount_rows(&mut status.mount_rows.lock());
     }
 
     /// Mounts and unswept buckets, before anybody learns that they have changed.

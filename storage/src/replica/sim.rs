@@ -211,7 +211,7 @@ fn read_blob(node: &Opened, view: &View, blob: BlobId) -> Option<Vec<u8>> {
     match find_blob(view, &node.segments, blob, true) {
         Ok(Some(Found::Memory(bytes))) => Some(bytes.to_vec()),
         Ok(Some(Found::Extent(pointer, _pin))) => {
-            Some(node.segments.read(pointer, blob, 0..pointer.length).unwrap())
+            Some(node.segments.read(pointer, blob, 0..pointer.length, true).unwrap().unwrap())
         }
         other => panic!("{blob:?}: {:?}", other.map(|_| "nothing")),
     }

@@ -52,6 +52,8 @@ pub enum MountHealth {
 pub(super) struct MountEntry {
     pub(super) mount: QueueMount,
     pub(super) ready: Result<(), String>,
+    /// Never ready again.
+    pub(super) forgotten: bool,
     pub(super) trial_in_flight: bool,
     /// Counts successes; wraps.
     pub(super) successes: u32,
@@ -74,6 +76,7 @@ impl MountEntry {
         MountEntry {
             mount,
             ready: Err("the origin was not reached yet".to_owned()),
+            forgotten: false,
             trial_in_flight: false,
             successes: 0,
             failing: SmallVec::new(),

@@ -14,6 +14,9 @@ fn decode_all(bytes: &[u8]) {
     BucketRow::decode(bytes);
     MountRow::decode(bytes);
     QueueRow::decode(bytes);
+    TransferRow::decode(bytes);
+    decode_sent_part(bytes);
+    split_transfer_key(bytes);
     OriginRow::decode(bytes);
     CheckpointRow::decode(bytes);
     decode_started(bytes);
@@ -40,16 +43,26 @@ proptest! {
         expiry in proptest::option::of(any::<u64>()),
         md5 in proptest::option::of(any::<[u8; 16]>()),
         content in any::<u64>(),
+        etag in proptest::option::of("[0-9a-f-]{0,40}"),
+        lens in proptest::collection::vec(1..3u64, 0..9),
         meta in proptest::collection::vec(any::<u8>(), 0..40),
         body in proptest::collection::vec(any::<u8>(), 0..600),
         cut in any::<proptest::sample::Index>(),
     ) {
+        let part_runs = encode_part_runs(lens.iter().copied());
+        let run_lens: Vec<u64> = decode_part_runs(&part_runs)
+            .iter()
+            .flat_map(|run| vec![run.part_len; run.count as usize])
+            .collect();
+        prop_assert_eq!(run_lens, lens);
         let head = RowHead {
             version: Version(version),
             modified_ms: 7,
             expires_at_ms: expiry,
             md5,
             content_version: Version(content),
+            etag: etag.as_deref(),
+            part_runs: &part_runs,
             meta: &meta,
         };
         let row = head.row_inline(&body, &mut Vec::new());
@@ -80,11 +93,39 @@ proptest! {
             pending: pending.map(Version),
             started: started.map(|(version, at)| (Version(version), at)),
             origin: origin.map(|(version, etag)| (Version(version), etag)),
+            mount: pending.map(|_| rows),
         };
         prop_assert_eq!(OriginRow::decode(&row.encode()), Some(row));
         let [delete, barrier, overwrite] = flags;
         let (mount, stamp_ms, bytes) = (rows, 5, 6);
-        let row = QueueRow { delete, barrier, overwrite, mount, stamp_ms, bytes, parked, held: None };
+        let transfer = barrier;
+        let row = QueueRow { delete, barrier, overwrite, transfer, mount, stamp_ms, bytes, parked, held: None };
         prop_assert_eq!(QueueRow::decode(&row.encode()), Some(row));
+        let row = MountRow {
+            bucket: BucketId(rows),
+            local: delete,
+            flushall: barrier,
+            attached: overwrite,
+            leaving: barrier,
+            uncovered: delete,
+            prefix: Box::from(&b"p/"[..]),
+            origin: "s3://o/p".to_owned(),
+            origin_prefix: "p/".to_owned(),
+        };
+        prop_assert_eq!(MountRow::decode(&row.encode()), Some(row));
+        let row = TransferRow {
+            crc32c: delete,
+            stale: barrier,
+            mount,
+            bucket: BucketId(rows),
+            part_bytes: 7,
+            last_part: rows,
+            key: Box::from(&b"k"[..]),
+            upload_id: "id".to_owned(),
+        };
+        prop_assert_eq!(TransferRow::decode(&row.encode()), Some(row));
+        let crc = delete.then_some(rows);
+        prop_assert_eq!(decode_sent_part(&encode_sent_part("e", crc)), Some(("e".to_owned(), crc)));
+        prop_assert_eq!(split_transfer_key(&transfer_key(Version(5), rows)), Some((Version(5), rows)));
     }
 }
