@@ -101,6 +101,9 @@ impl SegmentStore {
     ) -> Result<SegmentStore, BlobError> {
         config.validate()?;
         disk.create_dir(DIR).map_err(BlobError::Disk)?;
+        // The process before may have died between making a file and syncing its name, and a file that is used
+        // again counts as one that has its name.
+        disk.sync_dir(DIR).map_err(BlobError::SyncFailed)?;
         let wanted: BTreeMap<SegmentId, Generation> =
             in_use.iter().map(|usage| (usage.segment, usage.generation)).collect();
         let store = SegmentStore {

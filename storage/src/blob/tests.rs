@@ -177,6 +177,22 @@ fn pitfall_12_power_cut_at_any_call_of_a_spill_loses_nothing_that_a_pointer_name
 }
 
 #[test]
+fn pitfall_12_a_segment_whose_name_the_process_before_never_synced_has_it_before_it_is_used() {
+    let disk = SimDisk::new();
+    let store = open(&disk, 1, &[]);
+    disk.fail_nth(Operation::Write, 1, ErrorKind::Other);
+    // The file is made, its header fails, and the process is killed.
+    assert!(store.spill().push(id(1), b"x").is_err());
+    drop(store);
+    let store = open(&disk, 2, &[]);
+    let pointer = spill(&store, 1, 5000);
+    drop(store);
+    disk.power_cut_losing_all();
+    let store = open(&disk, 3, &usages([&pointer]));
+    assert_eq!(read(&store, pointer, 1).unwrap(), body(1, 5000));
+}
+
+#[test]
 fn pitfall_12_segment_that_the_tables_name_and_is_gone_refuses_the_start() {
     let disk = SimDisk::new();
     let pointer = spill(&open(&disk, 1, &[]), 1, 600);
