@@ -103,6 +103,16 @@ impl NodeOptions {
         self
     }
 
+    /// Writes `path` back to a directory.
+    pub fn directory(mut self, path: &str, directory: &Path) -> Self {
+        self.mounts.push(Mount {
+            path: path.to_owned(),
+            origin_url: format!("file://{}", directory.display()),
+            endpoint: String::new(),
+        });
+        self
+    }
+
     /// One option of the configuration file: a dotted key and a value in TOML's notation.
     pub fn set(mut self, key: &str, value: &str) -> Self {
         self.settings.insert(key.to_owned(), value.to_owned());
@@ -145,6 +155,12 @@ impl NodeOptions {
         };
         let mut text = lines(&self.settings);
         for mount in &self.mounts {
+            if mount.endpoint.is_empty() {
+                let (path, origin) = (&mount.path, &mount.origin_url);
+                let settings = lines(&self.mount_settings);
+                text.push_str(&format!("\n[[mount]]\npath = {path:?}\norigin = {origin:?}\n{settings}"));
+                continue;
+            }
             text.push_str(&format!(
                 "\n[[mount]]\npath = {:?}\norigin = {:?}\nendpoint = {:?}\nregion = {:?}\nmode = \"write-back\"\n\
                  access_key_id = {:?}\nsecret_access_key = {:?}\n{}",

@@ -17,8 +17,14 @@ pub enum Op {
     DeleteMany,
     /// ListObjectsV2.
     List,
-    /// Creating, completing, aborting a multipart upload, and its parts.
-    Multipart,
+    /// CreateMultipartUpload.
+    BeginUpload,
+    /// UploadPart.
+    Part,
+    /// CompleteMultipartUpload.
+    Complete,
+    /// AbortMultipartUpload.
+    AbortUpload,
     /// Everything on buckets.
     Bucket,
 }
@@ -26,7 +32,7 @@ pub enum Op {
 impl Op {
     /// Whether it may change objects.
     pub fn mutates(self) -> bool {
-        matches!(self, Self::Put | Self::Delete | Self::DeleteMany | Self::Multipart)
+        matches!(self, Self::Put | Self::Delete | Self::DeleteMany | Self::Complete)
     }
 }
 

@@ -243,7 +243,10 @@ impl Target {
             (&Method::GET, true) if !bucket.is_empty() && query.contains("list-type") => Op::List,
             (&Method::POST, true) if has("delete") => Op::DeleteMany,
             (_, true) => Op::Bucket,
-            (_, false) if has("uploads") || has("uploadId") => Op::Multipart,
+            (&Method::POST, false) if has("uploads") => Op::BeginUpload,
+            (&Method::PUT, false) if has("uploadId") => Op::Part,
+            (&Method::POST, false) if has("uploadId") => Op::Complete,
+            (&Method::DELETE, false) if has("uploadId") => Op::AbortUpload,
             (&Method::PUT, false) => Op::Put,
             (&Method::DELETE, false) => Op::Delete,
             (&Method::HEAD, false) => Op::Head,
@@ -285,7 +288,7 @@ struct Flight {
 impl Flight {
     fn start(shared: &Arc<Shared>, target: &Target) -> Self {
         // The parts of one multipart upload go up side by side; DeleteObjects names its keys in its body.
-        let counted = matches!(target.op, Op::Put | Op::Delete);
+        let counted = matches!(target.op, Op::Put | Op::Delete | Op::Complete);
         let name = counted.then(|| (target.bucket.clone(), target.key.clone()));
         if let Some((bucket, key)) = &name {
             shared.state.lock().record.arrive(shared.elapsed(), bucket, key);
@@ -353,8 +356,10 @@ mod tests {
         assert_eq!(target("PUT", "/b/a%20b/%C3%BC"), (Op::Put, "b".into(), "a b/ü".into()));
         assert_eq!(target("GET", "/b?list-type=2&prefix=x").0, Op::List);
         assert_eq!(target("POST", "/b?delete").0, Op::DeleteMany);
-        assert_eq!(target("PUT", "/b/k?partNumber=1&uploadId=7").0, Op::Multipart);
-        assert_eq!(target("POST", "/b/k?uploads=").0, Op::Multipart);
+        assert_eq!(target("PUT", "/b/k?partNumber=1&uploadId=7").0, Op::Part);
+        assert_eq!(target("POST", "/b/k?uploads=").0, Op::BeginUpload);
+        assert_eq!(target("POST", "/b/k?uploadId=7").0, Op::Complete);
+        assert_eq!(target("DELETE", "/b/k?uploadId=7").0, Op::AbortUpload);
         assert_eq!(target("HEAD", "/b").0, Op::Bucket);
         assert_eq!(target("DELETE", "/b//"), (Op::Delete, "b".into(), "/".into()));
     }

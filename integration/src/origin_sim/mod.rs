@@ -20,6 +20,7 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) state: Mutex<State>,
     /// Separate from `state`: it is asked before a request touches anything.
     pub(crate) plan: Mutex<FaultPlan>,
+    /// Multipart uploads under way, by id. Taken before `state`.
+    pub(crate) uploads: Mutex<HashMap<String, service::Upload>>,
     /// Requests held back by [`ApplyLate`](fault::Fault::ApplyLate).
     pub(crate) held_back: AtomicUsize,
     started: Instant,
@@ -88,6 +91,7 @@ impl OriginSim {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             plan: Mutex::default(),
+            uploads: Mutex::default(),
             held_back: AtomicUsize::new(0),
             started: Instant::now(),
         });
@@ -171,6 +175,11 @@ impl OriginSim {
     /// signature is refused when its time has come.
     pub fn held_back(&self) -> usize {
         self.shared.held_back.load(Ordering::Acquire)
+    }
+
+    /// Multipart uploads under way: their keys, and how many parts of each have arrived.
+    pub fn uploads(&self) -> Vec<(String, usize)> {
+        self.shared.uploads.lock().values().map(|upload| (upload.key.clone(), upload.parts.len())).collect()
     }
 
     /// Number of changes applied so far, to wait on.

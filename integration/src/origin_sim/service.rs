@@ -11,7 +11,6 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use md5::{Digest, Md5};
-use parking_lot::Mutex;
 use s3s::checksum::ChecksumHasher;
 use s3s::crypto::Checksum as _;
 use s3s::dto::*;
@@ -32,22 +31,24 @@ pub(super) struct IgnoreConditions;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LateRequest;
 
-struct Upload {
+/// A multipart upload under way.
+pub(crate) struct Upload {
     bucket: String,
-    key: String,
+    pub(crate) key: String,
     metadata: HashMap<String, String>,
     headers: BTreeMap<&'static str, String>,
-    parts: BTreeMap<i32, Bytes>,
+    /// The algorithm that its parts must come with.
+    checksum: Option<String>,
+    pub(crate) parts: BTreeMap<i32, Bytes>,
 }
 
 pub(super) struct SimS3 {
     shared: Arc<Shared>,
-    uploads: Mutex<HashMap<String, Upload>>,
 }
 
 impl SimS3 {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, uploads: Mutex::default() }
+        Self { shared }
     }
 
     fn store(&self, target: &Write<'_>, object: StoredObject) -> S3Result<String> {
@@ -322,15 +323,26 @@ impl S3 for SimS3 {
             return Err(s3_error!(NoSuchBucket));
         }
         let id = format!("{:032x}", fastrand::u128(..));
-        let headers = input.content_type.iter().map(|value| ("content-type", value.clone())).collect();
+        let mut headers = BTreeMap::new();
+        for (name, value) in [
+            ("content-type", &input.content_type),
+            ("cache-control", &input.cache_control),
+            ("content-disposition", &input.content_disposition),
+            ("content-encoding", &input.content_encoding),
+            ("content-language", &input.content_language),
+        ] {
+            headers.extend(value.clone().map(|value| (name, value)));
+        }
+        let checksum = input.checksum_algorithm.as_ref().map(|algorithm| algorithm.as_str().to_owned());
         let upload = Upload {
             bucket: input.bucket.clone(),
             key: input.key.clone(),
             metadata: input.metadata.unwrap_or_default(),
             headers,
+            checksum,
             parts: BTreeMap::new(),
         };
-        self.uploads.lock().insert(id.clone(), upload);
+        self.shared.uploads.lock().insert(id.clone(), upload);
         Ok(S3Response::new(CreateMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -344,10 +356,20 @@ impl S3 for SimS3 {
         mut req: S3Request<UploadPartInput>,
     ) -> S3Result<S3Response<UploadPartOutput>> {
         let body = read(req.input.body.take()).await?;
+        if req.input.content_length.is_some_and(|length| usize::try_from(length) != Ok(body.len())) {
+            return Err(s3_error!(IncompleteBody));
+        }
         check_md5(req.input.content_md5.as_deref(), &body)?;
+        let sums: Sums =
+            req.input.checksum_crc32c.iter().map(|sum| ("x-amz-checksum-crc32c", sum.clone())).collect();
+        check_sums(&sums, req.trailing_headers.as_ref(), &body)?;
         let etag = md5_hex(&body);
-        let mut uploads = self.uploads.lock();
+        let mut uploads = self.shared.uploads.lock();
         let upload = uploads.get_mut(&req.input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        // As AWS: the algorithm is named when the upload is begun, and every part comes with it.
+        if (upload.checksum.as_deref() == Some("CRC32C")) != req.input.checksum_crc32c.is_some() {
+            return Err(s3_error!(InvalidRequest));
+        }
         upload.parts.insert(req.input.part_number, body);
         Ok(S3Response::new(UploadPartOutput {
             e_tag: Some(ETag::Strong(etag)),
@@ -360,7 +382,9 @@ impl S3 for SimS3 {
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = &req.input;
-        let upload = self.uploads.lock().remove(&input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        // Held to the end: of two completions one finds no upload.
+        let mut uploads = self.shared.uploads.lock();
+        let upload = uploads.get(&input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
         let wanted = input.multipart_upload.as_ref().and_then(|list| list.parts.as_ref());
         let mut body = BytesMut::new();
         let mut digests = Md5::new();
@@ -371,33 +395,38 @@ impl S3 for SimS3 {
             if part.e_tag.as_ref().is_some_and(|etag| etag.value() != md5_hex(bytes)) {
                 return Err(s3_error!(InvalidPart));
             }
+            if upload.checksum.is_some() && part.checksum_crc32c.is_none() {
+                return Err(s3_error!(InvalidRequest));
+            }
             body.extend_from_slice(bytes);
             digests.update(Md5::digest(bytes));
             count += 1;
         }
         let mut object = StoredObject::plain(body.freeze());
         object.etag = format!("{}-{count}", hex::encode(digests.finalize()));
-        object.metadata = upload.metadata;
-        object.headers = upload.headers;
+        object.metadata = upload.metadata.clone();
+        object.headers = upload.headers.clone();
         let target = Write::of(&req, &upload.bucket, &upload.key).when(
             &req,
             input.if_match.as_ref(),
             input.if_none_match.as_ref(),
         );
         let etag = self.store(&target, object)?;
-        Ok(S3Response::new(CompleteMultipartUploadOutput {
+        let output = CompleteMultipartUploadOutput {
             bucket: Some(upload.bucket.clone()),
             key: Some(upload.key.clone()),
             e_tag: Some(ETag::Strong(etag)),
             ..CompleteMultipartUploadOutput::default()
-        }))
+        };
+        uploads.remove(&input.upload_id);
+        Ok(S3Response::new(output))
     }
 
     async fn abort_multipart_upload(
         &self,
         req: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-        self.uploads.lock().remove(&req.input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
+        self.shared.uploads.lock().remove(&req.input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;
         Ok(S3Response::new(AbortMultipartUploadOutput::default()))
     }
 }

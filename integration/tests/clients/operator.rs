@@ -4,9 +4,12 @@ use std::process::{Command, Stdio};
 
 use forebay_integration::http_wire;
 use forebay_integration::node::{Node, NodeOptions, forebay_program};
+use forebay_integration::origin_sim::OriginSim;
 use forebay_integration::wait;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn health_metrics_and_slots_answer_over_http() {
@@ -119,5 +122,73 @@ fn two_daemons_do_not_share_a_directory() {
         .output()
         .unwrap();
     assert!(!output.status.success());
+    node.finish(&[]);
+}
+
+#[test]
+fn a_mount_is_listed_forgotten_and_put_elsewhere_or_given_up() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let to = |place: &str| NodeOptions::default().data_dir(data.path()).mount("/redis-0", &origin, place);
+    let node = Node::start(to("cloud/old")).unwrap();
+    node.attach_mounts(&["redis-0"], LIMIT);
+    let mut resp = node.resp();
+    resp.call(&["SET", "a", "1"]).unwrap();
+    node.flush_wait(LIMIT);
+    let text = |output: &std::process::Output| {
+        String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
+    };
+    let listed = text(&node.forebay(&["mount", "ls"]));
+    assert!(listed.contains("/redis-0 -> s3://cloud/old, write-back, 0 changes wait: up"), "{listed}");
+    assert_eq!(node.forebay(&["mount", "forget", "/redis-0"]).status.code(), Some(2), "--yes is missing");
+    assert_eq!(node.forebay(&["mount", "forget", "--yes", "/photos"]).status.code(), Some(1));
+
+    origin.set_outage(true);
+    resp.call(&["SET", "b", "2"]).unwrap();
+    let busy = node.forebay(&["mount", "forget", "--yes", "/redis-0"]);
+    assert_eq!(busy.status.code(), Some(1));
+    assert!(text(&busy).contains("1 changes wait"), "{}", text(&busy));
+    let given_up = node.forebay(&["mount", "forget", "--yes", "--abandon", "--reason", "moved", "/redis-0"]);
+    assert!(
+        given_up.status.success() && text(&given_up).contains("1 changes given up"),
+        "{}",
+        text(&given_up)
+    );
+    assert_eq!(text(&node.forebay(&["mount", "ls"])), "nothing is mounted\n");
+    resp.call(&["SET", "c", "3"]).unwrap();
+    node.finish(&["origin", "forgotten", "flush"]);
+
+    origin.set_outage(false);
+    let node = Node::start(to("cloud/new")).unwrap();
+    node.flush_wait(LIMIT);
+    let keys =
+        |prefix: &str| origin.objects("cloud", prefix).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    assert_eq!(keys("new/"), ["new/a", "new/b", "new/c"]);
+    assert_eq!(keys("old/"), ["old/a"], "the old origin keeps what it has");
+    node.finish(&["origin"]);
+}
+
+#[test]
+fn a_directory_is_an_origin_too() {
+    let nas = tempfile::tempdir().unwrap();
+    let data = tempfile::tempdir().unwrap();
+    let node =
+        Node::start(NodeOptions::default().data_dir(data.path()).directory("/redis-0", nas.path())).unwrap();
+    let mut resp = node.resp();
+    for (key, value) in [("a", "1"), ("a/b", "2"), ("photos/x.jpg", "3"), ("..", "4")] {
+        assert_eq!(resp.call(&["SET", key, value]).unwrap(), b"+OK\r\n");
+    }
+    resp.call(&["SET", "gone", "5"]).unwrap();
+    resp.call(&["SET", "long", &"l".repeat(60_000)]).unwrap();
+    node.flush_wait(LIMIT);
+    resp.call(&["DEL", "gone"]).unwrap();
+    node.flush_wait(LIMIT);
+    let read = |name: &str| std::fs::read_to_string(nas.path().join(name)).unwrap_or_default();
+    assert_eq!(
+        (read("a%~"), read("a/b"), read("photos/x.jpg"), read("%2E.")),
+        ("1".into(), "2".into(), "3".into(), "4".into())
+    );
+    assert_eq!(read("long").len(), 60_000);
+    assert!(!nas.path().join("gone").exists());
     node.finish(&[]);
 }

@@ -109,6 +109,37 @@ fn every_kind_of_failure_once_and_everything_arrives() {
 }
 
 #[test]
+fn every_kind_of_failure_of_a_part_a_beginning_and_a_completion_passes() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let options = NodeOptions::default().mount("/redis-0", &origin, "cloud/db");
+    let node = Node::start(options.set("flush.part_size", "\"4KiB\"")).unwrap();
+    node.attach_mounts(&["redis-0"], LIMIT);
+    let faults = passing_faults();
+    let cases =
+        [(Op::BeginUpload, Calls::First(1)), (Op::Part, Calls::Nth(3)), (Op::Complete, Calls::First(1))];
+    let mut expected = Vec::new();
+    let mut resp = node.resp();
+    for (op, calls) in cases {
+        for (number, fault) in faults.iter().enumerate() {
+            let key = format!("{op:?}{number:02}");
+            let rule = Rule::new(&[op], fault.clone()).on(Keys::Containing(key.clone()));
+            origin.add_fault(rule.calls(calls));
+            let value = format!("{key} {fault:?};").repeat(2_000)[..20_000].to_owned();
+            assert_eq!(resp.call(&["SET", &key, &value]).unwrap(), b"+OK\r\n");
+            expected.push((format!("db/{key}"), value));
+        }
+    }
+    let parked = settle(&node);
+    for (key, value) in &expected {
+        let object = origin.object("cloud", key).unwrap_or_else(|| panic!("{key} never arrived"));
+        assert!(object.body == value.as_bytes() && object.etag.ends_with("-5"), "{key}: {}", object.etag);
+    }
+    origin.record().assert_clean();
+    eprintln!("parked until retried:\n{parked}");
+    node.finish(&["origin", "flush"]);
+}
+
+#[test]
 fn deletes_survive_every_kind_of_failure_too() {
     let origin = OriginSim::start(&["cloud"]).unwrap();
     let node = node(&origin);

@@ -91,6 +91,32 @@ fn kills_with_the_origin_failing_throughout_lose_nothing() {
 }
 
 #[test]
+fn kills_in_the_middle_of_multipart_uploads_lose_nothing_and_leave_no_upload() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let seed = number("FOREBAY_SEED", 5);
+    // A fifth of the values are longer than this, some forty times.
+    let options = mounted(&origin).set("flush.part_size", "\"1KiB\"");
+    let keys = || Keys::Containing(":".to_owned());
+    for (ops, share, fault) in [
+        (&[Op::Part][..], 200, Fault::Slow(Duration::from_millis(20))),
+        (&[Op::Part, Op::BeginUpload], 20, Fault::Answer(503, "SlowDown")),
+        (&[Op::Part], 20, Fault::ResetMidBody),
+        (&[Op::Part, Op::Complete, Op::AbortUpload], 20, Fault::ResetAfter),
+        (&[Op::Complete], 20, Fault::Answer(500, "InternalError")),
+        (&[Op::Complete], 20, Fault::HangAfter),
+        (&[Op::Complete], 20, Fault::ApplyLate(Duration::from_millis(700))),
+    ] {
+        origin.add_fault(Rule::new(ops, fault).on(keys()).calls(Calls::Share(share, seed)));
+    }
+    let (node, workload) = kill_loop(options, seed, number("FOREBAY_KILLS", KILLS_IN_CI));
+    node.flush_wait(FLUSH_LIMIT);
+    workload.check_origin(&origin, "cloud");
+    let large = origin.objects("cloud", "").iter().filter(|(_, object)| object.etag.contains('-')).count();
+    assert!(large > 10, "{large} objects came in parts");
+    node.finish(&["origin", "flush"]);
+}
+
+#[test]
 fn kills_during_an_outage_of_the_origin_lose_nothing_and_everything_arrives_afterwards() {
     let origin = OriginSim::start(&["cloud"]).unwrap();
     let seed = number("FOREBAY_SEED", 3);

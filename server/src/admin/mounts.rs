@@ -21,7 +21,7 @@ pub(super) async fn forget<C: Core>(core: &C, body: &Bytes) -> Reply {
         Err(refusal) => return *refusal,
     };
     let reason = request.reason.as_deref().map(str::trim).unwrap_or_default();
-    if request.abandon != !reason.is_empty() || reason.len() > REASON_BYTES_MAX {
+    if request.abandon == reason.is_empty() || reason.len() > REASON_BYTES_MAX {
         let cause = format!(
             "give \"abandon\": true and \"reason\" (1 to {REASON_BYTES_MAX} bytes: it is the record of why) \
              together, or neither"

@@ -153,9 +153,11 @@ impl Applier {
         // A prefix that was ours before may hold what was written there then.
         let overwrite = mount_row.attached;
         let mut origin = self.origin_row(bucket, key)?;
-        if !origin.is_empty() {
+        // An attempt that may be alive is no reason to leave it: the queue waits for that one.
+        if origin.rows > 0 || origin.origin.is_some() {
             return Ok(Outcome::Unmet);
         }
+        let overwrite = overwrite || origin.started.is_some();
         let version = object.content_version;
         let row = QueueRow {
             delete: false,

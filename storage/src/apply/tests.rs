@@ -426,6 +426,12 @@ fn what_was_learnt_of_a_forgotten_origin_says_nothing_of_the_next() {
     }
     done(story.run(&forget(1, false)));
     assert_eq!(story.run(&mount_at(b"", "s3://other")), Outcome::Mount(2));
+    // Also what was given up while an attempt may still have been under way.
+    let version = story.set(b"tried", b"1");
+    done(story.run(&Mutation::FlushStarted { bucket, key: b"tried", version, deadline_ms: 5 }));
+    done(story.run(&Mutation::FlushAbandon { bucket, key: b"tried", version }));
+    done(story.run(&Mutation::MarkDirty { bucket, key: b"tried" }));
+    assert!(story.queued(b"tried", version).unwrap().overwrite);
     // Everything is dirty anew; a delete of what the new origin never had needs no request.
     done(story.run(&Mutation::MarkDirty { bucket, key: b"kept" }));
     let row = story.row(b"kept").unwrap();

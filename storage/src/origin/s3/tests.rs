@@ -262,8 +262,18 @@ async fn a_fallen_fence_sends_nothing() {
 
 #[tokio::test]
 async fn head_tells_absence_from_trouble() {
-    let missing = Server::start(Answer::Reply("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")).await;
+    let not_found = |code: &str| {
+        let body = format!("<Error><Code>{code}</Code></Error>");
+        let answer = format!("HTTP/1.1 404 Not Found\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        Server::start(Answer::Reply(Box::leak(answer.into_boxed_str())))
+    };
+    let missing = not_found("NoSuchKey").await;
     assert_eq!(missing.origin().head(&OriginKey("k".to_owned())).await, Ok(None));
+    // A bucket that is gone, or a server that is no origin, says nothing about the key.
+    let error = not_found("NoSuchBucket").await.origin().head(&OriginKey("k".to_owned())).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::MissingBucket);
+    let bare = Server::start(Answer::Reply("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")).await;
+    assert!(bare.origin().head(&OriginKey("k".to_owned())).await.is_err());
     let broken = Server::start(Answer::Reply("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")).await;
     assert!(broken.origin().head(&OriginKey("k".to_owned())).await.is_err());
     let found = "HTTP/1.1 200 OK\r\netag: \"e\"\r\ncontent-length: 5\r\n\
