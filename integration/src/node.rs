@@ -424,14 +424,23 @@ impl Node {
 
     /// Resident set size in bytes.
     pub fn rss_bytes(&self) -> u64 {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// Resident memory that is no file's, in bytes.
+    pub fn rss_anon_bytes(&self) -> u64 {
+        self.status_bytes("RssAnon:")
+    }
+
+    fn status_bytes(&self, field: &str) -> u64 {
         let path = format!("/proc/{}/status", self.pid());
         let text = fs::read_to_string(path).expect("/proc of a running process");
-        let line = text.lines().find(|line| line.starts_with("VmRSS:")).expect("VmRSS");
+        let line = text.lines().find(|line| line.starts_with(field)).expect("a field of the status");
         let kib = line
             .split_whitespace()
             .nth(1)
             .and_then(|number| number.parse::<u64>().ok())
-            .expect("VmRSS in kB");
+            .expect("a number of kB");
         kib * 1024
     }
 

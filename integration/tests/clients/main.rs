@@ -2,6 +2,7 @@
 
 mod hostile_resp;
 mod hostile_s3;
+mod long_values;
 mod one_core;
 mod operator;
 mod readme;
