@@ -29,6 +29,8 @@ use crate::reply::Stream;
 const PIECE_BYTES: usize = 256 * 1024;
 /// What must have come of an argument before room is asked for it: a client that only announces much takes none.
 const BEGUN_BYTES: usize = 64 * 1024;
+/// Bytes that are read at a time until then.
+const FIRST_READ_BYTES: usize = 16 * 1024;
 /// What is kept of an argument that no command may have: more than any error's text repeats, and than any
 /// option, number, float or key has.
 const KEPT_BYTES: usize = 8 * 1024;
@@ -54,7 +56,8 @@ impl Connection {
         let mut buffer = BytesMut::from(self.parser.long_buffered());
         self.parser.forget_long();
         let intake = loop {
-            let to_come = self.parser.long_left().min(PIECE_BYTES as u64) as usize;
+            let room = if intake.is_none() { FIRST_READ_BYTES } else { PIECE_BYTES };
+            let to_come = self.parser.long_left().min(room as u64) as usize;
             if intake.is_none() && (to_come == 0 || buffer.len() >= BEGUN_BYTES) {
                 intake = Some(self.pipeline.begin_long(long, &self.parser).await);
             }
