@@ -250,6 +250,15 @@ impl Writer {
     }
 }
 
+/// Whether these are bytes of one value of the writer's, all through.
+pub(crate) fn is_of_writer(value: &[u8], writer: &[u8]) -> bool {
+    let Some(end) = value.iter().position(|byte| *byte == b';') else { return false };
+    let (name, filler) = value.split_at(end + 1);
+    let named = name.strip_prefix(writer).is_some_and(|rest| rest.starts_with(b"#"));
+    let repeats = || filler.iter().eq(name.iter().cycle().take(filler.len()));
+    named && (filler.iter().all(|byte| *byte == b'.') || repeats())
+}
+
 /// The server's answer, if there was one; none means that the connection broke.
 fn answered<E: std::fmt::Debug>(error: &SdkError<E>) -> Option<String> {
     error.raw_response().map(|_| format!("{error:?}"))
