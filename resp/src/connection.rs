@@ -152,6 +152,7 @@ impl Connection {
     async fn send(&mut self) -> io::Result<()> {
         let replies = self.pipeline.replies();
         if replies.is_empty() {
+            self.pipeline.replies_sent();
             return Ok(());
         }
         if self.pipeline.has_streams() {

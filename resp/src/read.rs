@@ -42,7 +42,7 @@ const HELD_VALUE_BYTES_MAX: u64 = 64 * 1024;
 const HELD_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Parts that the values opened for one client have together, between two sends. A value of RESP's has at most
 /// 256, an object of S3's 10,000.
-const HELD_PARTS_MAX: u64 = 256 * 1024;
+const HELD_PARTS_MAX: u64 = 1024 * 1024;
 
 /// What one client's replies hold until they are sent.
 #[derive(Debug, Default)]

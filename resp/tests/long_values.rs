@@ -279,6 +279,22 @@ async fn slow_sender_holds_up_nobody_and_gives_its_room_back() {
 }
 
 #[tokio::test]
+async fn lengths_that_are_only_announced_take_no_room() {
+    let server =
+        Server::with_storage(RespConfig::default(), |storage| storage.limits.capacity_bytes = 1 << 30).await;
+    let mut waiting = Vec::new();
+    for _ in 0..10 {
+        let mut client = server.client().await;
+        client.send_bytes(b"PING\r\n*3\r\n$3\r\nSET\r\n$1\r\na\r\n$536870912\r\nthese").await;
+        assert_eq!(client.reply().await, "+PONG\r\n");
+        waiting.push(client);
+    }
+    let mut client = server.client().await;
+    assert_eq!(client.call_args(&[b"SET", b"a", &letters(100_000, 1)]).await, "+OK\r\n");
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn client_that_stands_still_within_a_long_value_is_closed() {
     let config = RespConfig { stall_limit: Duration::from_millis(100), ..RespConfig::default() };
     let server = Server::with(config).await;

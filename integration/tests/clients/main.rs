@@ -3,6 +3,7 @@
 mod hostile_resp;
 mod hostile_s3;
 mod large_bodies;
+mod long_values;
 mod one_core;
 mod operator;
 mod readme;

@@ -13,7 +13,8 @@ fn node() -> Node {
     Node::start(NodeOptions::default()).unwrap()
 }
 
-fn aws(node: &Node) -> Command {
+/// aws-cli, told of the node.
+pub(crate) fn aws(node: &Node) -> Command {
     let mut command = Command::new(python::program("aws"));
     command
         .env("AWS_ACCESS_KEY_ID", ACCESS_KEY_ID)

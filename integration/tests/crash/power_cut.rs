@@ -20,7 +20,7 @@ use forebay_integration::node::{Node, NodeOptions};
 use forebay_integration::wait;
 
 use crate::kill::number;
-use crate::workload::{S3_BUCKET, Workload};
+use crate::workload::{S3_BUCKET, Workload, is_of_writer};
 
 const CUTS_IN_CI: u64 = 3;
 const LOAD_LIMIT: Duration = Duration::from_secs(120);
@@ -105,9 +105,7 @@ fn power_cuts_cost_everysec_acknowledged_writes_but_never_a_whole_value() {
         for gone in &lost {
             let State::Value(value) = &gone.found else { continue };
             let (writer, _) = gone.key.split_at(gone.key.iter().position(|byte| *byte == b':').unwrap());
-            let rest = value.strip_prefix(writer).and_then(|rest| rest.strip_prefix(b"#"));
-            let filler = rest.and_then(|rest| rest.splitn(2, |byte| *byte == b';').nth(1));
-            assert!(filler.is_some_and(|filler| filler.iter().all(|byte| *byte == b'.')), "{gone}");
+            assert!(is_of_writer(value, writer), "{gone}");
         }
         tally.lost += lost.len();
         if tally.lost > 0 && cut >= wanted {

@@ -165,6 +165,19 @@ impl Writer {
         format!("{}:{:03}", self.name, self.random.u64(0..KEYS_PER_WRITER))
     }
 
+    /// A value that names its writer and number at every place; most as [`Writer::value`], some over the inline
+    /// threshold (64 KiB), a few of several pieces.
+    fn long_value(&mut self) -> Bytes {
+        let size = match self.random.u32(0..60) {
+            0 => self.random.usize(1_000_000..4_000_000),
+            1..=3 => self.random.usize(65_530..300_000),
+            _ => return self.value(),
+        };
+        self.counter += 1;
+        let name = format!("{}#{};", self.name, self.counter).into_bytes();
+        name.iter().copied().cycle().take(size).collect()
+    }
+
     /// A value that names its writer and number; sizes on both sides of the inline row limit (512 B) and some
     /// of many blocks.
     fn value(&mut self) -> Bytes {
@@ -192,7 +205,7 @@ impl Writer {
                     self.ledger.begin(key.as_bytes(), State::Absent);
                     encode_command(&mut batch, &["DEL", &key]);
                 } else {
-                    let value = self.value();
+                    let value = self.long_value();
                     self.ledger.begin(key.as_bytes(), State::Value(value.clone()));
                     encode_command(&mut batch, &[&b"SET"[..], key.as_bytes(), &value]);
                 }
@@ -235,6 +248,15 @@ impl Writer {
             }
         }
     }
+}
+
+/// Whether these are bytes of one value of the writer's, all through.
+pub(crate) fn is_of_writer(value: &[u8], writer: &[u8]) -> bool {
+    let Some(end) = value.iter().position(|byte| *byte == b';') else { return false };
+    let (name, filler) = value.split_at(end + 1);
+    let named = name.strip_prefix(writer).is_some_and(|rest| rest.starts_with(b"#"));
+    let repeats = || filler.iter().eq(name.iter().cycle().take(filler.len()));
+    named && (filler.iter().all(|byte| *byte == b'.') || repeats())
 }
 
 /// The server's answer, if there was one; none means that the connection broke.

@@ -217,7 +217,7 @@ const SHAPES: &[(&str, Agreement, &str)] = &[
     ("KEYS", Agreement::AnyOrder, "p"),
     ("DBSIZE", Agreement::Kind, ""),
     ("OBJECT", Agreement::Exact, "v"),
-    ("ECHO", Agreement::Exact, "v"),
+    ("ECHO", Agreement::Exact, "i"),
     ("PING", Agreement::Exact, ""),
 ];
 
@@ -232,6 +232,15 @@ fn key(random: &mut Rng) -> Vec<u8> {
 
 fn value(random: &mut Rng) -> Vec<u8> {
     match random.u32(0..10) {
+        // On both sides of what is kept in memory; some of several pieces.
+        0 if random.u32(0..8) == 0 => {
+            let byte = random.u8(b'a'..=b'z');
+            let lengths = [65_535, 65_536, 65_537, 65_600, 100_000, 1 << 20, 3_000_000];
+            let weighted = random.usize(0..lengths.len()).min(random.usize(0..lengths.len()));
+            let mut long = vec![byte; lengths[weighted]];
+            long.iter_mut().step_by(1_021).for_each(|byte| *byte = random.u8(b'0'..=b'9'));
+            long
+        }
         0..=3 => integer(random),
         4..=5 => float(random),
         6 => Vec::new(),
@@ -249,7 +258,7 @@ fn integer(random: &mut Rng) -> Vec<u8> {
         ),
         1 => choose(random, &["", "x", "1.0", "1e3", " 7"]),
         2 => random.i64(..).to_string().into_bytes(),
-        // As an offset of SETRANGE it keeps values below the inline threshold.
+        3 if random.u32(0..4) == 0 => random.i32(-200_000..200_000).to_string().into_bytes(),
         3 => random.i32(-9_000..9_000).to_string().into_bytes(),
         _ => random.i32(-12..30).to_string().into_bytes(),
     }

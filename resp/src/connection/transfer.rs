@@ -27,6 +27,10 @@ use crate::reply::Stream;
 
 /// Bytes of a long value that are moved at a time: whole chunks of the core's.
 const PIECE_BYTES: usize = 256 * 1024;
+/// What must have come of an argument before room is asked for it: a client that only announces much takes none.
+const BEGUN_BYTES: usize = 64 * 1024;
+/// Bytes that are read at a time until then.
+const FIRST_READ_BYTES: usize = 16 * 1024;
 /// What is kept of an argument that no command may have: more than any error's text repeats, and than any
 /// option, number, float or key has.
 const KEPT_BYTES: usize = 8 * 1024;
@@ -46,32 +50,38 @@ impl Connection {
         self.note();
         self.send().await?;
         let place = long.before.len();
-        let mut intake = self.pipeline.begin_long(long, &self.parser).await;
+        let mut intake = None;
         let mut kept = Vec::new();
         let mut left = long.len;
         let mut buffer = BytesMut::from(self.parser.long_buffered());
         self.parser.forget_long();
-        loop {
-            // The line end behind the argument is passed over.
-            let mut bytes = buffer.split().freeze();
-            bytes.truncate(left.min(bytes.len() as u64) as usize);
-            left -= bytes.len() as u64;
-            match &mut intake {
-                Intake::Stage(writer) => {
-                    if let Err(error) = writer.write(bytes).await {
-                        self.pipeline.end_long(place, Err(error));
-                        intake = Intake::Drop;
-                    }
-                }
-                Intake::Keep => {
-                    let room = KEPT_BYTES - kept.len();
-                    kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
-                }
-                Intake::Drop => {}
+        let intake = loop {
+            let room = if intake.is_none() { FIRST_READ_BYTES } else { PIECE_BYTES };
+            let to_come = self.parser.long_left().min(room as u64) as usize;
+            if intake.is_none() && (to_come == 0 || buffer.len() >= BEGUN_BYTES) {
+                intake = Some(self.pipeline.begin_long(long, &self.parser).await);
             }
-            let to_come = self.parser.long_left().min(PIECE_BYTES as u64) as usize;
+            if let Some(intake) = &mut intake {
+                // The line end behind the argument is passed over.
+                let mut bytes = buffer.split().freeze();
+                bytes.truncate(left.min(bytes.len() as u64) as usize);
+                left -= bytes.len() as u64;
+                match intake {
+                    Intake::Stage(writer) => {
+                        if let Err(error) = writer.write(bytes).await {
+                            self.pipeline.end_long(place, Err(error));
+                            *intake = Intake::Drop;
+                        }
+                    }
+                    Intake::Keep => {
+                        let room = KEPT_BYTES - kept.len();
+                        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                    }
+                    Intake::Drop => {}
+                }
+            }
             if to_come == 0 {
-                break;
+                break intake;
             }
             buffer.reserve(to_come);
             let mut room = (&mut buffer).limit(to_come);
@@ -87,9 +97,9 @@ impl Connection {
             self.parser.long_taken(received as u64);
             self.server.counters.bytes_in.fetch_add(received as u64, Ordering::Relaxed);
             self.registration.facts.touch();
-        }
-        let keeps = matches!(intake, Intake::Keep);
-        if let Intake::Stage(writer) = intake {
+        };
+        let keeps = matches!(intake, Some(Intake::Keep));
+        if let Some(Intake::Stage(writer)) = intake {
             self.pipeline.end_long(place, writer.finish().await);
         }
         self.parser.end_long(keeps.then_some(&kept[..]));

@@ -58,6 +58,10 @@ impl Pipeline {
             self.arriving.dropped.get_or_insert((args.len(), long.len));
             return Intake::Keep;
         };
+        if long.len > self.server.store.body_bytes_max() {
+            self.arriving.failed = Some(CommandError::STRING_TOO_LONG);
+            return Intake::Drop;
+        }
         match self.stage(database, long.len).await {
             Ok(writer) => Intake::Stage(Box::new(writer)),
             Err(error) => {
