@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::Applier;
+use super::{Applier, Judged};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{BodyPart, RowHead, Table, blob_key};
@@ -32,11 +32,7 @@ impl Applier {
     }
 
     /// A row with the body that a mutation brings.
-    pub(super) fn payload_row(
-        &mut self,
-        head: &RowHead<'_>,
-        payload: &Payload<'_>,
-    ) -> Result<Result<Arc<[u8]>, Refusal>, BaseError> {
+    pub(super) fn payload_row(&mut self, head: &RowHead<'_>, payload: &Payload<'_>) -> Judged<Arc<[u8]>> {
         if let Payload::Inline(body) = payload {
             return Ok(Ok(self.whole_row(head, body)));
         }

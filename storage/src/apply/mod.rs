@@ -119,6 +119,9 @@ impl Loaded {
     }
 }
 
+/// What was judged, or why the mutation is refused; apart from the checkpoint store's own errors.
+type Judged<T> = Result<Result<T, Refusal>, BaseError>;
+
 /// How a replacement counts for the flush queue.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Flushing {
@@ -472,12 +475,12 @@ impl Applier {
     ) -> Result<(), BaseError> {
         let old_blobs = old.map(blobs_of).unwrap_or_default();
         let new_blobs = new.map(blobs_of).unwrap_or_default();
-        for blob in new_blobs.iter().filter(|blob| !old_blobs.contains(blob)) {
+        for blob in new_blobs.iter().filter(|blob| old_blobs.binary_search(blob).is_err()) {
             if !self.made.contains(blob) {
                 self.change_references(*blob, 1)?;
             }
         }
-        for blob in old_blobs.iter().filter(|blob| !new_blobs.contains(blob)) {
+        for blob in old_blobs.iter().filter(|blob| new_blobs.binary_search(blob).is_err()) {
             self.change_references(*blob, -1)?;
         }
         Ok(())
@@ -526,19 +529,19 @@ impl Applier {
     }
 }
 
-/// The distinct blobs of a row; bodies have few parts, and most rows none.
+/// The distinct blobs of a row, sorted; most rows have none.
 fn blobs_of(row: &RowReader<'_>) -> Vec<BlobId> {
     let mut blobs = Vec::new();
     if row.inline_body().is_some() {
         return blobs;
     }
     for part in row.parts() {
-        if let BodyPart::Extent { blob, .. } = part
-            && !blobs.contains(&blob)
-        {
+        if let BodyPart::Extent { blob, .. } = part {
             blobs.push(blob);
         }
     }
+    blobs.sort_unstable();
+    blobs.dedup();
     blobs
 }
 

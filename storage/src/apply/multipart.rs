@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::body::slice_parts;
-use super::{Applier, Flushing};
+use super::{Applier, Flushing, Judged};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{
@@ -150,11 +150,7 @@ impl Applier {
     }
 
     /// The rows of the parts that the client names, or why they make no object.
-    fn named_parts(
-        &self,
-        upload: Version,
-        names: &PartNames<'_>,
-    ) -> Result<Result<Vec<Arc<[u8]>>, Refusal>, BaseError> {
+    fn named_parts(&self, upload: Version, names: &PartNames<'_>) -> Judged<Vec<Arc<[u8]>>> {
         let mut parts: Vec<Arc<[u8]>> = Vec::new();
         let mut last = (0, 0);
         for (number, etag) in names.iter() {
