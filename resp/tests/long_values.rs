@@ -281,16 +281,18 @@ async fn slow_sender_holds_up_nobody_and_gives_its_room_back() {
 #[tokio::test]
 async fn lengths_that_are_only_announced_take_no_room() {
     let server =
-        Server::with_storage(RespConfig::default(), |storage| storage.limits.capacity_bytes = 1 << 30).await;
+        Server::with_storage(RespConfig::default(), |storage| storage.limits.capacity_bytes = 520 << 20)
+            .await;
+    let mut client = server.client().await;
+    assert_eq!(client.call("SET a 1").await, "+OK\r\n");
     let mut waiting = Vec::new();
     for _ in 0..10 {
-        let mut client = server.client().await;
-        client.send_bytes(b"PING\r\n*3\r\n$3\r\nSET\r\n$1\r\na\r\n$536870912\r\nthese").await;
-        assert_eq!(client.reply().await, "+PONG\r\n");
-        waiting.push(client);
+        let mut announcer = server.client().await;
+        announcer.send_bytes(b"PING\r\n*3\r\n$3\r\nSET\r\n$1\r\na\r\n$536870912\r\nthese").await;
+        assert_eq!(announcer.reply().await, "+PONG\r\n");
+        waiting.push(announcer);
     }
-    let mut client = server.client().await;
-    assert_eq!(client.call_args(&[b"SET", b"a", &letters(100_000, 1)]).await, "+OK\r\n");
+    assert_eq!(client.call_args(&[b"SET", b"a", &letters(20_000_000, 1)]).await, "+OK\r\n");
     server.stop().await;
 }
 
@@ -430,6 +432,21 @@ async fn many_pipelined_reads_of_long_values_are_answered_in_order() {
     let (sent, received) = tokio::join!(sending, receiving);
     sent.expect("sent");
     received.expect("received");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn replies_that_are_not_wanted_take_their_long_values_with_them() {
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    let value = letters(200_000, 1);
+    assert_eq!(client.call_args(&[b"SET", b"a", &value]).await, "+OK\r\n");
+    client.send("CLIENT REPLY SKIP\nGET a\nGET a\nCLIENT REPLY SKIP\nMGET a a\nPING").await;
+    assert_same(&client.replies(2).await, &(bulk(&value) + "+PONG\r\n"));
+    client.send("CLIENT REPLY OFF\nGET a\nGET a").await;
+    client.send_bytes(&encode(&[b"GETSET", b"a", &value])).await;
+    client.send("CLIENT REPLY ON\nSTRLEN a").await;
+    assert_eq!(client.replies(2).await, "+OK\r\n:200000\r\n");
     server.stop().await;
 }
 
