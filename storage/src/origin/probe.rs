@@ -23,9 +23,9 @@ const LIST_PAGE: u16 = 100;
 /// Most tries of one step, and the time after which none begins.
 const STEP_TRIES: u32 = 10;
 const STEP_TIME: Duration = Duration::from_secs(10);
-/// Pause before the second try of a step; it doubles.
-const STEP_PAUSE: Duration = Duration::from_millis(50);
-const STEP_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Pause before the second try of a step; it doubles. Tests make thousands of tries.
+const STEP_PAUSE: Duration = Duration::from_micros(if cfg!(test) { 50 } else { 50_000 });
+const STEP_PAUSE_MAX: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 2_000 });
 
 /// Takes one step again while what fails may pass by itself. A step is harmless when repeated: the probe's
 /// object is nobody else's.
