@@ -43,8 +43,6 @@ const LOADING_EVENTS_MAX: usize = 1 << 20;
 const SLEEP_MAX: Duration = Duration::from_secs(5);
 /// Least time between two looks of a wait at the queue.
 const WAIT_PAUSE: Duration = Duration::from_millis(10);
-/// Wait before a stale upload that could not be given up is tried again.
-const STALE_RETRY: Duration = Duration::from_secs(30);
 
 /// Settings of the worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -685,10 +683,10 @@ impl Flusher {
                     false => failed = true,
                 }
             }
-            let retry = if failed { STALE_RETRY } else { Duration::MAX };
+            let retry = if failed { self.config.mount_retry.1 } else { SLEEP_MAX * 3600 };
             tokio::select! {
                 () = self.stale_wake.notified() => {}
-                () = tokio::time::sleep(retry.min(SLEEP_MAX * 3600)) => {}
+                () = tokio::time::sleep(retry) => {}
             }
         }
     }
