@@ -432,6 +432,24 @@ mod tests {
     }
 
     #[test]
+    fn pitfall_7_a_listing_puts_only_the_keys_in_order_that_are_new() {
+        let rows = Memtable::new(RandomState::default());
+        let put = |number: u32, version| {
+            let key = [b"Okkkk", &number.to_be_bytes()[..]].concat();
+            rows.put(RowKey::encoded(&key), Version(version), Some(Arc::from([1])), at(0));
+        };
+        (0..1000).rev().for_each(|number| put(number, 1));
+        let list = || rows.keys(Bound::Unbounded, b"P", usize::MAX);
+        assert_eq!(rows.pending.lock().len(), 1000, "nothing is put in order before somebody asks");
+        assert!(list().is_sorted() && list().len() == 1000);
+        put(7, 2);
+        put(5000, 2);
+        assert_eq!(rows.pending.lock().len(), 1);
+        assert_eq!(list().len(), 1001);
+        assert_eq!(rows.pending.lock().len(), 0);
+    }
+
+    #[test]
     fn a_long_chain_of_versions_needs_no_deep_stack() {
         let build = std::thread::Builder::new().stack_size(256 << 10);
         let run = build.spawn(|| {
