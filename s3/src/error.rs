@@ -173,6 +173,7 @@ impl From<Refusal> for Refused {
             Refusal::OriginMetaTooLarge(size) => Refused::new("MetadataTooLarge", 400, text)
                 .with("Size", size.to_string())
                 .with("MaxSizeAllowed", "2048"),
+            Refusal::TooFragmented => Refused::new("InvalidRequest", 400, text),
             Refusal::NoSuchUpload => no_such_upload(),
             Refusal::InvalidPart(number) => invalid_part(number),
             Refusal::PartTooSmall(number, len) => part_too_small(number, len),
@@ -186,7 +187,6 @@ impl From<Refusal> for Refused {
             | Refusal::NotAFloat
             | Refusal::Overflow
             | Refusal::NotFinite
-            | Refusal::TooFragmented
             | Refusal::Malformed => Refused::new("InternalError", 500, text),
         }
     }

@@ -7,7 +7,8 @@
 use crate::object::{BucketId, Version};
 
 pub(crate) use codec::encode_atomic_head;
-pub use multipart::{PART_BYTES_MIN, PART_NUMBER_MAX, PartNames};
+pub(crate) use multipart::{COPIED_EXTENTS_MAX, OBJECT_EXTENTS_MAX};
+pub use multipart::{OBJECT_BYTES_MAX, PART_BYTES_MIN, PART_NUMBER_MAX, PartNames};
 pub use payload::{Payload, StagedPart, StagedParts};
 
 mod codec;

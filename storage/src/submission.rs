@@ -135,6 +135,9 @@ fn note_growth(mutation: &Mutation<'_>, grows: &mut Vec<BucketId>) {
         | Mutation::IncrByFloat { bucket, .. }
         | Mutation::PutObject { bucket, .. }
         | Mutation::PutPart { bucket, .. }
+        | Mutation::CreateUpload { bucket, .. }
+        | Mutation::CopyPart { bucket, .. }
+        | Mutation::CompleteUpload { bucket, .. }
         | Mutation::CopyObject { to_bucket: bucket, .. }
         | Mutation::Rename { bucket, .. }
         | Mutation::Copy { to_bucket: bucket, .. } => *bucket,

@@ -11,6 +11,7 @@ use std::mem;
 use std::ops::Range;
 
 use forebay_storage::error::{Error, Result};
+use forebay_storage::object::ObjectRow;
 use forebay_storage::stage::{BodyWriter, StagedBody};
 use forebay_storage::store::Store;
 use forebay_storage::submission::Submission;
@@ -205,7 +206,9 @@ impl Pipeline {
         Store::check_key(key)?;
         let store = &self.server.store;
         let row = store.view()?.fetch(bucket, key).await?;
-        if row.is_some_and(|row| row.parts_count() > PARTS_BEFORE_EXTENSION_MAX) {
+        // One that is too long already is refused as it is, and not copied for that.
+        let extends = |row: &ObjectRow| row.body_len() <= store.body_bytes_max();
+        if row.filter(extends).is_some_and(|row| row.parts_count() > PARTS_BEFORE_EXTENSION_MAX) {
             store.defragment(bucket, key).await?;
         }
         Ok(())

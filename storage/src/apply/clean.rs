@@ -53,7 +53,8 @@ impl Applier {
     /// A blob is no longer what the origin holds under one object, or is gone.
     pub(super) fn unmark_clean(&self, blob: BlobId) -> Result<(), BaseError> {
         let key = blob_key(Table::Clean, blob);
-        if self.state.has_origins() && self.newest(RowKey::encoded(&key), false)?.is_some() {
+        // A node that never had a mount has no such row, and spares the look-up.
+        if self.state.next_mount > 1 && self.newest(RowKey::encoded(&key), false)?.is_some() {
             self.put(RowKey::encoded(&key), None);
         }
         Ok(())

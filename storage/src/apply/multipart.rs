@@ -12,7 +12,10 @@ use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{
     BodyPart, RowHead, RowReader, UploadRow, encode_part_runs, part_key, upload_key,
 };
-use crate::mutation::{Outcome, PART_BYTES_MIN, PART_NUMBER_MAX, PartNames, Payload, PutIf, Refusal};
+use crate::mutation::{
+    COPIED_EXTENTS_MAX, OBJECT_BYTES_MAX, OBJECT_EXTENTS_MAX, Outcome, PART_BYTES_MIN, PART_NUMBER_MAX,
+    PartNames, Payload, PutIf, Refusal,
+};
 use crate::object::{BucketId, ObjectRow, Version};
 
 /// An upload that a mutation names.
@@ -93,6 +96,9 @@ impl Applier {
         }
         let mut parts = Vec::new();
         slice_parts(row.parts(), source.start, source.start.saturating_add(source.len), &mut parts);
+        if parts.len() > COPIED_EXTENTS_MAX {
+            return Ok(Outcome::Refused(Refusal::TooFragmented));
+        }
         let row = self.fresh_head().row_parts(&parts, &mut self.scratch);
         self.place_part(name, upload, number, row)
     }
@@ -138,6 +144,14 @@ impl Applier {
             return Ok(Outcome::Refused(refusal));
         }
         let rows: Vec<RowReader<'_>> = parts.iter().filter_map(|raw| RowReader::new(raw)).collect();
+        let len = rows.iter().map(|row| row.body_len).fold(0, u64::saturating_add);
+        if len > OBJECT_BYTES_MAX {
+            return Ok(Outcome::Refused(Refusal::TooLarge(OBJECT_BYTES_MAX)));
+        }
+        let extents = rows.iter().flat_map(RowReader::parts).take(OBJECT_EXTENTS_MAX + 1).count();
+        if extents > OBJECT_EXTENTS_MAX {
+            return Ok(Outcome::Refused(Refusal::TooFragmented));
+        }
         let part_runs = encode_part_runs(rows.iter().map(|row| row.body_len));
         let body: Vec<BodyPart<'_>> = rows.iter().flat_map(RowReader::parts).collect();
         let head = RowHead { etag, part_runs: &part_runs, meta: &meta, ..self.fresh_head() };

@@ -665,7 +665,7 @@ impl Flusher {
     fn add_stale(&self, stale: StaleTransfer) {
         let mut known = self.stale.lock();
         // The load and an event may tell the same.
-        if !known.iter().any(|known| known.version == stale.version) {
+        if !known.contains(&stale) {
             known.push(stale);
         }
         drop(known);
@@ -679,7 +679,7 @@ impl Flusher {
             let mut failed = false;
             for stale in all {
                 match self.give_up(&stale).await {
-                    true => self.stale.lock().retain(|known| known.version != stale.version),
+                    true => self.stale.lock().retain(|known| *known != stale),
                     false => failed = true,
                 }
             }

@@ -85,7 +85,8 @@ impl Courier {
         let transfer = self.begin(start, target, &key, &object).await?;
         let ranges = cut(object.body.len(), &object.part_runs, transfer.part_bytes);
         let sent = self.send_missing(start, target, &key, &fence, &object.body, &transfer, &ranges).await?;
-        let deadline = self.started(start, 0).await?;
+        // An origin may go on putting a large object together after it has lost its client.
+        let deadline = self.started(start, object.body.len()).await?;
         let known = self.known(start)?;
         let request = CompleteRequest {
             key,

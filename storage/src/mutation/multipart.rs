@@ -7,6 +7,13 @@ pub const PART_NUMBER_MAX: u16 = 10_000;
 /// Least length of a part that is not the last, in bytes.
 pub const PART_BYTES_MIN: u64 = 5 << 20;
 
+/// Most extents that one copied part takes over: 5 GiB of an object of 5 MiB parts.
+pub(crate) const COPIED_EXTENTS_MAX: usize = 2_048;
+/// Most extents of an object: a row stays under 2 MiB.
+pub(crate) const OBJECT_EXTENTS_MAX: usize = 65_536;
+/// Longest object, in bytes: no origin takes a longer one.
+pub const OBJECT_BYTES_MAX: u64 = 5 << 40;
+
 /// Part numbers with the ETags that the client holds, in their byte form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartNames<'a>(&'a [u8]);
