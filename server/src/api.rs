@@ -217,6 +217,53 @@ pub(crate) struct Changed {
     pub(crate) rows: u64,
 }
 
+/// Answer of `GET /_/api/v1/mounts`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Mounts {
+    /// In the order in which they were first configured.
+    pub(crate) mounts: Vec<RecordedMount>,
+}
+
+/// A mount as it is recorded, configured or not.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RecordedMount {
+    /// `/bucket/prefix`.
+    pub(crate) path: String,
+    /// `write-back` or `local`.
+    pub(crate) mode: String,
+    /// Where it goes; none for a local mount.
+    pub(crate) origin: Option<String>,
+    /// Whether the origin prefix is recorded as ours.
+    pub(crate) attached: bool,
+    /// Whether it takes no more changes: it is being forgotten.
+    pub(crate) leaving: bool,
+    /// Changes that wait for it.
+    pub(crate) queued: u64,
+    /// How its origin stands, in words; none for a local mount.
+    pub(crate) state: Option<String>,
+}
+
+/// Body of `POST /_/api/v1/mounts/forget`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ForgetRequest {
+    /// `/bucket/prefix`.
+    pub(crate) path: String,
+    /// Whether the changes that wait for it may be given up.
+    #[serde(default)]
+    pub(crate) abandon: bool,
+    /// Why they are; goes into the log.
+    #[serde(default)]
+    pub(crate) reason: Option<String>,
+}
+
+/// Answer of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Forgotten {
+    /// Changes that were given up.
+    pub(crate) abandoned: u64,
+}
+
 /// Every answer that is not a success.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ErrorBody {

@@ -195,7 +195,7 @@ pub(crate) async fn record(
             id,
             bucket: row.bucket,
             key_prefix: Bytes::copy_from_slice(&mount.prefix),
-            origin: origin.backend.connect(),
+            origin: origin.backend.connect().map_err(StartError::Threads)?,
             origin_prefix: origin.prefix.clone(),
             attached: row.attached,
             fifo: mount.fifo,

@@ -24,6 +24,7 @@ use crate::mounts;
 use crate::mutation::{Mutation, Outcome};
 use crate::object::BlobId;
 use crate::origin::Origin;
+use crate::origin::dir::DirOrigin;
 use crate::origin::s3::{S3Origin, S3OriginConfig};
 use crate::replica::{Driver, DriverParts, Inbox, MemtableLimits, OpenError, Opened, Parts, SyncMode, open};
 use crate::store::{INBOX_PERMITS, Limits, Shared, SpaceWatch, Store};
@@ -174,16 +175,19 @@ pub struct OriginConfig {
 pub enum OriginBackend {
     /// S3 or what speaks it.
     S3(Box<S3OriginConfig>),
+    /// A directory of this machine.
+    Directory(PathBuf),
     /// An origin of the caller's: tests.
     Custom(Arc<dyn Origin>),
 }
 
 impl OriginBackend {
-    pub(crate) fn connect(&self) -> Arc<dyn Origin> {
-        match self {
+    pub(crate) fn connect(&self) -> std::io::Result<Arc<dyn Origin>> {
+        Ok(match self {
             OriginBackend::S3(config) => Arc::new(S3Origin::new((**config).clone())),
+            OriginBackend::Directory(path) => Arc::new(DirOrigin::new(path)?),
             OriginBackend::Custom(origin) => origin.clone(),
-        }
+        })
     }
 }
 
@@ -191,6 +195,7 @@ impl std::fmt::Debug for OriginBackend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             OriginBackend::S3(config) => config.fmt(f),
+            OriginBackend::Directory(path) => path.fmt(f),
             OriginBackend::Custom(_) => f.write_str("Custom"),
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forebay_storage::store::Stats;
 
-use crate::api::{Endpoints, FlushPage, Mount};
+use crate::api::{Endpoints, FlushPage, Mount, RecordedMount};
 
 /// Facts that do not change while the node runs.
 #[derive(Debug, Clone)]
@@ -68,6 +68,9 @@ pub(crate) enum CoreError {
     /// The request makes no sense: 400.
     #[error("{0}")]
     Invalid(String),
+    /// Something stands in the way that only its owner can remove: 409.
+    #[error("{0}")]
+    Conflict(String),
     /// Not now: 503.
     #[error("{0}")]
     Unavailable(String),
@@ -107,5 +110,15 @@ pub(crate) trait Core: Send + Sync + 'static {
         bucket: &str,
         key: &[u8],
         reason: &str,
+    ) -> impl Future<Output = Result<u64, CoreError>> + Send;
+    /// Mounts as they are recorded, configured or not.
+    fn recorded_mounts(&self) -> Vec<RecordedMount>;
+    /// Forgets a mount; with a reason to abandon, what waits for it is given up. Returns how many rows were. A
+    /// dropped future may leave a mount that takes no more rows.
+    fn forget_mount(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        abandon: Option<&str>,
     ) -> impl Future<Output = Result<u64, CoreError>> + Send;
 }

@@ -19,7 +19,7 @@ const PAGE_ROWS_MAX: u64 = 1_000;
 const WAIT_MAX: Duration = Duration::from_secs(24 * 3_600);
 const WAIT_DEFAULT: Duration = Duration::from_secs(60);
 /// Longest reason that is kept, in bytes.
-const REASON_BYTES_MAX: usize = 1_024;
+pub(super) const REASON_BYTES_MAX: usize = 1_024;
 
 /// `GET /_/api/v1/flush?state=pending|parked&limit=&after=`: one page of the queue.
 pub(super) async fn list<C: Core>(core: &C, query: &Query<'_>) -> Reply {
@@ -95,7 +95,7 @@ fn page_wanted<'q>(query: &'q Query<'_>) -> Result<(RowState, usize, Option<&'q 
     Ok((state, limit as usize, query.text("after")?))
 }
 
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Reply>> {
+pub(super) fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, Box<Reply>> {
     serde_json::from_slice(body).map_err(|error| {
         Box::new(reply::error(StatusCode::BAD_REQUEST, format!("the body is not what this takes: {error}")))
     })

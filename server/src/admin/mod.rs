@@ -13,6 +13,7 @@ mod exposition;
 mod flush;
 mod health;
 mod metrics;
+mod mounts;
 mod query;
 mod reply;
 mod status;
@@ -170,6 +171,11 @@ where
             Ok(body) => flush::abandon(&admin.core, &body).await,
             Err(refusal) => *refusal,
         },
+        Route::MountList => mounts::list(&admin.core),
+        Route::MountForget => match receive(&head.headers, body).await {
+            Ok(body) => mounts::forget(&admin.core, &body).await,
+            Err(refusal) => *refusal,
+        },
     }
 }
 
@@ -187,6 +193,8 @@ enum Route {
     FlushWait,
     FlushRetry,
     FlushAbandon,
+    MountList,
+    MountForget,
 }
 
 impl Route {
@@ -203,13 +211,15 @@ impl Route {
             "/_/api/v1/flush/wait" => Route::FlushWait,
             "/_/api/v1/flush/retry" => Route::FlushRetry,
             "/_/api/v1/flush/abandon" => Route::FlushAbandon,
+            "/_/api/v1/mounts" => Route::MountList,
+            "/_/api/v1/mounts/forget" => Route::MountForget,
             _ => return None,
         })
     }
 
     fn method(self) -> Method {
         match self {
-            Route::FlushWait | Route::FlushRetry | Route::FlushAbandon => Method::POST,
+            Route::FlushWait | Route::FlushRetry | Route::FlushAbandon | Route::MountForget => Method::POST,
             _ => Method::GET,
         }
     }

@@ -51,6 +51,7 @@ impl From<CoreError> for Reply {
         let status = match cause {
             CoreError::NotFound(_) => StatusCode::NOT_FOUND,
             CoreError::Invalid(_) => StatusCode::BAD_REQUEST,
+            CoreError::Conflict(_) => StatusCode::CONFLICT,
             CoreError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         error(status, cause.to_string())

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::core::{CoreError, Identity, RowState, Uploads, Which};
 use super::status::exposure;
 use super::*;
-use crate::api::{Endpoints, FlushPage, FlushRow, Mount};
+use crate::api::{Endpoints, FlushPage, FlushRow, Mount, RecordedMount};
 
 /// A node whose queue is a list.
 struct FakeNode {
@@ -96,6 +96,32 @@ impl Core for FakeNode {
         match before - rows.len() {
             0 => Err(CoreError::NotFound("no parked row of that key".into())),
             gone => Ok(gone as u64),
+        }
+    }
+
+    fn recorded_mounts(&self) -> Vec<RecordedMount> {
+        vec![RecordedMount {
+            path: "/photos".into(),
+            mode: "write-back".into(),
+            origin: Some("s3://backup".into()),
+            attached: true,
+            leaving: false,
+            queued: self.rows.lock().unwrap().len() as u64,
+            state: Some("up".into()),
+        }]
+    }
+
+    async fn forget_mount(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        abandon: Option<&str>,
+    ) -> Result<u64, CoreError> {
+        let mut rows = self.rows.lock().unwrap();
+        match (bucket, prefix) {
+            ("photos", "") if abandon.is_none() => Err(CoreError::Conflict("3 changes wait".into())),
+            ("photos", "") => Ok(rows.drain(..).count() as u64),
+            _ => Err(CoreError::NotFound("no such mount".into())),
         }
     }
 }
@@ -310,6 +336,26 @@ async fn abandon_needs_a_reason_and_a_row() {
         (status, &json(&body)["error"]),
         (StatusCode::NOT_FOUND, &Value::from("no parked row of that key"))
     );
+}
+
+#[tokio::test]
+async fn a_mount_is_forgotten_by_path_and_its_rows_only_with_a_reason() {
+    let admin = admin();
+    let (_, body) = get(&admin, "/_/api/v1/mounts").await;
+    assert_eq!(json(&body)["mounts"][0]["queued"], Value::from(3));
+    let path = "/_/api/v1/mounts/forget";
+    for bad in [
+        r#"{"path":"photos"}"#,
+        r#"{"path":"/photos","abandon":true}"#,
+        r#"{"path":"/photos","reason":"x"}"#,
+        r#"{"path":"/photos","abandon":true,"reason":" "}"#,
+    ] {
+        assert_eq!(post(&admin, path, bad).await.0, StatusCode::BAD_REQUEST, "{bad}");
+    }
+    assert_eq!(post(&admin, path, r#"{"path":"/photos/x"}"#).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(post(&admin, path, r#"{"path":"/photos"}"#).await.0, StatusCode::CONFLICT);
+    let (status, body) = post(&admin, path, r#"{"path":"/photos/","abandon":true,"reason":"old"}"#).await;
+    assert_eq!((status, &json(&body)["abandoned"]), (StatusCode::OK, &Value::from(3)));
 }
 
 #[tokio::test]

@@ -58,9 +58,10 @@ impl ClientError {
         complain(self);
         match self {
             ClientError::Usage(_) => Exit::Usage,
-            ClientError::Refused { status: StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST, .. } => {
-                Exit::Failed
-            }
+            ClientError::Refused {
+                status: StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::CONFLICT,
+                ..
+            } => Exit::Failed,
             ClientError::Refused { .. } | ClientError::Unreachable { .. } => Exit::Unavailable,
         }
     }

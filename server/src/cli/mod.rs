@@ -7,6 +7,7 @@
 mod check_config;
 mod client;
 mod flush;
+mod mount;
 mod start;
 mod status;
 
@@ -39,6 +40,9 @@ enum Command {
     /// Look after the queue to the cloud
     #[command(subcommand)]
     Flush(flush::Flush),
+    /// See which mounts are recorded, and let one go
+    #[command(subcommand)]
+    Mount(mount::Mount),
     /// Check a config file (and this environment) without starting anything
     ///
     /// Exits with 78 if something is wrong, every problem on a line of its own with file and line number.
@@ -83,6 +87,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Start(start) => start.run(),
         Command::Status(status) => status.run(),
         Command::Flush(flush) => flush.run(),
+        Command::Mount(mount) => mount.run(),
         Command::CheckConfig(check) => check.run(),
     };
     exit.into()
@@ -120,6 +125,9 @@ mod tests {
             &["flush", "retry", "--all"],
             &["flush", "retry", "bucket", "key"],
             &["flush", "abandon", "--yes", "--reason", "TEXT", "bucket", "key"],
+            &["mount", "ls", "--json"],
+            &["mount", "forget", "/photos", "--yes"],
+            &["mount", "forget", "--yes", "--abandon", "--reason", "TEXT", "/photos/2026"],
             &["check-config", "forebay.toml"],
         ];
         for line in lines {
@@ -139,6 +147,9 @@ mod tests {
             &["flush", "retry", "bucket"],
             &["flush", "retry", "--all", "bucket", "key"],
             &["flush", "abandon", "--yes", "bucket", "key"],
+            &["mount", "forget", "--yes"],
+            &["mount", "forget", "--yes", "--abandon", "/photos"],
+            &["mount", "forget", "--yes", "--reason", "x", "/photos"],
             &["check-config"],
         ];
         for line in lines {

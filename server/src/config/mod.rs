@@ -25,7 +25,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use toml::de::DeTable;
 
-pub(crate) use mount::{FlushOrder, MountConfig, MountMode, OriginConfig};
+pub(crate) use mount::{ChecksumMode, FlushOrder, MountConfig, MountMode, OriginConfig, parse_mount_path};
 pub(crate) use secret::{Secret, SecretSource};
 pub(crate) use section::{Place, Problem};
 use section::{Problems, Section, Source};

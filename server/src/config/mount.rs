@@ -1,10 +1,11 @@
 //! Mounts: which bucket or prefix is written back to which place in the cloud.
 //!
-//! Owns the forms `/bucket/prefix` and `s3://bucket/prefix`, and the rules between mounts: no two may
+//! Owns the forms `/bucket/prefix`, `s3://bucket/prefix` and `file:///path`, and the rules between mounts: no two may
 //! share a path, and no two may write into the same place of an origin. A mount below another one wins for
 //! its keys.
 
 use std::fmt;
+use std::path::{Component, PathBuf};
 use std::time::Duration;
 
 use super::secret::Secret;
@@ -32,13 +33,35 @@ pub(crate) struct MountConfig {
     /// Whether FLUSHDB and FLUSHALL may empty it, which deletes its objects in the origin too. No by
     /// default: they then answer an error naming the mount.
     pub(crate) flushall: bool,
+    /// `checksums`: `auto` (default) sends a checksum with each body where the origin was seen to check it.
+    /// `required` takes no origin that does not. `none` sends Content-MD5 instead: for origins that refuse
+    /// what they do not know.
+    pub(crate) checksums: ChecksumMode,
 }
 
-/// The cloud side of a mount.
+/// The far side of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct OriginConfig {
+pub(crate) enum OriginConfig {
+    /// A bucket of S3, or of what speaks it.
+    S3(BucketConfig),
+    /// A directory of this machine.
+    Directory(PathBuf),
+}
+
+impl fmt::Display for OriginConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            OriginConfig::S3(bucket) => bucket.url.fmt(f),
+            OriginConfig::Directory(path) => write!(f, "file://{}", path.display()),
+        }
+    }
+}
+
+/// A bucket in the cloud, and how to reach it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BucketConfig {
     /// Bucket and prefix there.
-    pub(crate) url: OriginUrl,
+    pub(crate) url: BucketUrl,
     /// The S3 endpoint; without one, that of AWS in `region`.
     pub(crate) endpoint: Option<Endpoint>,
     /// Region for signatures, `us-east-1` by default.
@@ -56,6 +79,17 @@ pub(crate) enum MountMode {
     WriteBack,
     /// No origin.
     Local,
+}
+
+/// Whether bodies travel with a checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChecksumMode {
+    /// Where the origin checks it.
+    Auto,
+    /// Always.
+    Required,
+    /// Never, but for Content-MD5.
+    None,
 }
 
 /// In which order a mount's changes go to the origin.
@@ -76,9 +110,16 @@ pub(crate) struct MountPath {
     pub(crate) prefix: String,
 }
 
+/// `s3://bucket/prefix` or `file:///path`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum OriginUrl {
+    S3(BucketUrl),
+    Directory(PathBuf),
+}
+
 /// `s3://bucket` or `s3://bucket/prefix`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct OriginUrl {
+pub(crate) struct BucketUrl {
     /// Bucket in the cloud.
     pub(crate) bucket: String,
     /// Objects there are named this and the rest of the key: empty, or ending in `/`.
@@ -104,7 +145,7 @@ impl fmt::Display for MountPath {
     }
 }
 
-impl fmt::Display for OriginUrl {
+impl fmt::Display for BucketUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s3://{}", self.bucket)?;
         let prefix = self.prefix.trim_end_matches('/');
@@ -135,6 +176,22 @@ impl OptionValue for FlushOrder {
     }
 }
 
+impl OptionValue for ChecksumMode {
+    fn from_text(text: &str) -> Result<ChecksumMode, String> {
+        match text {
+            "auto" => Ok(ChecksumMode::Auto),
+            "required" => Ok(ChecksumMode::Required),
+            "none" => Ok(ChecksumMode::None),
+            _ => Err(format!("\"{text}\" is no such mode; write \"auto\", \"required\" or \"none\"")),
+        }
+    }
+}
+
+/// Splits what a mount's path looks like on the command line into bucket and prefix.
+pub(crate) fn parse_mount_path(text: &str) -> Result<(String, String), String> {
+    MountPath::from_text(text).map(|path| (path.bucket, path.prefix))
+}
+
 impl OptionValue for MountPath {
     fn from_text(text: &str) -> Result<MountPath, String> {
         let Some(rest) = text.strip_prefix('/') else {
@@ -152,16 +209,26 @@ impl OptionValue for MountPath {
 
 impl OptionValue for OriginUrl {
     fn from_text(text: &str) -> Result<OriginUrl, String> {
+        if let Some(path) = text.strip_prefix("file://") {
+            let path = PathBuf::from(path);
+            let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
+            if !path.is_absolute() || path.parent().is_none() || !path.components().all(plain) {
+                return Err(format!(
+                    "\"{text}\" is not a directory; write \"file:///path\", absolute and without .."
+                ));
+            }
+            return Ok(OriginUrl::Directory(path.components().collect()));
+        }
         let Some(rest) = text.strip_prefix("s3://") else {
             return Err(format!(
-                "\"{text}\" is not an origin; write \"s3://bucket\" or \"s3://bucket/prefix\""
+                "\"{text}\" is not an origin; write \"s3://bucket\", \"s3://bucket/prefix\" or \"file:///path\""
             ));
         };
         let (bucket, prefix) = split_place(rest);
         if !is_bucket_name(bucket) {
             return Err(format!("\"{bucket}\" is not the name of an S3 bucket"));
         }
-        Ok(OriginUrl { bucket: bucket.into(), prefix })
+        Ok(OriginUrl::S3(BucketUrl { bucket: bucket.into(), prefix }))
     }
 }
 
@@ -212,13 +279,15 @@ fn read_mount(place: Place, mut section: Section<'_>, problems: &Problems) -> Op
     let min_interval = section.get("min_interval").unwrap_or(Duration::from_secs(1));
     let order = section.get("order").unwrap_or(FlushOrder::Newest);
     let flushall = section.get("flushall").unwrap_or(false);
+    let checksums = section.get("checksums").unwrap_or(ChecksumMode::Auto);
     section.end();
 
     let Some(path) = given_path else {
         problems.add(place, "a mount needs a path, as in path = \"/photos\"");
         return None;
     };
-    let mount = |origin| MountConfig { path: path.clone(), mode, origin, min_interval, order, flushall };
+    let mount =
+        |origin| MountConfig { path: path.clone(), mode, origin, min_interval, order, flushall, checksums };
     match (mode, url) {
         (MountMode::Local, None) => Some(mount(None)),
         (MountMode::Local, Some((place, _))) => {
@@ -234,7 +303,16 @@ fn read_mount(place: Place, mut section: Section<'_>, problems: &Problems) -> Op
             );
             None
         }
-        (MountMode::WriteBack, Some((place, url))) => {
+        (MountMode::WriteBack, Some((place, OriginUrl::Directory(directory)))) => {
+            if endpoint.is_some() || id.is_some() || secret.is_some() {
+                problems.add(
+                    place,
+                    format!("mount {path} goes to a directory, which has neither endpoint nor access keys"),
+                );
+            }
+            Some(mount(Some(OriginConfig::Directory(directory))))
+        }
+        (MountMode::WriteBack, Some((place, OriginUrl::S3(url)))) => {
             let (Some((id_place, id)), Some((secret_place, secret))) = (id, secret) else {
                 problems.add(
                     place,
@@ -244,7 +322,8 @@ fn read_mount(place: Place, mut section: Section<'_>, problems: &Problems) -> Op
             };
             let access_key_id = problems.keep(id_place, id.read())?;
             let secret_access_key = problems.keep(secret_place, secret.read())?;
-            Some(mount(Some(OriginConfig { url, endpoint, region, access_key_id, secret_access_key })))
+            let bucket = BucketConfig { url, endpoint, region, access_key_id, secret_access_key };
+            Some(mount(Some(OriginConfig::S3(bucket))))
         }
     }
 }
@@ -255,12 +334,21 @@ fn conflict(mount: &MountConfig, other: &MountConfig) -> Option<String> {
         return Some(format!("{} is mounted twice; keep one", mount.path));
     }
     let (ours, theirs) = (mount.origin.as_ref()?, other.origin.as_ref()?);
-    let same_bucket = ours.endpoint == theirs.endpoint && ours.url.bucket == theirs.url.bucket;
-    let (a, b) = (&ours.url.prefix, &theirs.url.prefix);
-    (same_bucket && (a.starts_with(b) || b.starts_with(a))).then(|| {
+    let same_place = match (ours, theirs) {
+        (OriginConfig::S3(ours), OriginConfig::S3(theirs)) => {
+            let (a, b) = (&ours.url.prefix, &theirs.url.prefix);
+            let same_bucket = ours.endpoint == theirs.endpoint && ours.url.bucket == theirs.url.bucket;
+            same_bucket && (a.starts_with(b) || b.starts_with(a))
+        }
+        (OriginConfig::Directory(ours), OriginConfig::Directory(theirs)) => {
+            ours.starts_with(theirs) || theirs.starts_with(ours)
+        }
+        _ => false,
+    };
+    same_place.then(|| {
         format!(
-            "mounts {} and {} write into the same place of the origin ({} and {}); give each its own prefix",
-            mount.path, other.path, ours.url, theirs.url
+            "mounts {} and {} write into the same place of the origin ({ours} and {theirs}); give each its own prefix",
+            mount.path, other.path
         )
     })
 }

@@ -171,7 +171,7 @@ fn a_mount_is_read_whole() {
     let text = format!("{MOUNT}min_interval = \"3s\"\nflushall = true\n");
     let config = parse(&text).unwrap();
     let [mount] = config.mounts.as_slice() else { panic!("{:?}", config.mounts) };
-    let origin = mount.origin.as_ref().unwrap();
+    let Some(OriginConfig::S3(origin)) = &mount.origin else { panic!("{:?}", mount.origin) };
     assert_eq!((mount.path.bucket.as_str(), mount.path.prefix.as_str()), ("photos", ""));
     assert_eq!((origin.url.bucket.as_str(), origin.url.prefix.as_str()), ("backup", "site-a/"));
     assert_eq!(origin.endpoint.as_ref().map(Endpoint::as_str), Some("http://127.0.0.1:9100"));
@@ -198,6 +198,24 @@ fn mounts_that_cannot_be_together_are_refused() {
     assert!(problems_of(&other("/films", "s3://backup"), &[]).contains("same place of the origin"));
     assert!(problems_of(&other("/films", "s3://backup/site-a/x"), &[]).contains("same place of the origin"));
     assert!(parse(&other("/films", "s3://backup/site-ab")).is_ok());
+}
+
+#[test]
+fn a_directory_is_an_origin_without_keys() {
+    let read = |origin: &str| format!("[[mount]]\npath = \"/photos\"\norigin = \"{origin}\"\n");
+    let config = parse(&read("file:///mnt/nas/photos/")).unwrap();
+    assert_eq!(config.mounts[0].origin, Some(OriginConfig::Directory("/mnt/nas/photos".into())));
+    assert_eq!(config.mounts[0].origin.as_ref().unwrap().to_string(), "file:///mnt/nas/photos");
+    for bad in ["file://", "file:///", "file://nas/photos", "file:///mnt/../etc"] {
+        assert!(problems_of(&read(bad), &[]).contains("not a directory"), "{bad}");
+    }
+    let keyed = format!("{}access_key_id = \"a\"\n", read("file:///mnt/nas"));
+    assert!(problems_of(&keyed, &[]).contains("neither endpoint nor access keys"));
+    let nested = format!(
+        "{}[[mount]]\npath = \"/films\"\norigin = \"file:///mnt/nas/films\"\nchecksums = \"required\"\n",
+        read("file:///mnt/nas")
+    );
+    assert!(problems_of(&nested, &[]).contains("same place of the origin"));
 }
 
 #[test]

@@ -64,22 +64,23 @@ fn mount_config(config: &Config, mount: &config::MountConfig) -> MountConfig {
 }
 
 fn origin_config(config: &Config, origin: &config::OriginConfig) -> OriginConfig {
-    let backend = S3OriginConfig {
-        request_timeout: config.flush.attempt_timeout,
-        least_bandwidth: config.flush.least_bandwidth.0,
-        ..S3OriginConfig::new(
-            origin.endpoint.as_ref().map(|endpoint| endpoint.as_str().to_owned()),
-            &origin.region,
-            &origin.url.bucket,
-            origin.access_key_id.reveal(),
-            Secret::new(origin.secret_access_key.reveal()),
-        )
+    let (prefix, backend) = match origin {
+        config::OriginConfig::Directory(path) => (String::new(), OriginBackend::Directory(path.clone())),
+        config::OriginConfig::S3(bucket) => {
+            let backend = S3OriginConfig {
+                request_timeout: config.flush.attempt_timeout,
+                ..S3OriginConfig::new(
+                    bucket.endpoint.as_ref().map(|endpoint| endpoint.as_str().to_owned()),
+                    &bucket.region,
+                    &bucket.url.bucket,
+                    bucket.access_key_id.reveal(),
+                    Secret::new(bucket.secret_access_key.reveal()),
+                )
+            };
+            (bucket.url.prefix.clone(), OriginBackend::S3(Box::new(backend)))
+        }
     };
-    OriginConfig {
-        url: origin.url.to_string(),
-        prefix: origin.url.prefix.clone(),
-        backend: OriginBackend::S3(Box::new(backend)),
-    }
+    OriginConfig { url: origin.to_string(), prefix, backend }
 }
 
 /// The Redis front end's settings. SHUTDOWN begins the same stop as a signal.

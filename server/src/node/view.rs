@@ -10,6 +10,7 @@ use std::time::Duration;
 use forebay_storage::flush::{
     FlushKind, Flusher, LogError, MountHealth, MountStatus, RowId, RowPlace, RowState as QueueState, RowView,
 };
+use forebay_storage::mounts::Forgotten;
 use forebay_storage::object::BucketId;
 use forebay_storage::object_name::encode_key;
 use forebay_storage::store::{Stats, Store};
@@ -17,7 +18,7 @@ use tokio::task::JoinSet;
 
 use super::rate::UploadRate;
 use crate::admin::core::{Core, CoreError, Identity, RowState, Uploads, Which};
-use crate::api::{FlushPage, FlushRow, Mount};
+use crate::api::{FlushPage, FlushRow, Mount, RecordedMount};
 use crate::config::units::human_duration;
 use crate::config::{MountConfig, MountMode};
 
@@ -108,23 +109,26 @@ impl Core for NodeView {
     }
 
     fn mounts(&self) -> Vec<Mount> {
-        // The workers have the mounts with an origin, in the order of the config.
-        let mut workers = self.flusher.status().mounts.into_iter();
-        let mut shown = |mount: &MountConfig| {
-            let worker = mount.origin.as_ref().and_then(|_| workers.next());
+        let (workers, recorded) = (self.flusher.status().mounts, self.store.mounts());
+        let shown = |mount: &MountConfig| {
+            let path = mount.path.to_string();
+            let id = recorded.iter().find(|recorded| recorded.path == path).map(|recorded| recorded.id);
+            let worker = workers.iter().find(|worker| Some(worker.id) == id);
+            let worker = worker.filter(|_| mount.origin.is_some());
+            let forgotten = || (id.is_none() && mount.origin.is_some()).then(|| "forgotten".to_owned());
             Mount {
-                path: mount.path.to_string(),
+                path,
                 mode: match mount.mode {
                     MountMode::WriteBack => "write-back".into(),
                     MountMode::Local => "local".into(),
                 },
-                origin: mount.origin.as_ref().map(|origin| origin.url.to_string()),
-                up: worker.as_ref().map(|worker| worker.health == MountHealth::Up),
-                last_success_ms: worker.as_ref().and_then(|worker| worker.last_success_ms),
-                state: worker.map(|worker| health(&worker, self.now_ms())),
+                origin: mount.origin.as_ref().map(|origin| origin.to_string()),
+                up: worker.map(|worker| worker.health == MountHealth::Up),
+                last_success_ms: worker.and_then(|worker| worker.last_success_ms),
+                state: worker.map(|worker| health(worker, self.now_ms())).or_else(forgotten),
             }
         };
-        self.mounts.iter().map(&mut shown).collect()
+        self.mounts.iter().map(shown).collect()
     }
 
     async fn flush_list(
@@ -180,6 +184,49 @@ impl Core for NodeView {
             tracing::warn!(bucket, key = %encode_key(key), %version, reason, "an operator gave up an upload");
         }
         Ok(count)
+    }
+
+    fn recorded_mounts(&self) -> Vec<RecordedMount> {
+        let workers = self.flusher.status().mounts;
+        let shown = self.store.mounts().into_iter().map(|mount| RecordedMount {
+            state: workers
+                .iter()
+                .find(|worker| worker.id == mount.id)
+                .map(|worker| health(worker, self.now_ms()))
+                .or_else(|| mount.leaving.then(|| "being forgotten".to_owned())),
+            path: mount.path,
+            mode: if mount.local { "local".into() } else { "write-back".into() },
+            origin: (!mount.local).then_some(mount.origin),
+            attached: mount.attached,
+            leaving: mount.leaving,
+            queued: mount.queued,
+        });
+        shown.collect()
+    }
+
+    async fn forget_mount(
+        &self,
+        bucket: &str,
+        prefix: &str,
+        abandon: Option<&str>,
+    ) -> Result<u64, CoreError> {
+        let path = format!("/{bucket}/{prefix}");
+        let path = path.trim_end_matches('/');
+        let forgotten = self.store.forget_mount(bucket, prefix.as_bytes(), abandon.is_some()).await;
+        match forgotten.map_err(|error| CoreError::Unavailable(error.to_string()))? {
+            Forgotten::Done { abandoned } => {
+                let reason = abandon.unwrap_or_default();
+                tracing::warn!(path, abandoned, reason, "an operator had a mount forgotten");
+                Ok(abandoned)
+            }
+            Forgotten::NoSuchMount => {
+                Err(CoreError::NotFound(format!("no mount {path} is recorded; see forebay mount ls")))
+            }
+            Forgotten::Busy(rows) => Err(CoreError::Conflict(format!(
+                "{rows} changes wait for the origin of {path}; let them go (forebay flush wait), or give them up \
+                 with --abandon --reason TEXT"
+            ))),
+        }
     }
 }
 

@@ -78,7 +78,7 @@ impl fmt::Display for ErrorClass {
 }
 
 /// Codes first: a code says more than its status, and compatible origins disagree on statuses.
-const CODES: [(&str, ErrorClass); 42] = [
+const CODES: [(&str, ErrorClass); 44] = [
     ("AccessDenied", ErrorClass::Auth),
     ("AccountProblem", ErrorClass::Auth),
     ("AllAccessDisabled", ErrorClass::Auth),
@@ -114,6 +114,9 @@ const CODES: [(&str, ErrorClass); 42] = [
     ("RequestExpired", ErrorClass::ClockSkew),
     ("RequestInTheFuture", ErrorClass::ClockSkew),
     ("RequestTimeTooSkewed", ErrorClass::ClockSkew),
+    // With the status 200, as the late answer to the completion of an upload.
+    ("InternalError", ErrorClass::ServerError),
+    ("ServiceUnavailable", ErrorClass::ServerError),
     ("RequestLimitExceeded", ErrorClass::Throttled),
     ("SlowDown", ErrorClass::Throttled),
     ("SlowDownWrite", ErrorClass::Throttled),

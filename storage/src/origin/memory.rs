@@ -11,10 +11,11 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
 
+use super::page::Page;
 use super::{
-    BodyChecksums, Capabilities, Condition, ContentHeaders, DeleteRequest, ErrorClass, GetReply, HeadReply,
-    Landing, ListReply, ListRequest, ListedObject, Origin, OriginETag, OriginError, OriginKey, PutReply,
-    PutRequest,
+    BeginRequest, BodyChecksums, Capabilities, CompleteRequest, Condition, ContentHeaders, DeleteRequest,
+    ErrorClass, HeadReply, Landing, ListReply, ListRequest, NO_SUCH_UPLOAD, Origin, OriginETag, OriginError,
+    OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest, SentPart, UploadId,
 };
 
 /// Which operation a call is.
@@ -30,6 +31,14 @@ pub enum Operation {
     Delete,
     /// List.
     List,
+    /// The beginning of a multipart upload.
+    BeginUpload,
+    /// A part.
+    PutPart,
+    /// Its end.
+    CompleteUpload,
+    /// An upload given up.
+    AbortUpload,
 }
 
 /// One call, as the fault hook sees it.
@@ -85,6 +94,7 @@ struct State {
     objects: BTreeMap<String, Stored>,
     recorded: Vec<Recorded>,
     late: BTreeMap<u64, LateRequest>,
+    uploads: BTreeMap<String, Upload>,
     calls: u64,
     hook: Option<FaultHook>,
 }
@@ -98,8 +108,17 @@ struct Stored {
 }
 
 #[derive(Debug, Clone)]
+struct Upload {
+    key: OriginKey,
+    headers: ContentHeaders,
+    user_metadata: Vec<(String, String)>,
+    parts: BTreeMap<u32, (Bytes, SentPart)>,
+}
+
+#[derive(Debug, Clone)]
 enum LateRequest {
     Put(Box<PutRequest>),
+    Complete(Box<CompleteRequest>),
     Delete(DeleteRequest),
 }
 
@@ -111,6 +130,7 @@ impl MemoryOrigin {
             objects: BTreeMap::new(),
             recorded: Vec::new(),
             late: BTreeMap::new(),
+            uploads: BTreeMap::new(),
             calls: 0,
             hook: None,
         };
@@ -146,6 +166,7 @@ impl MemoryOrigin {
         // Nobody waits for the answer; a refusal is as good as a loss.
         let _ = match request {
             LateRequest::Put(request) => state.put(&request, call, true).map(drop),
+            LateRequest::Complete(request) => state.complete(&request, call, true).map(drop),
             LateRequest::Delete(request) => state.delete(&request, call, true),
         };
         true
@@ -179,6 +200,16 @@ impl MemoryOrigin {
         self.state.lock().objects.get(key).map(|stored| stored.body.clone())
     }
 
+    /// Multipart uploads under way: their keys, and the numbers of the parts that arrived.
+    pub fn uploads(&self) -> Vec<(String, Vec<u32>)> {
+        let state = self.state.lock();
+        state
+            .uploads
+            .values()
+            .map(|upload| (upload.key.0.clone(), upload.parts.keys().copied().collect()))
+            .collect()
+    }
+
     /// All keys, in order.
     pub fn keys(&self) -> Vec<String> {
         self.state.lock().objects.keys().cloned().collect()
@@ -195,31 +226,62 @@ impl State {
     }
 
     fn put(&mut self, request: &PutRequest, call: u64, late: bool) -> Result<PutReply, OriginError> {
-        let held = self.objects.get(&request.key.0).map(|stored| &stored.etag);
-        let holds = match &request.condition {
+        self.judge(&request.key, &request.condition)?;
+        if self.honours.checksums && !checksums_match(&request.checksums, &request.body) {
+            return Err(refusal(ErrorClass::Checksum, "BadDigest", "the body has another checksum"));
+        }
+        let mut user_metadata = request.user_metadata.clone();
+        user_metadata.sort();
+        let (body, headers) = (request.body.clone(), request.headers.clone());
+        let stored = Stored { etag: md5_etag(&body), body, headers, user_metadata };
+        Ok(self.store(&request.key, stored, call, late))
+    }
+
+    fn judge(&self, key: &OriginKey, condition: &Condition) -> Result<(), OriginError> {
+        let held = self.objects.get(&key.0).map(|stored| &stored.etag);
+        let holds = match condition {
             Condition::None => true,
             Condition::IfAbsent => held.is_none() || !self.honours.if_none_match,
             Condition::IfMatch(etag) => held == Some(etag) || !self.honours.if_match,
         };
-        if !holds {
-            return Err(precondition_failed());
+        if holds { Ok(()) } else { Err(precondition_failed()) }
+    }
+
+    fn store(&mut self, key: &OriginKey, stored: Stored, call: u64, late: bool) -> PutReply {
+        let put = Some(stored.user_metadata.clone());
+        self.recorded.push(Recorded { call, key: key.0.clone(), put, late });
+        let reply = PutReply { etag: stored.etag.clone() };
+        self.objects.insert(key.0.clone(), stored);
+        reply
+    }
+
+    fn upload(&mut self, upload: &UploadId) -> Result<&mut Upload, OriginError> {
+        self.uploads.get_mut(&upload.0).ok_or_else(no_such_upload)
+    }
+
+    fn complete(
+        &mut self,
+        request: &CompleteRequest,
+        call: u64,
+        late: bool,
+    ) -> Result<PutReply, OriginError> {
+        let upload = self.upload(&request.upload)?.clone();
+        self.judge(&request.key, &request.condition)?;
+        let mut body = Vec::new();
+        let mut digests = Md5::new();
+        for sent in &request.parts {
+            let Some((bytes, _)) = upload.parts.get(&sent.number).filter(|(_, known)| known == sent) else {
+                return Err(refusal(ErrorClass::Other, "InvalidPart", "no such part"));
+            };
+            body.extend_from_slice(bytes);
+            digests.update(Md5::digest(bytes));
         }
-        if self.honours.checksums && !checksums_match(&request.checksums, &request.body) {
-            return Err(refusal(ErrorClass::Checksum, "BadDigest", "the body has another checksum"));
-        }
-        let etag = md5_etag(&request.body);
-        let mut user_metadata = request.user_metadata.clone();
+        let etag = OriginETag(format!("{}-{}", hex::encode(digests.finalize()), request.parts.len()));
+        self.uploads.remove(&request.upload.0);
+        let mut user_metadata = upload.user_metadata;
         user_metadata.sort();
-        let recorded = Recorded { call, key: request.key.0.clone(), put: Some(user_metadata.clone()), late };
-        self.recorded.push(recorded);
-        let stored = Stored {
-            body: request.body.clone(),
-            headers: request.headers.clone(),
-            user_metadata,
-            etag: etag.clone(),
-        };
-        self.objects.insert(request.key.0.clone(), stored);
-        Ok(PutReply { etag })
+        let stored = Stored { body: Bytes::from(body), headers: upload.headers, user_metadata, etag };
+        Ok(self.store(&request.key, stored, call, late))
     }
 
     fn delete(&mut self, request: &DeleteRequest, call: u64, late: bool) -> Result<(), OriginError> {
@@ -271,14 +333,74 @@ impl Origin for MemoryOrigin {
         }
     }
 
-    async fn get(&self, key: &OriginKey, limit: u64) -> Result<Option<GetReply>, OriginError> {
+    async fn begin_upload(&self, request: BeginRequest) -> Result<UploadId, OriginError> {
         let mut state = self.state.lock();
-        read_fault(state.arrive(Operation::Get, &key.0).1)?;
-        let Some(stored) = state.objects.get(&key.0) else { return Ok(None) };
-        if stored.body.len() as u64 > limit {
-            return Err(refusal(ErrorClass::TooLarge, "EntityTooLarge", "longer than the caller takes"));
+        let (call, fault) = state.arrive(Operation::BeginUpload, &request.key.0);
+        read_fault(fault)?;
+        let id = format!("upload-{call}");
+        let BeginRequest { key, headers, user_metadata, .. } = request;
+        let upload = Upload { key, headers, user_metadata, parts: BTreeMap::new() };
+        state.uploads.insert(id.clone(), upload);
+        Ok(UploadId(id))
+    }
+
+    async fn put_part(&self, request: PartRequest) -> Result<SentPart, OriginError> {
+        let body = request.body.collect().await;
+        let body = body
+            .map_err(|error| OriginError::new(ErrorClass::Fenced, Landing::NotApplied, error.to_string()))?;
+        let mut state = self.state.lock();
+        let fault = state.arrive(Operation::PutPart, &request.key.0).1;
+        if matches!(fault, Fault::DropUnknown | Fault::LandLate | Fault::Refuse(_)) {
+            read_fault(fault.clone())?;
         }
-        Ok(Some(GetReply { head: stored.head(), body: stored.body.clone() }))
+        let sums = BodyChecksums { crc32c: request.crc32c, ..BodyChecksums::default() };
+        if state.honours.checksums && !checksums_match(&sums, &body) {
+            return Err(refusal(ErrorClass::Checksum, "BadDigest", "the part has another checksum"));
+        }
+        let sent = SentPart { number: request.number, etag: md5_etag(&body), crc32c: request.crc32c };
+        state.upload(&request.upload)?.parts.insert(request.number, (body, sent.clone()));
+        read_fault(fault)?;
+        Ok(sent)
+    }
+
+    async fn complete_upload(&self, request: CompleteRequest) -> Result<PutReply, OriginError> {
+        if !request.fence.holds() {
+            return Err(OriginError::fenced(Landing::NotApplied));
+        }
+        let mut state = self.state.lock();
+        let (call, fault) = state.arrive(Operation::CompleteUpload, &request.key.0);
+        match fault {
+            Fault::Ok => state.complete(&request, call, false),
+            Fault::Refuse(error) => Err(error),
+            Fault::ApplyThenUnknown => state.complete(&request, call, false).and_then(|_| Err(lost())),
+            Fault::DropUnknown => Err(lost()),
+            Fault::LandLate => {
+                state.late.insert(call, LateRequest::Complete(Box::new(request)));
+                Err(lost())
+            }
+        }
+    }
+
+    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<(), OriginError> {
+        let mut state = self.state.lock();
+        read_fault(state.arrive(Operation::AbortUpload, &key.0).1)?;
+        state.uploads.remove(&upload.0);
+        Ok(())
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<Option<ReadReply>, OriginError> {
+        let mut state = self.state.lock();
+        read_fault(state.arrive(Operation::Get, &request.key.0).1)?;
+        let Some(stored) = state.objects.get(&request.key.0) else { return Ok(None) };
+        if request.if_match.is_some_and(|etag| etag != stored.etag) {
+            return Err(precondition_failed());
+        }
+        let len = stored.body.len() as u64;
+        let range = request.range.unwrap_or(0..len);
+        let range = range.start.min(len)..range.end.min(len);
+        let body = stored.body.slice(range.start as usize..range.end as usize);
+        let body = Box::pin(futures_util::stream::iter([Ok(body)]));
+        Ok(Some(ReadReply { head: stored.head(), range, body }))
     }
 
     async fn head(&self, key: &OriginKey) -> Result<Option<HeadReply>, OriginError> {
@@ -308,22 +430,14 @@ impl Origin for MemoryOrigin {
     async fn list(&self, request: ListRequest) -> Result<ListReply, OriginError> {
         let mut state = self.state.lock();
         read_fault(state.arrive(Operation::List, &request.prefix).1)?;
-        let after = request.start_after.as_deref();
-        let mut objects: Vec<ListedObject> = state
-            .objects
-            .range(request.prefix.clone()..)
-            .take_while(|(key, _)| key.starts_with(&request.prefix))
-            .filter(|(key, _)| after.is_none_or(|after| key.as_str() > after))
-            .take(usize::from(request.max) + 1)
-            .map(|(key, stored)| ListedObject {
-                key: OriginKey(key.clone()),
-                etag: Some(stored.etag.clone()),
-                bytes: stored.body.len() as u64,
-            })
-            .collect();
-        let truncated = objects.len() > usize::from(request.max);
-        objects.truncate(usize::from(request.max));
-        Ok(ListReply { objects, truncated })
+        let mut page = Page::new(&request);
+        for (key, stored) in state.objects.range(request.prefix.clone()..) {
+            if !key.starts_with(&request.prefix) || page.is_full() {
+                break;
+            }
+            page.offer(key, || (Some(stored.etag.clone()), stored.body.len() as u64));
+        }
+        Ok(page.finish())
     }
 }
 
@@ -337,6 +451,10 @@ fn read_fault(fault: Fault) -> Result<(), OriginError> {
 
 fn lost() -> OriginError {
     OriginError::new(ErrorClass::Network, Landing::Unknown, "the answer was lost")
+}
+
+fn no_such_upload() -> OriginError {
+    refusal(ErrorClass::Other, NO_SUCH_UPLOAD, "the upload is not known")
 }
 
 fn precondition_failed() -> OriginError {
@@ -495,6 +613,8 @@ mod tests {
             prefix: "a/".to_owned(),
             max: 2,
             start_after: start_after.map(str::to_owned),
+            delimiter: None,
+            token: None,
         };
         let keys = |reply: &ListReply| reply.objects.iter().map(|o| o.key.0.clone()).collect::<Vec<_>>();
         let first = origin.list(page(None)).await.unwrap();

@@ -7,18 +7,25 @@
 //! or no byte sent). Everything else is `Unknown`: the request may be applied now, or later, until its
 //! deadline. No implementation retries by itself. No secret stands in any message.
 
+mod body;
 pub mod classify;
+pub mod dir;
 pub mod memory;
+mod page;
 mod probe;
 pub mod s3;
 
 use std::fmt;
+use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt};
 
+pub use body::{BodyError, BodySource, READ_BYTES_MAX, UploadBody};
 pub use classify::ErrorClass;
 pub use probe::PROBE_NAME;
 
@@ -152,6 +159,74 @@ pub struct DeleteRequest {
     pub fence: Fence,
 }
 
+/// Names a multipart upload, as the origin gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UploadId(pub String);
+
+/// The beginning of a multipart upload: nothing of it is an object before it is completed.
+#[derive(Debug, Clone)]
+pub struct BeginRequest {
+    /// Where.
+    pub key: OriginKey,
+    /// Content headers.
+    pub headers: ContentHeaders,
+    /// User metadata, names without `x-amz-meta-`, lower case.
+    pub user_metadata: Vec<(String, String)>,
+    /// Whether every part comes with its CRC32C.
+    pub crc32c: bool,
+    /// Nothing of the request leaves after this.
+    pub deadline: Instant,
+}
+
+/// One part. Sending one again replaces it.
+#[derive(Debug, Clone)]
+pub struct PartRequest {
+    /// Where.
+    pub key: OriginKey,
+    /// Of which upload.
+    pub upload: UploadId,
+    /// From 1.
+    pub number: u32,
+    /// First byte of the part in the object.
+    pub offset: u64,
+    /// Its bytes.
+    pub body: UploadBody,
+    /// Its CRC32C, if the upload was begun with them.
+    pub crc32c: Option<u32>,
+    /// Nothing of the request leaves after this.
+    pub deadline: Instant,
+    /// Asked together with the deadline before the last chunk leaves.
+    pub fence: Fence,
+}
+
+/// A part that the origin has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentPart {
+    /// From 1.
+    pub number: u32,
+    /// What the origin answered to it.
+    pub etag: OriginETag,
+    /// Its CRC32C, if it was sent with one.
+    pub crc32c: Option<u32>,
+}
+
+/// One attempt to make an object of the parts: the only request of an upload that changes the key.
+#[derive(Debug, Clone)]
+pub struct CompleteRequest {
+    /// Where.
+    pub key: OriginKey,
+    /// Which upload.
+    pub upload: UploadId,
+    /// All parts, in order.
+    pub parts: Vec<SentPart>,
+    /// Condition, where the origin honours them.
+    pub condition: Condition,
+    /// The request does not leave after this.
+    pub deadline: Instant,
+    /// Asked before it leaves.
+    pub fence: Fence,
+}
+
 /// Answer to a put.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PutReply {
@@ -179,6 +254,30 @@ impl HeadReply {
     }
 }
 
+/// A read of an object, or of a range of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadRequest {
+    /// Where.
+    pub key: OriginKey,
+    /// Which bytes, not empty; what lies beyond the end is left out. `None`: all.
+    pub range: Option<Range<u64>>,
+    /// Refuses (as [`ErrorClass::Conflict`]) an object with another ETag.
+    pub if_match: Option<OriginETag>,
+}
+
+/// A body as it comes. An error ends it; so does a body that is shorter than announced.
+pub type ReadStream = Pin<Box<dyn Stream<Item = Result<Bytes, OriginError>> + Send>>;
+
+/// Answer to a read.
+pub struct ReadReply {
+    /// What a head would say; its length is that of the whole object.
+    pub head: HeadReply,
+    /// Which bytes follow.
+    pub range: Range<u64>,
+    /// They.
+    pub body: ReadStream,
+}
+
 /// Answer to a get: head and whole body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GetReply {
@@ -197,6 +296,17 @@ pub struct ListRequest {
     pub max: u16,
     /// Keys after this one, in the order of their UTF-8 bytes.
     pub start_after: Option<String>,
+    /// Keys that contain it behind the prefix are rolled up to what they share with it.
+    pub delimiter: Option<String>,
+    /// Where the page before this one ended: [`ListReply::next`] of the same request.
+    pub token: Option<String>,
+}
+
+impl ListRequest {
+    /// All keys that begin with `prefix`, `max` at a time.
+    pub fn new(prefix: impl Into<String>, max: u16) -> ListRequest {
+        ListRequest { prefix: prefix.into(), max, start_after: None, delimiter: None, token: None }
+    }
 }
 
 /// One listed key.
@@ -215,8 +325,12 @@ pub struct ListedObject {
 pub struct ListReply {
     /// Keys in order.
     pub objects: Vec<ListedObject>,
+    /// What was rolled up, in order.
+    pub prefixes: Vec<String>,
     /// Whether more follow.
     pub truncated: bool,
+    /// If so, what to ask with; opaque.
+    pub next: Option<String>,
 }
 
 /// What the origin was seen to do. Probed at attach, shown, never assumed.
@@ -231,6 +345,9 @@ pub struct Capabilities {
     /// A PUT with a wrong CRC32C was refused, one with the right CRC32C accepted.
     pub checksums: bool,
 }
+
+/// Code of an error about a multipart upload that the origin does not know (any more).
+pub const NO_SUCH_UPLOAD: &str = "NoSuchUpload";
 
 /// Whether a failed request can have changed the origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -280,10 +397,42 @@ pub trait Origin: Send + Sync {
     /// Puts a whole object, once.
     async fn put(&self, request: PutRequest) -> Result<PutReply, OriginError>;
 
-    /// Gets a whole object, `None` if absent; an object longer than `limit` bytes is `TooLarge`.
-    async fn get(&self, key: &OriginKey, limit: u64) -> Result<Option<GetReply>, OriginError>;
+    /// Begins a multipart upload.
+    async fn begin_upload(&self, request: BeginRequest) -> Result<UploadId, OriginError>;
 
-    /// What the origin holds under a key, `None` if nothing.
+    /// Sends one part. An upload that the origin does not know has the code [`NO_SUCH_UPLOAD`].
+    async fn put_part(&self, request: PartRequest) -> Result<SentPart, OriginError>;
+
+    /// Makes an object of the parts, once; a code of [`NO_SUCH_UPLOAD`] may mean that this has happened.
+    async fn complete_upload(&self, request: CompleteRequest) -> Result<PutReply, OriginError>;
+
+    /// Gives an upload up; one that is not known is no error.
+    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<(), OriginError>;
+
+    /// Reads an object or a range of it as a stream, `None` only if the origin says that there is none. A
+    /// range that begins behind the end is answered with no bytes.
+    async fn read(&self, request: ReadRequest) -> Result<Option<ReadReply>, OriginError>;
+
+    /// Gets a whole object, `None` if absent; an object longer than `limit` bytes is `TooLarge`.
+    async fn get(&self, key: &OriginKey, limit: u64) -> Result<Option<GetReply>, OriginError> {
+        let request = ReadRequest { key: key.clone(), range: None, if_match: None };
+        let Some(mut reply) = self.read(request).await? else { return Ok(None) };
+        if reply.head.content_length > limit {
+            let message = format!("the object is longer than {limit} bytes");
+            return Err(OriginError::new(ErrorClass::TooLarge, Landing::NotApplied, message));
+        }
+        let mut body = BytesMut::new();
+        while let Some(bytes) = reply.body.next().await {
+            body.extend_from_slice(&bytes?);
+            if body.len() as u64 > limit {
+                let message = format!("the object is longer than {limit} bytes");
+                return Err(OriginError::new(ErrorClass::TooLarge, Landing::NotApplied, message));
+            }
+        }
+        Ok(Some(GetReply { head: reply.head, body: body.freeze() }))
+    }
+
+    /// What the origin holds under a key, `None` only if the origin says that there is nothing.
     async fn head(&self, key: &OriginKey) -> Result<Option<HeadReply>, OriginError>;
 
     /// Deletes an object, once; deleting nothing succeeds.

@@ -64,7 +64,7 @@ pub(super) async fn probe<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Resul
 
 /// Removes what probes left that died on the way: objects of a probe's name, with a probe's body.
 async fn remove_leftovers<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Result<(), OriginError> {
-    let request = ListRequest { prefix: format!("{prefix}{PROBE_NAME}"), max: LIST_PAGE, start_after: None };
+    let request = ListRequest::new(format!("{prefix}{PROBE_NAME}"), LIST_PAGE);
     for object in step(|| origin.list(request.clone())).await?.objects {
         let found = step(|| origin.get(&object.key, BODY.len() as u64)).await;
         if found.is_ok_and(|found| found.is_some_and(|found| found.body == BODY)) {
@@ -127,15 +127,14 @@ fn says_no(class: ErrorClass) -> bool {
 /// Whether nothing but probe leftovers stands under `prefix`.
 pub(super) async fn is_empty<O: Origin + ?Sized>(origin: &O, prefix: &str) -> Result<bool, OriginError> {
     let probes = format!("{prefix}{PROBE_NAME}");
-    let mut start_after = None;
+    let mut request = ListRequest::new(prefix, LIST_PAGE);
     loop {
-        let request = ListRequest { prefix: prefix.to_owned(), max: LIST_PAGE, start_after };
         let page = step(|| origin.list(request.clone())).await?;
         if page.objects.iter().any(|object| !object.key.0.starts_with(&probes)) {
             return Ok(false);
         }
-        match page.objects.last() {
-            Some(last) if page.truncated => start_after = Some(last.key.0.clone()),
+        match page.next {
+            Some(next) if page.truncated => request.token = Some(next),
             _ => return Ok(true),
         }
     }

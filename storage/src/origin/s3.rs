@@ -1,4 +1,5 @@
-//! An S3 bucket as origin, by the AWS SDK: one request per call, every safety of ours around it.
+//! An S3 bucket as origin, by the AWS SDK: one request per call (a HEAD that finds nothing: two), every safety of
+//! ours around it.
 //!
 //! Owns the SDK client, its settings, and the translation of its errors. The SDK is named nowhere else.
 //!
@@ -14,9 +15,10 @@
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -34,7 +36,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
-use aws_sdk_s3::types::EncodingType;
+use aws_sdk_s3::types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart, EncodingType};
 use aws_smithy_http_client::Builder as HttpClientBuilder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -44,14 +46,17 @@ use aws_smithy_runtime_api::client::interceptors::context::{
 use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::base64;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body::{Frame, SizeHint};
 use md5::{Digest, Md5};
 
 use super::classify::{class_of, landing_of};
 use super::{
-    Condition, ContentHeaders, DeleteRequest, ErrorClass, Fence, GetReply, HeadReply, Landing, ListReply,
-    ListRequest, ListedObject, Origin, OriginETag, OriginError, OriginKey, PutReply, PutRequest,
+    BeginRequest, BodyError, CompleteRequest, Condition, ContentHeaders, DeleteRequest, ErrorClass, Fence,
+    HeadReply, Landing, ListReply, ListRequest, ListedObject, NO_SUCH_UPLOAD, Origin, OriginETag,
+    OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest, SentPart, UploadBody,
+    UploadId,
 };
 
 /// Bytes of a body handed to the socket at once; the last piece waits for the fence.
@@ -95,18 +100,15 @@ pub struct S3OriginConfig {
     pub path_style: bool,
     /// Longest wait for a TCP and TLS connection.
     pub connect_timeout: Duration,
-    /// Longest wait for a request without a deadline of its own (head, list; get adds time for its bytes).
+    /// Longest wait for a request without a deadline of its own (head, list), and for the next bytes of a body.
     pub request_timeout: Duration,
-    /// Bytes per second that a body may be expected to move at, at worst.
-    pub least_bandwidth: u64,
     /// Whether PUT and DELETE are signed in the query, with an expiry at their deadline. Off only for an
     /// origin that refuses presigned requests.
     pub query_signed: bool,
 }
 
 impl S3OriginConfig {
-    /// A config with the defaults: 3 s to connect, 30 s a request, at least 256 KiB/s; path style for
-    /// custom endpoints.
+    /// A config with the defaults: 3 s to connect, 30 s a request; path style for custom endpoints.
     pub fn new(
         endpoint: Option<String>,
         region: impl Into<String>,
@@ -124,7 +126,6 @@ impl S3OriginConfig {
             session_token: None,
             connect_timeout: Duration::from_secs(3),
             request_timeout: Duration::from_secs(30),
-            least_bandwidth: 256 * 1024,
             query_signed: true,
         }
     }
@@ -136,7 +137,6 @@ pub struct S3Origin {
     bucket: String,
     name: String,
     request_timeout: Duration,
-    least_bandwidth: u64,
     query_signed: bool,
 }
 
@@ -168,7 +168,6 @@ impl S3Origin {
             name: format!("s3://{}", config.bucket),
             bucket: config.bucket,
             request_timeout: config.request_timeout,
-            least_bandwidth: config.least_bandwidth.max(1),
             query_signed: config.query_signed,
         }
     }
@@ -184,19 +183,88 @@ impl S3Origin {
         (attempt, interceptor)
     }
 
-    /// Waits for a read; nothing can land, so its outcome does not matter.
-    async fn read<T, E: SdkCause>(
+    /// Waits for an answer to what changes no object.
+    async fn wait<T, E: SdkCause>(
         &self,
-        bytes: u64,
         answer: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     ) -> Result<T, SdkOrTimeout<E>> {
-        let wait = self.request_timeout + Duration::from_secs(bytes / self.least_bandwidth);
-        match tokio::time::timeout(wait, answer).await {
+        match tokio::time::timeout(self.request_timeout, answer).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(SdkOrTimeout::Sdk(error)),
             Err(_) => Err(SdkOrTimeout::Timeout),
         }
     }
+
+    /// A range that holds no byte of the object, which is there.
+    async fn behind_the_end(&self, request: ReadRequest) -> Result<Option<ReadReply>, OriginError> {
+        let call = self
+            .client
+            .head_object()
+            .bucket(&self.bucket)
+            .key(&request.key.0)
+            .set_if_match(request.if_match.as_ref().map(quoted))
+            .send();
+        let head = head_of_head(&self.wait(call).await.map_err(SdkOrTimeout::into_origin_error)?);
+        let end = head.content_length;
+        Ok(Some(ReadReply { head, range: end..end, body: Box::pin(futures_util::stream::empty()) }))
+    }
+}
+
+/// A body on its way here.
+struct Arrival {
+    body: ByteStream,
+    /// Where the next byte stands in the object.
+    at: u64,
+    wanted: Range<u64>,
+    /// Up to where the answer was announced to reach.
+    end: u64,
+    /// Longest wait for some bytes.
+    stall: Duration,
+}
+
+impl Arrival {
+    async fn next(mut self) -> Result<Option<(Bytes, Arrival)>, OriginError> {
+        let network = |text: String| OriginError::new(ErrorClass::Network, Landing::NotApplied, text);
+        while self.at < self.wanted.end {
+            let bytes = match tokio::time::timeout(self.stall, self.body.next()).await {
+                Err(_) => return Err(network("timed out reading the body".to_owned())),
+                Ok(None) => {
+                    let missing = self.end - self.at;
+                    return Err(network(format!(
+                        "the body ended {missing} bytes short of what was announced"
+                    )));
+                }
+                Ok(Some(Err(error))) => return Err(network(format!("reading the body: {error}"))),
+                Ok(Some(Ok(bytes))) => bytes,
+            };
+            let start = self.at;
+            self.at += bytes.len() as u64;
+            if self.at > self.end {
+                return Err(network("the body is longer than was announced".to_owned()));
+            }
+            let from = self.wanted.start.clamp(start, self.at) - start;
+            let to = self.wanted.end.clamp(start, self.at) - start;
+            if from < to {
+                return Ok(Some((bytes.slice(from as usize..to as usize), self)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads `bytes 0-9/100`.
+fn content_range(text: &str) -> Option<(Range<u64>, u64)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, total) = (first.parse::<u64>().ok()?, last.parse::<u64>().ok()?, total.parse().ok()?);
+    let range = first..last.checked_add(1)?;
+    (range.start < range.end && range.end <= total).then_some((range, total))
+}
+
+/// Off the runtime's threads: a part takes tens of milliseconds.
+async fn md5_of(bytes: Bytes) -> Result<Vec<u8>, OriginError> {
+    let digest = tokio::task::spawn_blocking(move || Md5::digest(&bytes).to_vec()).await;
+    digest.map_err(|error| OriginError::new(ErrorClass::Other, Landing::NotApplied, error.to_string()))
 }
 
 #[async_trait]
@@ -213,7 +281,7 @@ impl Origin for S3Origin {
             (None, None, None, None) => Some(Md5::digest(&request.body).to_vec()),
             (.., md5) => md5.map(Vec::from),
         };
-        let body = FencedBody { rest: request.body, attempt: attempt.clone() };
+        let body = FencedBody::new(request.body.into(), attempt.clone());
         let headers = request.headers;
         let (if_none_match, if_match) = match request.condition {
             Condition::None => (None, None),
@@ -261,49 +329,178 @@ impl Origin for S3Origin {
         }
     }
 
-    async fn get(&self, key: &OriginKey, limit: u64) -> Result<Option<GetReply>, OriginError> {
-        let call = self.client.get_object().bucket(&self.bucket).key(&key.0).send();
-        let mut reply = match self.read(0, call).await {
-            Ok(reply) => reply,
-            Err(error) if error.code() == Some("NoSuchKey") => return Ok(None),
-            Err(error) => return Err(error.into_origin_error()),
+    async fn begin_upload(&self, request: BeginRequest) -> Result<UploadId, OriginError> {
+        let (attempt, interceptor) = self.attempt(request.deadline, Fence::open());
+        let headers = request.headers;
+        let metadata = request.user_metadata.into_iter().map(|(name, value)| (name, header_text(value)));
+        let call = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(request.key.0)
+            .set_content_type(headers.content_type)
+            .set_content_encoding(headers.content_encoding)
+            .set_cache_control(headers.cache_control)
+            .set_content_disposition(headers.content_disposition)
+            .set_content_language(headers.content_language)
+            .set_metadata(Some(metadata.collect()))
+            .set_checksum_algorithm(request.crc32c.then_some(ChecksumAlgorithm::Crc32C))
+            .customize()
+            .interceptor(interceptor);
+        let call = match headers.expires {
+            Some(expires) => call.mutate_request(move |http| {
+                if let Ok(value) = http::HeaderValue::try_from(&expires) {
+                    http.headers_mut().insert("expires", value);
+                }
+            }),
+            None => call,
         };
-        let head = head_of_get(&reply);
-        let too_large = || {
-            let message = format!("the object is longer than {limit} bytes");
-            OriginError::new(ErrorClass::TooLarge, Landing::NotApplied, message)
-        };
-        if head.content_length > limit {
-            return Err(too_large());
-        }
-        let wait = self.request_timeout + Duration::from_secs(head.content_length / self.least_bandwidth);
-        let until = tokio::time::Instant::now() + wait;
-        let mut body = BytesMut::new();
-        loop {
-            let network = |text: String| OriginError::new(ErrorClass::Network, Landing::NotApplied, text);
-            match tokio::time::timeout_at(until, reply.body.next()).await {
-                Ok(None) => break,
-                Ok(Some(Ok(chunk))) if (body.len() + chunk.len()) as u64 > limit => return Err(too_large()),
-                Ok(Some(Ok(chunk))) => body.extend_from_slice(&chunk),
-                Ok(Some(Err(error))) => return Err(network(format!("reading the body: {error}"))),
-                Err(_) => return Err(network("timed out reading the body".to_owned())),
+        let reply = attempt.send(call.send()).await?;
+        match reply.upload_id() {
+            Some(id) if !id.is_empty() => Ok(UploadId(id.to_owned())),
+            _ => {
+                Err(OriginError::new(ErrorClass::Other, Landing::Unknown, "the origin gave the upload no id"))
             }
         }
-        if body.len() as u64 != head.content_length {
-            let message =
-                format!("the body has {} bytes, {} were announced", body.len(), head.content_length);
-            return Err(OriginError::new(ErrorClass::Network, Landing::NotApplied, message));
+    }
+
+    async fn put_part(&self, request: PartRequest) -> Result<SentPart, OriginError> {
+        let (attempt, interceptor) = self.attempt(request.deadline, request.fence);
+        let length = request.body.len();
+        let (number, crc32c) = (request.number, request.crc32c);
+        let md5 = match (crc32c, &request.body.memory) {
+            (None, Some(bytes)) => Some(md5_of(bytes.clone()).await?),
+            // Read as it is sent, so its digest would come too late for a header.
+            _ => None,
+        };
+        let body = FencedBody::new(request.body, attempt.clone());
+        let unreadable = body.unreadable.clone();
+        let call = self
+            .client
+            .upload_part()
+            .bucket(&self.bucket)
+            .key(request.key.0)
+            .upload_id(request.upload.0)
+            .part_number(i32::try_from(number).unwrap_or(i32::MAX))
+            .body(ByteStream::new(SdkBody::from_body_1_x(body)))
+            .content_length(i64::try_from(length).unwrap_or(i64::MAX))
+            .set_content_md5(md5.map(base64::encode))
+            .set_checksum_crc32_c(crc32c.map(|crc| base64::encode(crc.to_be_bytes())))
+            .customize()
+            .interceptor(interceptor);
+        let reply = attempt.send(call.send()).await;
+        if let Some(error) = unreadable.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take() {
+            return Err(OriginError::new(ErrorClass::Fenced, Landing::Unknown, error.to_string()));
         }
-        Ok(Some(GetReply { head, body: body.freeze() }))
+        match reply?.e_tag() {
+            Some(etag) => Ok(SentPart { number, etag: unquoted(etag), crc32c }),
+            None => {
+                let message = "the origin answered a part without an ETag";
+                Err(OriginError::new(ErrorClass::Other, Landing::Unknown, message))
+            }
+        }
+    }
+
+    async fn complete_upload(&self, request: CompleteRequest) -> Result<PutReply, OriginError> {
+        let (attempt, interceptor) = self.attempt(request.deadline, request.fence);
+        let (if_none_match, if_match) = match request.condition {
+            Condition::None => (None, None),
+            Condition::IfAbsent => (Some("*".to_owned()), None),
+            Condition::IfMatch(etag) => (None, Some(quoted(&etag))),
+        };
+        let parts = request.parts.into_iter().map(|part| {
+            CompletedPart::builder()
+                .part_number(i32::try_from(part.number).unwrap_or(i32::MAX))
+                .e_tag(quoted(&part.etag))
+                .set_checksum_crc32_c(part.crc32c.map(|crc| base64::encode(crc.to_be_bytes())))
+                .build()
+        });
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
+        let call = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(request.key.0)
+            .upload_id(request.upload.0)
+            .multipart_upload(parts)
+            .set_if_none_match(if_none_match)
+            .set_if_match(if_match)
+            .customize()
+            .interceptor(interceptor);
+        let reply = attempt.send(call.send()).await?;
+        match reply.e_tag() {
+            Some(etag) => Ok(PutReply { etag: unquoted(etag) }),
+            None => {
+                let message = "the origin completed an upload without an ETag";
+                Err(OriginError::new(ErrorClass::Other, Landing::Unknown, message))
+            }
+        }
+    }
+
+    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<(), OriginError> {
+        let call =
+            self.client.abort_multipart_upload().bucket(&self.bucket).key(&key.0).upload_id(&upload.0).send();
+        match self.wait(call).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.code() == Some(NO_SUCH_UPLOAD) => Ok(()),
+            Err(error) => Err(error.into_origin_error()),
+        }
+    }
+
+    async fn read(&self, request: ReadRequest) -> Result<Option<ReadReply>, OriginError> {
+        let header = request.range.as_ref().map(|range| {
+            // Inclusive on the wire; an empty range cannot be said there.
+            format!("bytes={}-{}", range.start, range.end.saturating_sub(1).max(range.start))
+        });
+        let call = self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(&request.key.0)
+            .set_range(header)
+            .set_if_match(request.if_match.as_ref().map(quoted))
+            .send();
+        let reply = match self.wait(call).await {
+            Ok(reply) => reply,
+            Err(error) if error.code() == Some("NoSuchKey") && error.status() == Some(404) => {
+                return Ok(None);
+            }
+            Err(error) if error.status() == Some(416) => return self.behind_the_end(request).await,
+            Err(error) => return Err(error.into_origin_error()),
+        };
+        let mut head = head_of_get(&reply);
+        let range = match (&request.range, reply.content_range()) {
+            (None, _) => 0..head.content_length,
+            // A server that does not know ranges sends everything.
+            (Some(_), None) => 0..head.content_length,
+            (Some(_), Some(text)) => {
+                let (range, total) = content_range(text).ok_or_else(|| {
+                    let message = format!("the origin's Content-Range cannot be read: {}", shortened(text));
+                    OriginError::new(ErrorClass::Other, Landing::NotApplied, message)
+                })?;
+                head.content_length = total;
+                range
+            }
+        };
+        let wanted = request.range.unwrap_or(0..u64::MAX);
+        let wanted =
+            wanted.start.max(range.start)..wanted.end.min(range.end).max(wanted.start.max(range.start));
+        let stall = self.request_timeout;
+        let state =
+            Arrival { body: reply.body, at: range.start, wanted: wanted.clone(), end: range.end, stall };
+        let body = futures_util::stream::try_unfold(state, Arrival::next);
+        Ok(Some(ReadReply { head, range: wanted, body: Box::pin(body) }))
     }
 
     async fn head(&self, key: &OriginKey) -> Result<Option<HeadReply>, OriginError> {
         let call = self.client.head_object().bucket(&self.bucket).key(&key.0).send();
-        match self.read(0, call).await {
+        match self.wait(call).await {
             Ok(reply) => Ok(Some(head_of_head(&reply))),
-            // A 404 to HEAD has no body: a missing bucket looks the same, and shows at the next PUT or
-            // DELETE.
-            Err(error) if error.status() == Some(404) => Ok(None),
+            // A 404 to HEAD has no body: a missing bucket looks the same. A GET says which it is.
+            Err(error) if error.status() == Some(404) => {
+                let request = ReadRequest { key: key.clone(), range: Some(0..1), if_match: None };
+                Ok(self.read(request).await?.map(|reply| reply.head))
+            }
             Err(error) => Err(error.into_origin_error()),
         }
     }
@@ -333,25 +530,37 @@ impl Origin for S3Origin {
             .prefix(request.prefix)
             .max_keys(i32::from(request.max.min(1000)))
             .set_start_after(request.start_after)
+            .set_delimiter(request.delimiter)
+            .set_continuation_token(request.token)
             .encoding_type(EncodingType::Url)
             .send();
-        let reply = self.read(0, call).await.map_err(SdkOrTimeout::into_origin_error)?;
+        let reply = self.wait(call).await.map_err(SdkOrTimeout::into_origin_error)?;
         let encoded = reply.encoding_type() == Some(&EncodingType::Url);
+        let text_of = |text: &str| {
+            let text = if encoded { url_decoded(text) } else { Some(text.to_owned()) };
+            let message = "the origin listed a key that is not UTF-8";
+            text.ok_or_else(|| OriginError::new(ErrorClass::Other, Landing::NotApplied, message))
+        };
+        let mut prefixes = Vec::with_capacity(reply.common_prefixes().len());
+        for prefix in reply.common_prefixes() {
+            prefixes.push(text_of(prefix.prefix().unwrap_or_default())?);
+        }
         let mut objects = Vec::with_capacity(reply.contents().len());
         for object in reply.contents() {
-            let key = object.key().unwrap_or_default();
-            let key = if encoded { url_decoded(key) } else { Some(key.to_owned()) };
-            let Some(key) = key else {
-                let message = "the origin listed a key that is not UTF-8";
-                return Err(OriginError::new(ErrorClass::Other, Landing::NotApplied, message));
-            };
+            let key = text_of(object.key().unwrap_or_default())?;
             objects.push(ListedObject {
                 key: OriginKey(key),
                 etag: object.e_tag().map(unquoted),
                 bytes: u64::try_from(object.size().unwrap_or(0)).unwrap_or(0),
             });
         }
-        Ok(ListReply { objects, truncated: reply.is_truncated().unwrap_or(false) })
+        let next = reply.next_continuation_token().map(str::to_owned);
+        let truncated = reply.is_truncated().unwrap_or(false);
+        if truncated && next.is_none() {
+            let message = "the origin cut a listing short without saying how to go on";
+            return Err(OriginError::new(ErrorClass::Other, Landing::NotApplied, message));
+        }
+        Ok(ListReply { objects, prefixes, truncated, next })
     }
 }
 
@@ -457,8 +666,36 @@ impl Intercept for AttemptInterceptor {
 
 /// A body that asks the fence before its last chunk.
 struct FencedBody {
-    rest: Bytes,
+    body: UploadBody,
+    at: u64,
     attempt: Arc<Attempt>,
+    /// The next bytes of a body that is not in memory. The lock is for `Sync` alone: nobody shares it.
+    reading: Mutex<Option<BoxFuture<'static, Result<Bytes, BodyError>>>>,
+    /// Why the body could not be read.
+    unreadable: Arc<Mutex<Option<BodyError>>>,
+}
+
+impl FencedBody {
+    fn new(body: UploadBody, attempt: Arc<Attempt>) -> FencedBody {
+        FencedBody { body, at: 0, attempt, reading: Mutex::new(None), unreadable: Arc::default() }
+    }
+
+    /// The next bytes to hand over.
+    fn poll_bytes(&mut self, context: &mut Context<'_>) -> Poll<Result<Bytes, BodyError>> {
+        if let Some(bytes) = &self.body.memory {
+            let start = self.at as usize;
+            return Poll::Ready(Ok(bytes.slice(start..bytes.len().min(start + CHUNK_BYTES))));
+        }
+        let reading = self.reading.get_mut().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let (body, at) = (&self.body, self.at);
+        let future = reading.get_or_insert_with(|| {
+            let body = body.clone();
+            Box::pin(async move { body.read_at(at).await })
+        });
+        let bytes = std::task::ready!(future.as_mut().poll(context));
+        *reading = None;
+        Poll::Ready(bytes)
+    }
 }
 
 impl http_body::Body for FencedBody {
@@ -467,27 +704,34 @@ impl http_body::Body for FencedBody {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _context: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        if self.rest.is_empty() {
+        if self.at == self.body.len() {
             return Poll::Ready(None);
         }
-        let last = self.rest.len() <= CHUNK_BYTES;
+        let bytes = match std::task::ready!(self.poll_bytes(context)) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                *self.unreadable.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) =
+                    Some(error.clone());
+                return Poll::Ready(Some(Err(error.into())));
+            }
+        };
+        self.at += bytes.len() as u64;
+        let last = self.at == self.body.len();
         if last && !self.attempt.may_go_on() {
             self.attempt.fenced.store(true, Ordering::Release);
             return Poll::Ready(Some(Err("the attempt's deadline or term has passed".into())));
         }
-        let length = self.rest.len().min(CHUNK_BYTES);
-        let chunk = self.rest.split_to(length);
-        Poll::Ready(Some(Ok(Frame::data(chunk))))
+        Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
+        self.at == self.body.len()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.rest.len() as u64)
+        SizeHint::with_exact(self.body.len() - self.at)
     }
 }
 
