@@ -10,22 +10,25 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::apply::{content_of, flush_row};
+use crate::apply::{content_of, flush_row, stale_transfer};
+use crate::body::BodyReader;
 use crate::error::Error;
 use crate::flush::{
     FlushLog, FlushObject, FlushSource, Flushed, Flusher, FlusherConfig, Loaded, LogError, MountId,
-    MountSpec, OriginRow, QueueConfig, RowId, SourceError, SourceObject, Started,
+    MountSpec, OriginRow, QueueConfig, RowId, SourceError, SourceObject, Started, TransferRecord,
+    TransferState, TransferStep,
 };
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{
-    self, QueueRow, Table, decode_started, queue_key, split_object_key, split_queue_key,
+    self, QueueRow, Table, TransferRow, decode_sent_part, decode_started, queue_key, split_object_key,
+    split_queue_key, split_transfer_key, transfer_key,
 };
 use crate::keyspace::view::View;
-use crate::mutation::{Mutation, Outcome};
+use crate::mutation::{self, Mutation, Outcome};
 use crate::node::{FlushSettings, StartError};
 use crate::object::{BucketId, ETag, ObjectRow, Version};
-use crate::origin::Fence;
+use crate::origin::{BodyError, BodySource, Fence, OriginETag, SentPart, UploadBody};
 use crate::read::ReadView;
 use crate::store::Shared;
 use crate::submission::Submission;
@@ -85,6 +88,29 @@ impl FlushLog for CoreLink {
         self.propose(submission).await.map(|_| ())
     }
 
+    async fn transfer(&self, batch: Vec<TransferRecord>) -> Result<Vec<bool>, LogError> {
+        let mut submission = Submission::new();
+        for TransferRecord { bucket, key, version, upload_id, step } in &batch {
+            let step = match step {
+                TransferStep::Begun { part_bytes, crc32c } => {
+                    mutation::TransferStep::Begun { part_bytes: *part_bytes, crc32c: *crc32c }
+                }
+                TransferStep::Sent(SentPart { number, etag, crc32c }) => {
+                    mutation::TransferStep::Sent { number: *number, etag: &etag.0, crc32c: *crc32c }
+                }
+                TransferStep::Lost => mutation::TransferStep::Lost,
+            };
+            let (bucket, version) = (*bucket, *version);
+            submission.push(&Mutation::Transfer { bucket, key, version, upload_id, step });
+        }
+        let results = self.propose(submission).await?;
+        Ok(results.iter().map(|outcome| matches!(outcome, Outcome::Done(_))).collect())
+    }
+
+    async fn transfer_gone(&self, version: Version) -> Result<(), LogError> {
+        self.propose_one(&Mutation::TransferGone { version }).await
+    }
+
     async fn park(&self, row: RowId, reason: String) -> Result<(), LogError> {
         let (bucket, version, key, reason) = (row.bucket, row.version, &row.key, &reason);
         self.propose_one(&Mutation::FlushPark { bucket, key, version, reason }).await
@@ -132,7 +158,21 @@ impl FlushSource for CoreLink {
                 let key = Bytes::copy_from_slice(key);
                 sink(Loaded::Started(Started { bucket, key, version, deadline_ms }));
             }
+        })?;
+        self.scan(Table::Transfer, &mut |key, value| {
+            let head = split_transfer_key(key).filter(|(_, number)| *number == 0);
+            if let (Some((version, _)), Some(row)) = (head, TransferRow::decode(value))
+                && row.stale
+            {
+                sink(Loaded::Stale(stale_transfer(version, row)));
+            }
         })
+    }
+
+    async fn transfer(&self, version: Version) -> Result<Option<TransferState>, SourceError> {
+        let view = self.view();
+        let read = move || read_transfer(&view, version);
+        self.shared.pool.run(read).await.map_err(|error| SourceError(error.to_string()))?
     }
 
     fn origin_row(&self, bucket: BucketId, key: &Bytes) -> Result<Option<OriginRow>, SourceError> {
@@ -162,14 +202,15 @@ impl FlushSource for CoreLink {
             Content::Gone => return Ok(SourceObject::Expired),
         };
         let view = ReadView::new(self.shared.clone(), view);
-        let body = view.read_body(&row, 0..row.body_len()).await;
-        let body = body.map_err(|error| SourceError(error.to_string()))?;
+        let body = view.open_body(&row).await.map_err(|error| SourceError(error.to_string()))?;
+        let body = UploadBody::new(Arc::new(body));
         let etag = row.etag(self.shared.cluster);
         let md5 = match etag {
             ETag::Md5(md5) => Some(md5),
             ETag::Derived(_) | ETag::Text(_) => None,
         };
-        let object = FlushObject { body, meta: row.meta(), etag: etag.to_string(), md5 };
+        let part_runs = row.part_runs();
+        let object = FlushObject { body, part_runs, meta: row.meta(), etag: etag.to_string(), md5 };
         Ok(SourceObject::Found(Box::new(object)))
     }
 }
@@ -212,6 +253,43 @@ fn read_content(view: &View, bucket: BucketId, key: &[u8], version: Version) -> 
     })
 }
 
+/// The recorded upload of a version, if it is wanted.
+fn read_transfer(view: &View, version: Version) -> Result<Option<TransferState>, SourceError> {
+    let head = view.get(RowKey::encoded(&transfer_key(version, 0)), false, true).map_err(source_error)?;
+    let head = head.flatten().as_deref().and_then(TransferRow::decode).filter(|row| !row.stale);
+    let Some(head) = head else { return Ok(None) };
+    let mut parts = Vec::new();
+    let end = transfer_key(version, u32::MAX);
+    let mut from = transfer_key(version, 0).to_vec();
+    loop {
+        let page = view.range(Bound::Excluded(&from), &end, PAGE).map_err(source_error)?;
+        for (key, value) in &page {
+            if let (Some((_, number)), Some((etag, crc32c))) =
+                (split_transfer_key(key), decode_sent_part(value))
+            {
+                parts.push(SentPart { number, etag: OriginETag(etag), crc32c });
+            }
+        }
+        match page.last() {
+            Some((key, _)) if page.len() == PAGE => from = key.to_vec(),
+            _ => break,
+        }
+    }
+    let TransferRow { upload_id, mount, part_bytes, crc32c, .. } = head;
+    Ok(Some(TransferState { upload_id, mount: MountId(mount), part_bytes, crc32c, parts }))
+}
+
+#[async_trait]
+impl BodySource for BodyReader {
+    fn len(&self) -> u64 {
+        BodyReader::len(self)
+    }
+
+    async fn read(&self, range: std::ops::Range<u64>) -> Result<Bytes, BodyError> {
+        BodyReader::read(self, range).await.map_err(|error| BodyError(error.to_string()))
+    }
+}
+
 fn source_error(error: crate::keyspace::view::ViewError) -> SourceError {
     SourceError(error.to_string())
 }
@@ -235,6 +313,8 @@ pub(crate) fn start(
         },
         attempt_timeout: settings.attempt_timeout,
         least_bandwidth: settings.least_bandwidth,
+        part_bytes: settings.part_bytes,
+        part_concurrency: settings.part_concurrency,
         mount_retry: (settings.retry_min * 4, settings.retry_max.min(MOUNT_RETRY_MAX)),
         seed: u64::from_le_bytes(seed),
         ..FlusherConfig::new(shared.cluster)

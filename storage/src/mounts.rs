@@ -200,6 +200,7 @@ pub(crate) async fn record(
             attached: row.attached,
             fifo: mount.fifo,
             min_interval: mount.min_interval,
+            checksums: mount.checksums,
         });
     }
     Ok(specs)

@@ -88,6 +88,29 @@ pub enum MountMode {
     Local,
 }
 
+/// A step of a multipart upload to the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TransferStep<'a> {
+    /// It was begun; unmet if another is recorded.
+    Begun {
+        /// Length of the parts that are not the client's.
+        part_bytes: u64,
+        /// Whether parts are sent with their CRC32C.
+        crc32c: bool,
+    },
+    /// The origin has a part.
+    Sent {
+        /// From 1.
+        number: u32,
+        /// What the origin answered.
+        etag: &'a str,
+        /// Its CRC32C, if it was sent with one.
+        crc32c: Option<u32>,
+    },
+    /// The origin does not know it any more.
+    Lost,
+}
+
 /// One replicated change. Borrows from the bytes it was decoded from, or from the caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mutation<'a> {
@@ -431,6 +454,25 @@ pub enum Mutation<'a> {
         /// The version that was read.
         version: Version,
     },
+    /// A step of a large body's way to the origin. Outcome `Done`, or `Unmet` if its flush row does not wait any
+    /// more, or the step is not one of the upload that is recorded.
+    Transfer {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// Version of the flush row.
+        version: Version,
+        /// The origin's name of the upload.
+        upload_id: &'a str,
+        /// Which step.
+        step: TransferStep<'a>,
+    },
+    /// A stale upload is gone from the origin, or its mount is. Outcome `Done` or `Unmet`.
+    TransferGone {
+        /// Version of the flush row that it was for.
+        version: Version,
+    },
     /// Sets a flush row aside with a reason (empty: takes it up again). Outcome `Done` or `Unmet`.
     FlushPark {
         /// Bucket.
@@ -579,6 +621,7 @@ impl<'a> Mutation<'a> {
             | Mutation::Flushed { bucket, key, .. }
             | Mutation::Hold { bucket, key, .. }
             | Mutation::Release { bucket, key, .. }
+            | Mutation::Transfer { bucket, key, .. }
             | Mutation::FlushPark { bucket, key, .. }
             | Mutation::FlushAbandon { bucket, key, .. } => visit(*bucket, key),
             Mutation::Rename { bucket, from, to, .. } => {
@@ -604,10 +647,11 @@ impl<'a> Mutation<'a> {
             | Mutation::SweepDone { .. }
             | Mutation::Mount { .. }
             | Mutation::MountAttached { .. }
+            | Mutation::MountForget { .. }
+            | Mutation::TransferGone { .. }
             | Mutation::CreateUpload { .. }
             | Mutation::PutPart { .. }
             | Mutation::AbortUpload { .. }
-            | Mutation::MountForget { .. }
             | Mutation::AbortBefore { .. } => {}
             Mutation::CopyPart { from_bucket, from, .. } => visit(*from_bucket, from),
         }

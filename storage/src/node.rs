@@ -13,7 +13,7 @@ use crate::background;
 use crate::blob::SegmentConfig;
 use crate::clock::SystemClock;
 use crate::error::Error;
-use crate::flush::{Flusher, SourceError};
+use crate::flush::{ChecksumMode, Flusher, SourceError};
 use crate::flush_link;
 use crate::io::Disk;
 use crate::io::threads::{ReadPool, ThreadsDisk};
@@ -115,6 +115,10 @@ pub struct FlushSettings {
     pub fence_margin: Duration,
     /// Bytes per second that a body may be expected to move at, at worst.
     pub least_bandwidth: u64,
+    /// Longer bodies go by multipart upload, in parts of this length, or the client's.
+    pub part_bytes: u64,
+    /// Parts of one body that are sent at once.
+    pub part_concurrency: usize,
     /// First wait after a failure. Shorter: a hiccup passes sooner; longer: fewer requests in vain.
     pub retry_min: Duration,
     /// Longest wait between two tries. Longer: less load on an origin in trouble, whose return is noticed
@@ -129,6 +133,8 @@ impl Default for FlushSettings {
             attempt_timeout: Duration::from_secs(30),
             fence_margin: Duration::from_secs(5),
             least_bandwidth: 256 << 10,
+            part_bytes: 8 << 20,
+            part_concurrency: 4,
             retry_min: Duration::from_millis(250),
             retry_max: Duration::from_secs(120),
         }
@@ -150,6 +156,8 @@ pub struct MountConfig {
     pub min_interval: Duration,
     /// Uploads in the order of commits, one at a time.
     pub fifo: bool,
+    /// Whether bodies travel with a checksum.
+    pub checksums: ChecksumMode,
 }
 
 impl MountConfig {

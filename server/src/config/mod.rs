@@ -179,6 +179,13 @@ pub(crate) struct FlushConfig {
     /// default. It sets the time that is added for a body. Lower: for thin lines; a dead one is noticed
     /// later.
     pub(crate) least_bandwidth: ByteSize,
+    /// `part_size`: longer bodies go to the origin by multipart upload, in parts of this length or the client's own;
+    /// 8 MiB by default. S3 takes no part below 5 MiB but the last. Longer: fewer requests; shorter: less is sent
+    /// again after a failure.
+    pub(crate) part_size: ByteSize,
+    /// `part_concurrency`: parts of one body sent at once, 4 by default. More: faster for one large body; up to 64
+    /// MiB of parts are in memory whatever this says.
+    pub(crate) part_concurrency: u32,
     /// `fence_margin`: how long after its deadline a lost request is still thought alive, 10 s by default.
     /// Longer: safer against clocks that differ from the origin's; a key whose upload had an unknown
     /// outcome, or was under way at a crash, waits longer.
@@ -552,6 +559,8 @@ fn read_flush(mut file: Section<'_>) -> FlushConfig {
         concurrency: file.get("concurrency").unwrap_or(32),
         attempt_timeout: file.get("attempt_timeout").unwrap_or(Duration::from_secs(30)),
         least_bandwidth: file.get("least_bandwidth").unwrap_or(ByteSize(256 << 10)),
+        part_size: file.get("part_size").unwrap_or(ByteSize::mib(8)),
+        part_concurrency: file.get("part_concurrency").unwrap_or(4),
         fence_margin: file.get("fence_margin").unwrap_or(Duration::from_secs(10)),
         retry_min: file.get("retry_min").unwrap_or(Duration::from_millis(250)),
         retry_max: file.get("retry_max").unwrap_or(Duration::from_secs(120)),

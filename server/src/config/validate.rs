@@ -135,6 +135,15 @@ fn flush_rules(flush: FlushConfig, wrong: &impl Fn(String)) {
     if !(Duration::from_millis(100)..=Duration::from_secs(3_600)).contains(&flush.attempt_timeout) {
         wrong("flush.attempt_timeout must be from 100ms to 1h".into());
     }
+    if flush.part_size < ByteSize(1 << 10) || flush.part_size > ByteSize::mib(16) {
+        wrong(format!(
+            "flush.part_size is {}; give 1 KiB to 16 MiB (S3 itself takes 5 MiB and more)",
+            flush.part_size
+        ));
+    }
+    if flush.part_concurrency == 0 || flush.part_concurrency > 64 {
+        wrong(format!("flush.part_concurrency is {}; give 1 to 64", flush.part_concurrency));
+    }
     if flush.least_bandwidth < ByteSize(1 << 10) {
         wrong(format!("flush.least_bandwidth is {}; give at least 1 KiB", flush.least_bandwidth));
     }

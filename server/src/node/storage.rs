@@ -9,7 +9,7 @@ use forebay_storage::origin::s3::{S3OriginConfig, Secret};
 use forebay_storage::store::{Limits, SyncMode as CoreSync};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Config, FlushOrder, S3Credentials, SyncMode};
+use crate::config::{self, ChecksumMode, Config, FlushOrder, S3Credentials, SyncMode};
 
 /// This node's number, until a cluster descriptor says otherwise.
 pub(super) const NODE_ID: u64 = 1;
@@ -44,6 +44,8 @@ pub(super) fn storage_config(config: &Config) -> StorageConfig {
             attempt_timeout: config.flush.attempt_timeout,
             fence_margin: config.flush.fence_margin,
             least_bandwidth: config.flush.least_bandwidth.0,
+            part_bytes: config.flush.part_size.0,
+            part_concurrency: config.flush.part_concurrency as usize,
             retry_min: config.flush.retry_min,
             retry_max: config.flush.retry_max,
         },
@@ -60,6 +62,11 @@ fn mount_config(config: &Config, mount: &config::MountConfig) -> MountConfig {
         flushall: mount.flushall,
         min_interval: mount.min_interval,
         fifo: mount.order == FlushOrder::Fifo,
+        checksums: match mount.checksums {
+            ChecksumMode::Auto => forebay_storage::flush::ChecksumMode::Auto,
+            ChecksumMode::Required => forebay_storage::flush::ChecksumMode::Required,
+            ChecksumMode::None => forebay_storage::flush::ChecksumMode::None,
+        },
     }
 }
 

@@ -30,7 +30,13 @@ impl Applier {
         self.put(RowKey::object(Table::Origin, bucket, key), value);
     }
 
-    fn put_queue_row(&mut self, version: Version, bucket: BucketId, key: &[u8], row: Option<&QueueRow>) {
+    pub(super) fn put_queue_row(
+        &mut self,
+        version: Version,
+        bucket: BucketId,
+        key: &[u8],
+        row: Option<&QueueRow>,
+    ) {
         let row_key = queue_key(version, bucket, key);
         self.put(RowKey::encoded(&row_key), row.map(QueueRow::encode));
     }
@@ -55,7 +61,7 @@ impl Applier {
             if must_stay {
                 held = self.hold(bucket, key, pending, old)?;
             } else {
-                self.drop_queue_row(bucket, key, pending, &mut origin)?;
+                self.drop_queue_row(bucket, key, pending, &mut origin, false)?;
                 replaces = Some(pending);
             }
         }
@@ -74,6 +80,7 @@ impl Applier {
             delete: new.is_none(),
             barrier,
             overwrite,
+            transfer: false,
             mount,
             stamp_ms: self.place.stamp_ms,
             bytes: new.map_or(0, |row| row.body_len),
@@ -113,17 +120,21 @@ impl Applier {
         Ok(true)
     }
 
-    /// Removes a queue row, releasing what it held.
+    /// Removes a queue row, releasing what it held. An upload of it that did not become the object is given up.
     fn drop_queue_row(
         &mut self,
         bucket: BucketId,
         key: &[u8],
         version: Version,
         origin: &mut OriginRow,
+        landed: bool,
     ) -> Result<bool, BaseError> {
         let Some(row) = self.read_queue_row(version, bucket, key)? else { return Ok(false) };
         self.put_queue_row(version, bucket, key, None);
         self.state.note_dequeued(bucket, key, version, &row);
+        if row.transfer {
+            self.end_transfer(version, landed)?;
+        }
         origin.rows = origin.rows.saturating_sub(1);
         if origin.pending == Some(version) {
             origin.pending = None;
@@ -150,6 +161,7 @@ impl Applier {
             delete: false,
             barrier: false,
             overwrite,
+            transfer: false,
             mount,
             stamp_ms: self.place.stamp_ms,
             bytes: object.body_len,
@@ -192,7 +204,7 @@ impl Applier {
         origin_etag: Option<&str>,
     ) -> Result<Outcome, BaseError> {
         let mut origin = self.origin_row(bucket, key)?;
-        let removed = self.drop_queue_row(bucket, key, version, &mut origin)?;
+        let removed = self.drop_queue_row(bucket, key, version, &mut origin, true)?;
         if origin.started.take().is_some() {
             self.put(RowKey::object(Table::Started, bucket, key), None);
         }
@@ -234,7 +246,7 @@ impl Applier {
         version: Version,
     ) -> Result<Outcome, BaseError> {
         let mut origin = self.origin_row(bucket, key)?;
-        if !self.drop_queue_row(bucket, key, version, &mut origin)? {
+        if !self.drop_queue_row(bucket, key, version, &mut origin, false)? {
             return Ok(Outcome::Unmet);
         }
         self.put_origin_row(bucket, key, &origin);

@@ -18,6 +18,7 @@ mod multipart;
 mod object;
 mod state;
 mod string;
+mod transfer;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use multipart::{PartSource, UploadName};
 pub(crate) use bucket::mount_path;
 pub(crate) use flush::{content_of, flush_row};
 pub(crate) use state::State;
+pub(crate) use transfer::stale_transfer;
 
 /// Version of the entry's byte form.
 const ENTRY_LAYOUT: u8 = 1;
@@ -358,6 +360,10 @@ impl Applier {
             Mutation::Flushed { bucket, key, version, origin_etag } => {
                 self.flushed(*bucket, key, *version, *origin_etag)
             }
+            Mutation::Transfer { bucket, key, version, upload_id, step } => {
+                self.transfer(*bucket, key, *version, upload_id, step)
+            }
+            Mutation::TransferGone { version } => self.transfer_gone(*version),
             Mutation::FlushPark { bucket, key, version, reason } => {
                 self.flush_park(*bucket, key, *version, reason)
             }

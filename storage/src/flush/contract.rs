@@ -10,14 +10,15 @@
 //! - *started rows*, one per (bucket, key): an attempt for this version may be under way until its
 //!   deadline.
 //! - *origin rows*, one per (bucket, key): what the origin holds, as far as we know.
+//! - *transfer rows*, one per version that goes in parts: the upload, and the parts that the origin has.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::object::{BucketId, ObjectMeta, Version};
-use crate::origin::Fence;
+use crate::object::{BucketId, ObjectMeta, PartRun, Version};
+use crate::origin::{Fence, SentPart, UploadBody};
 
 /// Number of a mount, given when it is first recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,8 +127,71 @@ pub enum FlushEvent {
     },
     /// A row is gone without having reached the origin: abandoned, or its bucket was emptied.
     Removed(RowId),
+    /// A queue row is gone whose upload was begun at the origin and did not become the object.
+    Stale(StaleTransfer),
     /// A mount is forgotten, or is about to be: nothing more is sent to its origin.
     Unmounted(MountId),
+}
+
+/// A step of a multipart upload, to be recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransferRecord {
+    /// Bucket.
+    pub bucket: BucketId,
+    /// Key.
+    pub key: Bytes,
+    /// Version of the flush row.
+    pub version: Version,
+    /// The origin's name of the upload.
+    pub upload_id: String,
+    /// Which step.
+    pub step: TransferStep,
+}
+
+/// See [`TransferRecord`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TransferStep {
+    /// It was begun; refused if another is recorded.
+    Begun {
+        /// Length of the parts that are not the client's.
+        part_bytes: u64,
+        /// Whether parts are sent with their CRC32C.
+        crc32c: bool,
+    },
+    /// The origin has a part.
+    Sent(SentPart),
+    /// The origin does not know it any more.
+    Lost,
+}
+
+/// A multipart upload as it is recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransferState {
+    /// The origin's name of it.
+    pub upload_id: String,
+    /// The mount whose origin has it.
+    pub mount: MountId,
+    /// Length of the parts that are not the client's.
+    pub part_bytes: u64,
+    /// Whether parts are sent with their CRC32C.
+    pub crc32c: bool,
+    /// What the origin has.
+    pub parts: Vec<SentPart>,
+}
+
+/// An upload at an origin that nobody wants any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaleTransfer {
+    /// Version of the flush row that it was for.
+    pub version: Version,
+    /// Bucket.
+    pub bucket: BucketId,
+    /// Key.
+    pub key: Bytes,
+    /// The mount whose origin has it.
+    pub mount: MountId,
+    /// The origin's name of it.
+    pub upload_id: String,
 }
 
 /// Why a proposal has no answer "applied".
@@ -152,6 +216,11 @@ pub trait FlushLog: Send + Sync + 'static {
     async fn flush_started(&self, batch: Vec<Started>) -> Result<Vec<bool>, LogError>;
     /// Records what the origin holds.
     async fn flushed(&self, batch: Vec<Flushed>) -> Result<(), LogError>;
+    /// Records steps of uploads. An item is true if its flush row still waits, and the step is one of the upload
+    /// that is recorded.
+    async fn transfer(&self, batch: Vec<TransferRecord>) -> Result<Vec<bool>, LogError>;
+    /// A stale upload is gone from its origin, or nobody can reach it any more.
+    async fn transfer_gone(&self, version: Version) -> Result<(), LogError>;
     /// Sets a row aside with a reason, keeping it for ever.
     async fn park(&self, row: RowId, reason: String) -> Result<(), LogError>;
     /// Takes a row up again.
@@ -169,13 +238,17 @@ pub enum Loaded {
     Row(FlushRow),
     /// A started row.
     Started(Started),
+    /// An upload to be given up.
+    Stale(StaleTransfer),
 }
 
 /// A version's bytes on their way to the origin.
 #[derive(Debug, Clone)]
 pub struct FlushObject {
     /// The whole body.
-    pub body: Bytes,
+    pub body: UploadBody,
+    /// The parts that the client put it together of, if it did.
+    pub part_runs: Vec<PartRun>,
     /// Content headers, user metadata, a checksum verified at PUT.
     pub meta: ObjectMeta,
     /// The ETag that clients know, without quotes; travels as `x-amz-meta-forebay-etag`.
@@ -207,10 +280,12 @@ pub trait FlushSource: Send + Sync + 'static {
     fn now_ms(&self) -> u64;
     /// A handle that is true while this node leads in the *current* term, and false for ever after. Cheap.
     fn fence(&self) -> Fence;
-    /// Hands every flush row and started row to `sink`, at one applied index. Called on a blocking
+    /// Hands every flush row, started row and stale upload to `sink`, at one applied index. Called on a blocking
     /// thread, before events are used; events of changes after that index must follow through
     /// [`super::Flusher::observe`]. Changes that the scan has seen may be told again.
     fn load(&self, sink: &mut dyn FnMut(Loaded)) -> Result<(), SourceError>;
+    /// The upload that is recorded for a version.
+    async fn transfer(&self, version: Version) -> Result<Option<TransferState>, SourceError>;
     /// The origin row of a key.
     fn origin_row(&self, bucket: BucketId, key: &Bytes) -> Result<Option<OriginRow>, SourceError>;
     /// Body and metadata of one version.

@@ -18,21 +18,24 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::batch::Batcher;
-use super::contract::{FlushEvent, LogError, MountId, RowId, SharedLog, SharedSource, SourceError};
+use super::contract::{
+    FlushEvent, Loaded, LogError, MountId, RowId, SharedLog, SharedSource, SourceError, StaleTransfer,
+};
+use super::parts::MEMORY_MIB;
 use super::queue::{
     Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueLoad, QueueMount, RowPlace,
     RowView, Start,
 };
 use super::status::{FlushStatus, MountStatus};
-use super::upload::{Courier, Target};
+use super::upload::{Courier, Target, origin_key};
 use crate::object::{BucketId, ClusterId, Version};
 use crate::object_name::encode_key;
-use crate::origin::{Capabilities, ErrorClass, Landing, Origin};
+use crate::origin::{Capabilities, ErrorClass, Landing, Origin, UploadId};
 
 /// Most events kept while the queue is being loaded.
 const LOADING_EVENTS_MAX: usize = 1 << 20;
@@ -40,6 +43,8 @@ const LOADING_EVENTS_MAX: usize = 1 << 20;
 const SLEEP_MAX: Duration = Duration::from_secs(5);
 /// Least time between two looks of a wait at the queue.
 const WAIT_PAUSE: Duration = Duration::from_millis(10);
+/// Wait before a stale upload that could not be given up is tried again.
+const STALE_RETRY: Duration = Duration::from_secs(30);
 
 /// Settings of the worker.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,11 @@ pub struct FlusherConfig {
     pub attempt_timeout: Duration,
     /// Bytes per second that a body may be expected to move at, at worst.
     pub least_bandwidth: u64,
+    /// Longer bodies go by multipart upload, in parts of this length (or the client's). Shorter: less is sent
+    /// again after a failure; longer: fewer requests.
+    pub part_bytes: u64,
+    /// Parts of one body that are sent at once.
+    pub part_concurrency: usize,
     /// First and longest wait between two tries to attach or reach a mount.
     pub mount_retry: (Duration, Duration),
     /// How long attempts in flight may go on after a stop.
@@ -69,6 +79,8 @@ impl FlusherConfig {
             queue: QueueConfig::default(),
             attempt_timeout: Duration::from_secs(30),
             least_bandwidth: 256 * 1024,
+            part_bytes: 8 << 20,
+            part_concurrency: 4,
             mount_retry: (Duration::from_secs(1), Duration::from_secs(30)),
             stop_grace: Duration::from_secs(5),
             seed: 1,
@@ -95,6 +107,20 @@ pub struct MountSpec {
     pub fifo: bool,
     /// Least time between two uploads of one key.
     pub min_interval: Duration,
+    /// Whether bodies travel with a checksum.
+    pub checksums: ChecksumMode,
+}
+
+/// Whether bodies travel to an origin with a checksum.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ChecksumMode {
+    /// Where the origin was seen to check it.
+    #[default]
+    Auto,
+    /// Always: an origin that does not check it is not used.
+    Required,
+    /// Never, but for Content-MD5.
+    None,
 }
 
 /// The worker. Shared between apply (which tells events), the server (which runs it) and the front ends
@@ -106,6 +132,9 @@ pub struct Flusher {
     source: SharedSource,
     /// Held for single steps of the queue, never over an await; apply takes it for each event.
     stage: Mutex<Stage>,
+    /// Uploads to be given up at their origins; rows of theirs are kept until then.
+    stale: Mutex<Vec<StaleTransfer>>,
+    stale_wake: Notify,
     wake: Notify,
     /// Counts changes that a wait may wait for.
     changes: watch::Sender<u64>,
@@ -181,6 +210,8 @@ impl Flusher {
             mounts: mounts.collect(),
             clock: Clock { base_ms: source.now_ms(), start: Instant::now() },
             stage: Mutex::new(Stage::Stopped),
+            stale: Mutex::default(),
+            stale_wake: Notify::new(),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
             strays_until_ms: AtomicU64::new(0),
@@ -199,6 +230,9 @@ impl Flusher {
             let mut stage = self.stage.lock();
             for event in events {
                 settles |= !matches!(event, FlushEvent::Row { .. });
+                if let FlushEvent::Stale(stale) = &event {
+                    self.add_stale(stale.clone());
+                }
                 if let FlushEvent::Unmounted(mount) = &event
                     && let Some(mount) = self.mount(*mount)
                 {
@@ -238,12 +272,21 @@ impl Flusher {
             let (log, count) = (log.clone(), batch.len());
             async move { log.flushed(batch).await.map(|()| vec![(); count]) }
         });
+        let log = self.log.clone();
+        let (transfers, _) = Batcher::spawn(most, move |batch| {
+            let log = log.clone();
+            async move { log.transfer(batch).await }
+        });
         let courier = Arc::new(Courier {
             cluster: self.config.cluster,
             log: self.log.clone(),
             source: self.source.clone(),
             starts,
             records,
+            transfers,
+            part_bytes: self.config.part_bytes,
+            part_concurrency: self.config.part_concurrency,
+            part_memory: Semaphore::new(MEMORY_MIB),
             attempt_timeout: self.config.attempt_timeout,
             least_bandwidth: self.config.least_bandwidth,
             attempt_max: Duration::from_millis(self.config.queue.attempt_ms_max),
@@ -252,6 +295,7 @@ impl Flusher {
         for mount in 0..self.mounts.len() {
             attaching.spawn(self.clone().make_ready(mount));
         }
+        attaching.spawn(self.clone().give_up_stale());
         let mut flights = Flights::default();
         let mut parking = JoinSet::new();
         loop {
@@ -446,7 +490,10 @@ impl Flusher {
         let (clock_ms, wall_ms) = (self.clock.now_ms(), self.source.now_ms());
         let mut load = QueueLoad::new(self.config.queue, mounts.collect(), self.config.seed, clock_ms);
         self.source.load(&mut |mut loaded| {
-            if let super::contract::Loaded::Started(started) = &mut loaded {
+            if let Loaded::Stale(stale) = &loaded {
+                self.add_stale(stale.clone());
+            }
+            if let Loaded::Started(started) = &mut loaded {
                 // From the wall clock of the log to the queue's own.
                 started.deadline_ms = clock_ms.saturating_add(started.deadline_ms.saturating_sub(wall_ms));
                 if !self.has_attached(started.bucket, &started.key) {
@@ -607,7 +654,58 @@ impl Flusher {
             self.log.attach(*id).await.map_err(|error| format!("recording the mount: {error}"))?;
             mount.state.lock().attached = true;
         }
-        origin.probe(origin_prefix).await.map_err(|error| error.to_string())
+        let found = origin.probe(origin_prefix).await.map_err(|error| error.to_string())?;
+        match mount.spec.checksums {
+            ChecksumMode::Required if !found.checksums => {
+                Err("the origin does not check checksums, and the mount requires it".to_owned())
+            }
+            ChecksumMode::None => Ok(Capabilities { checksums: false, ..found }),
+            ChecksumMode::Auto | ChecksumMode::Required => Ok(found),
+        }
+    }
+
+    fn add_stale(&self, stale: StaleTransfer) {
+        let mut known = self.stale.lock();
+        // The load and an event may tell the same.
+        if !known.iter().any(|known| known.version == stale.version) {
+            known.push(stale);
+        }
+        drop(known);
+        self.stale_wake.notify_one();
+    }
+
+    /// Gives stale uploads up at their origins, one after the other, for as long as it takes.
+    async fn give_up_stale(self: Arc<Self>) {
+        loop {
+            let all = self.stale.lock().clone();
+            let mut failed = false;
+            for stale in all {
+                match self.give_up(&stale).await {
+                    true => self.stale.lock().retain(|known| known.version != stale.version),
+                    false => failed = true,
+                }
+            }
+            let retry = if failed { STALE_RETRY } else { Duration::MAX };
+            tokio::select! {
+                () = self.stale_wake.notified() => {}
+                () = tokio::time::sleep(retry.min(SLEEP_MAX * 3600)) => {}
+            }
+        }
+    }
+
+    /// True when nothing is left of it, here and there.
+    async fn give_up(&self, stale: &StaleTransfer) -> bool {
+        let mount = self.mount(stale.mount).filter(|mount| !mount.state.lock().forgotten);
+        if let Some(mount) = mount {
+            let rest = stale.key.get(mount.spec.key_prefix.len()..).unwrap_or_default();
+            let key = origin_key(&mount.spec.origin_prefix, rest);
+            let upload = UploadId(stale.upload_id.clone());
+            if let Err(error) = mount.spec.origin.abort_upload(&key, &upload).await {
+                tracing::debug!(%key, %error, "a stale upload could not be given up yet");
+                return false;
+            }
+        }
+        self.log.transfer_gone(stale.version).await.is_ok()
     }
 }
 

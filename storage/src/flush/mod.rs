@@ -3,7 +3,7 @@
 //!
 //! Reading order: `contract` what the core gives and takes · `queue` which row may go next, and why not
 //! (pure) · `classify` what each class of error costs a row · `tag` what a HEAD says · `upload` one
-//! attempt, step by step · `batch` many small proposals as one · `flusher` the worker around all that ·
+//! attempt, step by step · `parts` the same for long bodies · `batch` many small proposals as one · `flusher` the worker around all that ·
 //! `status` what it shows.
 //!
 //! The origin never goes back from a newer version to an older one, a deleted object never returns, and
@@ -15,6 +15,7 @@ mod batch;
 pub mod classify;
 mod contract;
 mod flusher;
+mod parts;
 pub mod queue;
 mod status;
 pub mod tag;
@@ -23,7 +24,7 @@ mod testing;
 mod upload;
 
 pub use contract::*;
-pub use flusher::{Flusher, FlusherConfig, MountSpec};
+pub use flusher::{ChecksumMode, Flusher, FlusherConfig, MountSpec};
 pub use queue::{MountHealth, Pending, QueueConfig, RowPlace, RowState, RowView};
 pub use status::{FlushStatus, MountStatus};
 pub use upload::origin_key;

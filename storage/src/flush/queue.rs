@@ -58,6 +58,8 @@ pub struct QueueConfig {
     pub concurrency: usize,
     /// Most bytes of bodies in flight at once; one attempt always may start.
     pub bytes_in_flight_max: u64,
+    /// Most bytes that one attempt counts for: a body that goes in parts is never in flight whole.
+    pub bytes_each_max: u64,
     /// Wait beyond an attempt's deadline before it counts as dead, milliseconds: covers clocks that
     /// differ and bytes that the network still holds.
     pub margin_ms: u64,
@@ -73,7 +75,8 @@ impl Default for QueueConfig {
     fn default() -> QueueConfig {
         QueueConfig {
             concurrency: 32,
-            bytes_in_flight_max: 256 << 20,
+            bytes_in_flight_max: 64 << 20,
+            bytes_each_max: 16 << 20,
             margin_ms: 10_000,
             attempt_ms_max: 600_000,
             retry_ms: (FAST.0, SLOW.1),
@@ -150,6 +153,8 @@ impl FlushQueue {
             FlushEvent::Row { row, replaces } => self.insert_row(row, replaces),
             FlushEvent::Flushed(flushed) => self.observe_flushed(&flushed),
             FlushEvent::Unmounted(mount) => self.observe_unmounted(mount),
+            // No row: the worker sees to it.
+            FlushEvent::Stale(_) => {}
             FlushEvent::Parked { row, reason } => self.observe_parked(&row, reason),
             FlushEvent::Removed(row) => {
                 if let Some(slot) = self.find(row.bucket, &row.key) {
@@ -345,8 +350,9 @@ impl FlushQueue {
             }
         }
         let (_, slot, trial) = best?;
-        let bytes = self.entry(slot)?.rows.first()?.bytes;
-        let flying: u64 = self.flights.values().map(|flight| flight.bytes).sum();
+        let cost = |bytes: u64| bytes.min(self.config.bytes_each_max);
+        let bytes = cost(self.entry(slot)?.rows.first()?.bytes);
+        let flying: u64 = self.flights.values().map(|flight| cost(flight.bytes)).sum();
         let fits = flying.saturating_add(bytes) <= self.config.bytes_in_flight_max;
         (fits || self.flights.is_empty()).then_some((slot, trial))
     }

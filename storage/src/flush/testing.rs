@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::contract::{FlushEvent, FlushKind, FlushRow, Flushed, Loaded, OriginRow, RowId, Started};
+use super::contract::{
+    FlushEvent, FlushKind, FlushRow, Flushed, Loaded, MountId, OriginRow, RowId, StaleTransfer, Started,
+    TransferRecord, TransferState, TransferStep,
+};
 use crate::object::{BucketId, Version};
 
 pub(crate) type Name = (BucketId, Bytes);
@@ -15,7 +18,12 @@ pub(crate) struct ModelRows {
     rows: BTreeMap<Name, Vec<FlushRow>>,
     started: BTreeMap<Name, Started>,
     origin: BTreeMap<Name, OriginRow>,
+    transfers: BTreeMap<Version, TransferState>,
+    stale: BTreeMap<Version, StaleTransfer>,
 }
+
+/// The mount that all uploads of the model go to.
+const MOUNT: MountId = MountId(3);
 
 /// A change of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +37,7 @@ pub(crate) struct Change {
 
 impl ModelRows {
     /// Writes the row of a change.
-    pub(crate) fn change(&mut self, name: Name, change: Change) -> FlushEvent {
+    pub(crate) fn change(&mut self, name: Name, change: Change) -> (FlushEvent, Option<FlushEvent>) {
         let in_bucket = self.rows.iter().filter(|((bucket, _), _)| *bucket == name.0);
         let barriers: Vec<Version> =
             in_bucket.flat_map(|(_, rows)| rows).filter(|row| row.barrier).map(|row| row.version).collect();
@@ -54,7 +62,58 @@ impl ModelRows {
             parked: None,
         };
         rows.push(row.clone());
-        FlushEvent::Row { row, replaces }
+        let name = (row.bucket, row.key.clone());
+        let stale = replaces.and_then(|version| self.end_transfer(&name, version, false));
+        (FlushEvent::Row { row, replaces }, stale)
+    }
+
+    /// Records a step of an upload.
+    pub(crate) fn transfer(&mut self, record: TransferRecord) -> bool {
+        let TransferRecord { bucket, key, version, upload_id, step } = record;
+        if self.row(&(bucket, key), version).is_none() {
+            return false;
+        }
+        match (step, self.transfers.get_mut(&version)) {
+            (TransferStep::Begun { part_bytes, crc32c }, None) => {
+                let state = TransferState { upload_id, mount: MOUNT, part_bytes, crc32c, parts: Vec::new() };
+                self.transfers.insert(version, state);
+            }
+            (TransferStep::Sent(part), Some(state)) if state.upload_id == upload_id => {
+                state.parts.retain(|known| known.number != part.number);
+                state.parts.push(part);
+            }
+            (TransferStep::Lost, Some(state)) if state.upload_id == upload_id => {
+                self.transfers.remove(&version);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// The upload of a version.
+    pub(crate) fn transfer_of(&self, version: Version) -> Option<TransferState> {
+        self.transfers.get(&version).cloned()
+    }
+
+    /// A stale upload is gone.
+    pub(crate) fn transfer_gone(&mut self, version: Version) {
+        self.stale.remove(&version);
+    }
+
+    /// Uploads that are recorded, stale ones too.
+    pub(crate) fn transfers_len(&self) -> usize {
+        self.transfers.len() + self.stale.len()
+    }
+
+    fn end_transfer(&mut self, name: &Name, version: Version, landed: bool) -> Option<FlushEvent> {
+        let state = self.transfers.remove(&version)?;
+        if landed {
+            return None;
+        }
+        let (bucket, key) = name.clone();
+        let stale = StaleTransfer { version, bucket, key, mount: state.mount, upload_id: state.upload_id };
+        self.stale.insert(version, stale.clone());
+        Some(FlushEvent::Stale(stale))
     }
 
     /// Writes a started row, if its flush row still waits.
@@ -71,6 +130,7 @@ impl ModelRows {
     pub(crate) fn flushed(&mut self, flushed: Flushed) -> FlushEvent {
         let name = (flushed.bucket, flushed.key.clone());
         self.remove(&name, flushed.version);
+        self.end_transfer(&name, flushed.version, true);
         match &flushed.origin_etag {
             Some(etag) => {
                 let row = OriginRow { version: flushed.version, etag: etag.clone() };
@@ -113,6 +173,7 @@ impl ModelRows {
     pub(crate) fn load(&self, sink: &mut dyn FnMut(Loaded)) {
         self.rows.values().flatten().for_each(|row| sink(Loaded::Row(row.clone())));
         self.started.values().for_each(|started| sink(Loaded::Started(started.clone())));
+        self.stale.values().for_each(|stale| sink(Loaded::Stale(stale.clone())));
     }
 
     fn remove(&mut self, name: &Name, version: Version) {

@@ -10,14 +10,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use tokio::sync::Semaphore;
+
 use super::batch::Batcher;
 use super::contract::{
     FlushKind, FlushObject, Flushed, OriginRow, RowId, SharedLog, SharedSource, SourceError, SourceObject,
-    Started,
+    Started, TransferRecord,
 };
 use super::queue::{Ended, Start, Work};
 use super::tag::{ETAG_META, Held, OriginTag, VERSION_META, Verdict, judge};
-use crate::object::{ClusterId, Version};
+use crate::object::{ClusterId, ObjectMeta, Version};
 use crate::object_name::encode_key;
 use crate::origin::{
     BodyChecksums, Capabilities, Condition, ContentHeaders, DeleteRequest, ErrorClass, Fence, Landing,
@@ -35,7 +38,7 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    fn key(&self, start: &Start) -> OriginKey {
+    pub(super) fn key(&self, start: &Start) -> OriginKey {
         origin_key(&self.origin_prefix, start.key.get(self.prefix_bytes..).unwrap_or_default())
     }
 }
@@ -62,6 +65,12 @@ pub(crate) struct Courier {
     pub(crate) source: SharedSource,
     pub(crate) starts: Batcher<Started, bool>,
     pub(crate) records: Batcher<Flushed, ()>,
+    pub(crate) transfers: Batcher<TransferRecord, bool>,
+    /// Longer bodies go in parts of this length.
+    pub(crate) part_bytes: u64,
+    pub(crate) part_concurrency: usize,
+    /// In MiB.
+    pub(crate) part_memory: Semaphore,
     pub(crate) attempt_timeout: Duration,
     pub(crate) least_bandwidth: u64,
     pub(crate) attempt_max: Duration,
@@ -69,8 +78,8 @@ pub(crate) struct Courier {
 
 /// A started attempt's end, twice: for this process, and for the log.
 #[derive(Clone, Copy)]
-struct Deadline {
-    at: Instant,
+pub(super) struct Deadline {
+    pub(super) at: Instant,
     wall_ms: u64,
 }
 
@@ -102,7 +111,10 @@ impl Courier {
             let message = format!("the origin key would have {} bytes", key.0.len());
             return Err(failed(OriginError::new(ErrorClass::TooLarge, Landing::NotApplied, message), 0));
         }
-        let deadline = self.started(start, object.body.len() as u64).await?;
+        if object.body.len() > self.part_bytes {
+            return self.put_in_parts(start, target, fence, object).await;
+        }
+        let deadline = self.started(start, object.body.len()).await?;
         let known = self.known(start)?;
         let condition = condition_for(known.as_ref(), target.capabilities);
         let request = PutRequest {
@@ -110,7 +122,7 @@ impl Courier {
             condition,
             deadline: deadline.at,
             fence: self.bounded(fence, deadline),
-            ..self.put_request(start, object, target.capabilities)
+            ..self.put_request(start, object, target.capabilities).await?
         };
         let answer = target.origin.put(request).await;
         let reply = answer.map_err(|error| failed(error, deadline.alive_ms()))?;
@@ -118,35 +130,54 @@ impl Courier {
     }
 
     /// What a version's bytes and metadata say of its request; the rest is the caller's.
-    fn put_request(&self, start: &Start, object: FlushObject, capabilities: Capabilities) -> PutRequest {
-        let tag = OriginTag { cluster: self.cluster, version: start.version };
-        let mut user_metadata = object.meta.user;
-        user_metadata.push((VERSION_META.to_owned(), tag.to_string()));
-        user_metadata.push((ETAG_META.to_owned(), object.etag));
+    async fn put_request(
+        &self,
+        start: &Start,
+        object: FlushObject,
+        capabilities: Capabilities,
+    ) -> Result<PutRequest, Ended> {
+        let body = object.body.collect().await;
+        let body = body.map_err(|error| local_failure(&SourceError(error.to_string())))?;
         let checksums = match capabilities.checksums {
-            true => {
-                let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &object.body);
+            true => known_checksum(&object.meta).unwrap_or_else(|| {
+                let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &body);
                 BodyChecksums { crc32c: Some(crc as u32), ..BodyChecksums::default() }
-            }
+            }),
             false => BodyChecksums { md5: object.md5, ..BodyChecksums::default() },
         };
-        PutRequest {
+        let (headers, user_metadata) = self.headers(start, &object.meta, &object.etag);
+        Ok(PutRequest {
             key: OriginKey(String::new()),
-            body: object.body,
-            headers: ContentHeaders {
-                content_type: object.meta.content_type,
-                content_encoding: object.meta.content_encoding,
-                cache_control: object.meta.cache_control,
-                content_disposition: object.meta.content_disposition,
-                content_language: object.meta.content_language,
-                expires: object.meta.expires,
-            },
+            body,
+            headers,
             user_metadata,
             condition: Condition::None,
             checksums,
             deadline: Instant::now(),
             fence: Fence::new(|| false),
-        }
+        })
+    }
+
+    /// Content headers and user metadata, ours among them.
+    pub(super) fn headers(
+        &self,
+        start: &Start,
+        meta: &ObjectMeta,
+        etag: &str,
+    ) -> (ContentHeaders, Vec<(String, String)>) {
+        let tag = OriginTag { cluster: self.cluster, version: start.version };
+        let mut user_metadata = meta.user.clone();
+        user_metadata.push((VERSION_META.to_owned(), tag.to_string()));
+        user_metadata.push((ETAG_META.to_owned(), etag.to_owned()));
+        let headers = ContentHeaders {
+            content_type: meta.content_type.clone(),
+            content_encoding: meta.content_encoding.clone(),
+            cache_control: meta.cache_control.clone(),
+            content_disposition: meta.content_disposition.clone(),
+            content_language: meta.content_language.clone(),
+            expires: meta.expires.clone(),
+        };
+        (headers, user_metadata)
     }
 
     async fn delete(&self, start: &Start, target: &Target, fence: Fence) -> Result<Ended, Ended> {
@@ -196,12 +227,12 @@ impl Courier {
         Ok(Held::of(head.as_ref(), self.cluster))
     }
 
-    fn known(&self, start: &Start) -> Result<Option<OriginRow>, Ended> {
+    pub(super) fn known(&self, start: &Start) -> Result<Option<OriginRow>, Ended> {
         self.source.origin_row(start.bucket, &start.key).map_err(|error| local_failure(&error))
     }
 
     /// Commits the started row.
-    async fn started(&self, start: &Start, bytes: u64) -> Result<Deadline, Ended> {
+    pub(super) async fn started(&self, start: &Start, bytes: u64) -> Result<Deadline, Ended> {
         let moving = Duration::from_secs(bytes / self.least_bandwidth.max(1));
         let timeout = (self.attempt_timeout + moving).min(self.attempt_max);
         // Before the proposal: what the commit takes is the attempt's own time.
@@ -221,12 +252,12 @@ impl Courier {
 
     /// The fence of a request: term, and deadline by the wall clock too (a suspended machine stops the
     /// other).
-    fn bounded(&self, fence: Fence, deadline: Deadline) -> Fence {
+    pub(super) fn bounded(&self, fence: Fence, deadline: Deadline) -> Fence {
         let source = self.source.clone();
         fence.and(move || source.now_ms() < deadline.wall_ms)
     }
 
-    async fn record(
+    pub(super) async fn record(
         &self,
         start: &Start,
         version: Version,
@@ -252,12 +283,25 @@ impl Courier {
 }
 
 impl Deadline {
-    fn alive_ms(&self) -> u64 {
+    pub(super) fn alive_ms(&self) -> u64 {
         millis(self.at.saturating_duration_since(Instant::now()))
     }
 }
 
-fn failed(error: OriginError, alive_ms: u64) -> Ended {
+/// The checksum that was verified when the body arrived, if the origin takes it as it is.
+fn known_checksum(meta: &ObjectMeta) -> Option<BodyChecksums> {
+    let (algorithm, value) = meta.checksum.as_ref()?;
+    let value = base64::engine::general_purpose::STANDARD.decode(value).ok()?;
+    let none = BodyChecksums::default();
+    Some(match algorithm.as_str() {
+        "crc32c" => BodyChecksums { crc32c: Some(u32::from_be_bytes(value.try_into().ok()?)), ..none },
+        "crc64nvme" => BodyChecksums { crc64nvme: Some(u64::from_be_bytes(value.try_into().ok()?)), ..none },
+        "sha256" => BodyChecksums { sha256: Some(value.try_into().ok()?), ..none },
+        _ => return None,
+    })
+}
+
+pub(super) fn failed(error: OriginError, alive_ms: u64) -> Ended {
     Ended::Failed {
         class: error.class,
         landing: error.outcome,
@@ -271,7 +315,7 @@ fn failed(error: OriginError, alive_ms: u64) -> Ended {
 }
 
 /// Our own side failed; the origin was not asked.
-fn local_failure(error: &SourceError) -> Ended {
+pub(super) fn local_failure(error: &SourceError) -> Ended {
     failed(OriginError::new(ErrorClass::Fenced, Landing::NotApplied, error.to_string()), 0)
 }
 

@@ -19,6 +19,7 @@
 //! S started  'S' bucket:u32be key                     version:u64le deadline_ms:u64le: the origin rows with an attempt
 //! V upload   'V' bucket:u32be key upload:u64be        upload row
 //! W part     'W' upload:u64be number:u16be            object row: the part's body, MD5 and checksum
+//! T transfer 'T' version:u64be number:u32be           number 0: transfer row; else a part that the origin has
 //! A boot     'A' node:u32be                           number:u64le of the node's present run
 //! X meta     'X' name                                 applied index, cluster identity, ... (local and replicated)
 //! U usage    'U' segment:u32be                        live bytes of a segment (local)
@@ -39,10 +40,12 @@
 //! bucket row:  layout:u8=1 created_ms:u64 epoch:u64 swept:u64 objects:u64 bytes:u64 name (to the end)
 //! mount row:   layout:u8=1 flags:u8 (1 local, 2 flushall, 4 attached, 8 leaving, 16 uncovered) bucket:u32 prefix
 //!              origin origin_prefix
-//! queue row:   layout:u8=1 flags:u8 (1 delete, 2 barrier, 4 overwrite, 8 parked) mount:u32 stamp_ms:u64
+//! queue row:   layout:u8=1 flags:u8 (1 delete, 2 barrier, 4 overwrite, 8 parked, 16 transfer) mount:u32 stamp_ms:u64
 //!              bytes:u64 reason held (an object row, or empty)
 //! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin, 8 mount) rows:u32 [pending:u64]
 //!              [started:u64 deadline_ms:u64] [origin:u64 etag] [mount:u32]   (byte strings: len:u32 bytes)
+//! transfer row: layout:u8=1 flags:u8 (1 crc32c, 2 stale) mount:u32 bucket:u32 part_bytes:u64 last_part:u32 key
+//!              upload_id;  part: layout:u8=1 flags:u8 (1 crc32c) [crc32c:u32] etag   (byte strings)
 //! upload row:  layout:u8=1 created_ms:u64 last_part:u16 meta options   (byte strings)
 //! meta: fields to the end: tag:u8 len:u16 bytes, user pairs as tag 7 (name) then tag 8 (value)
 //! ```
@@ -80,6 +83,8 @@ pub(crate) enum Table {
     UploadPart = b'W',
     /// Blobs that the site may drop.
     Clean = b'C',
+    /// Multipart uploads of ours at the origin.
+    Transfer = b'T',
     /// The present run of each node.
     Boot = b'A',
     /// Live bytes by segment (local).
@@ -89,7 +94,7 @@ pub(crate) enum Table {
 impl Table {
     /// Tables that are a function of the log alone.
     #[cfg(test)]
-    pub(crate) const REPLICATED: [Table; 13] = [
+    pub(crate) const REPLICATED: [Table; 14] = [
         Table::Object,
         Table::Expiry,
         Table::Blob,
@@ -102,6 +107,7 @@ impl Table {
         Table::Upload,
         Table::UploadPart,
         Table::Clean,
+        Table::Transfer,
         Table::Boot,
     ];
 }
@@ -204,6 +210,22 @@ pub(crate) fn queue_key(version: Version, bucket: BucketId, key: &[u8]) -> Vec<u
     out.extend_from_slice(&bucket.0.to_be_bytes());
     out.extend_from_slice(key);
     out
+}
+
+/// Key of a transfer row, or (from 1 on) of one of its parts.
+pub(crate) fn transfer_key(version: Version, number: u32) -> [u8; 13] {
+    let mut out = [0; 13];
+    out[0] = Table::Transfer as u8;
+    out[1..9].copy_from_slice(&version.0.to_be_bytes());
+    out[9..].copy_from_slice(&number.to_be_bytes());
+    out
+}
+
+/// Splits a key made by [`transfer_key`].
+pub(crate) fn split_transfer_key(row_key: &[u8]) -> Option<(Version, u32)> {
+    let (version, rest) = row_key.get(1..)?.split_first_chunk::<8>()?;
+    let (number, _) = rest.split_first_chunk::<4>()?;
+    Some((Version(u64::from_be_bytes(*version)), u32::from_be_bytes(*number)))
 }
 
 /// Splits a queue key into version, bucket and object key.
@@ -758,6 +780,8 @@ pub(crate) struct QueueRow {
     pub(crate) mount: u32,
     pub(crate) stamp_ms: u64,
     pub(crate) bytes: u64,
+    /// Whether there is a transfer row of its version.
+    pub(crate) transfer: bool,
     /// Why it was set aside.
     pub(crate) parked: Option<String>,
     /// The object row whose bytes this still needs, once the object itself has moved on.
@@ -769,7 +793,8 @@ impl QueueRow {
         let flags = u8::from(self.delete)
             | u8::from(self.barrier) << 1
             | u8::from(self.overwrite) << 2
-            | u8::from(self.parked.is_some()) << 3;
+            | u8::from(self.parked.is_some()) << 3
+            | u8::from(self.transfer) << 4;
         let mut out = vec![LAYOUT, flags];
         out.extend_from_slice(&self.mount.to_le_bytes());
         out.extend_from_slice(&self.stamp_ms.to_le_bytes());
@@ -792,6 +817,7 @@ impl QueueRow {
             delete: flags & 1 != 0,
             barrier: flags & 2 != 0,
             overwrite: flags & 4 != 0,
+            transfer: flags & 16 != 0,
             mount,
             stamp_ms,
             bytes,
@@ -838,6 +864,76 @@ impl UploadRow {
             options: Box::from(take_bytes(b)?),
         })
     }
+}
+
+/// A multipart upload of ours at the origin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TransferRow {
+    /// Every part is sent with its CRC32C.
+    pub(crate) crc32c: bool,
+    /// Its version is not wanted any more: it is to be given up at the origin.
+    pub(crate) stale: bool,
+    /// The mount whose origin has it.
+    pub(crate) mount: u32,
+    pub(crate) bucket: BucketId,
+    /// Length of the parts that we cut ourselves.
+    pub(crate) part_bytes: u64,
+    /// The highest number of a part that is recorded.
+    pub(crate) last_part: u32,
+    pub(crate) key: Box<[u8]>,
+    /// As the origin gave it.
+    pub(crate) upload_id: String,
+}
+
+impl TransferRow {
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let mut out = vec![LAYOUT, u8::from(self.crc32c) | u8::from(self.stale) << 1];
+        out.extend_from_slice(&self.mount.to_le_bytes());
+        out.extend_from_slice(&self.bucket.0.to_le_bytes());
+        out.extend_from_slice(&self.part_bytes.to_le_bytes());
+        out.extend_from_slice(&self.last_part.to_le_bytes());
+        put_bytes(&mut out, &self.key);
+        put_bytes(&mut out, self.upload_id.as_bytes());
+        Arc::from(out)
+    }
+
+    pub(crate) fn decode(mut row: &[u8]) -> Option<TransferRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        let flags = take_u8(b)?;
+        Some(TransferRow {
+            crc32c: flags & 1 != 0,
+            stale: flags & 2 != 0,
+            mount: take_u32(b)?,
+            bucket: BucketId(take_u32(b)?),
+            part_bytes: take_u64(b)?,
+            last_part: take_u32(b)?,
+            key: Box::from(take_bytes(b)?),
+            upload_id: String::from_utf8(take_bytes(b)?.to_vec()).ok()?,
+        })
+    }
+}
+
+/// Value of the row of a part that the origin has.
+pub(crate) fn encode_sent_part(etag: &str, crc32c: Option<u32>) -> Arc<[u8]> {
+    let mut out = vec![LAYOUT, u8::from(crc32c.is_some())];
+    if let Some(crc) = crc32c {
+        out.extend_from_slice(&crc.to_le_bytes());
+    }
+    put_bytes(&mut out, etag.as_bytes());
+    Arc::from(out)
+}
+
+/// Decodes what [`encode_sent_part`] wrote.
+pub(crate) fn decode_sent_part(mut row: &[u8]) -> Option<(String, Option<u32>)> {
+    let b = &mut row;
+    if take_u8(b)? != LAYOUT {
+        return None;
+    }
+    let crc32c = if take_u8(b)? & 1 != 0 { Some(take_u32(b)?) } else { None };
+    Some((String::from_utf8(take_bytes(b)?.to_vec()).ok()?, crc32c))
 }
 
 /// Value of a started row.

@@ -23,6 +23,7 @@ fn mounted(dir: &Path, origin: Option<(&str, &Arc<MemoryOrigin>)>) -> StorageCon
         flushall: false,
         min_interval: Duration::ZERO,
         fifo: false,
+        checksums: Default::default(),
     }));
     config
 }

@@ -2,7 +2,9 @@
 //!
 //! A tag per mutation, then its fields; old tags stay readable, and decoding trusts no length.
 
-use super::{Existence, ExpireIf, Guard, MountMode, Mutation, PartNames, Payload, PutIf, SetExpiry};
+use super::{
+    Existence, ExpireIf, Guard, MountMode, Mutation, PartNames, Payload, PutIf, SetExpiry, TransferStep,
+};
 use crate::keyspace::tables::{put_bytes, take_bytes, take_u8, take_u32, take_u64};
 use crate::object::{BucketId, KEY_BYTES_MAX, Version};
 
@@ -148,6 +150,29 @@ impl<'a> Mutation<'a> {
                 put_key(out, *bucket, key);
                 out.extend_from_slice(&version.0.to_le_bytes());
                 put_bytes(out, origin_etag.unwrap_or("").as_bytes());
+            }
+            Mutation::Transfer { bucket, key, version, upload_id, step } => {
+                out.push(41);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&version.0.to_le_bytes());
+                put_bytes(out, upload_id.as_bytes());
+                match step {
+                    TransferStep::Begun { part_bytes, crc32c } => {
+                        out.extend_from_slice(&[0, u8::from(*crc32c)]);
+                        out.extend_from_slice(&part_bytes.to_le_bytes());
+                    }
+                    TransferStep::Sent { number, etag, crc32c } => {
+                        out.extend_from_slice(&[1, u8::from(crc32c.is_some())]);
+                        out.extend_from_slice(&crc32c.unwrap_or(0).to_le_bytes());
+                        out.extend_from_slice(&number.to_le_bytes());
+                        put_bytes(out, etag.as_bytes());
+                    }
+                    TransferStep::Lost => out.push(2),
+                }
+            }
+            Mutation::TransferGone { version } => {
+                out.push(42);
+                out.extend_from_slice(&version.0.to_le_bytes());
             }
             Mutation::FlushPark { bucket, key, version, reason } => {
                 out.push(23);
@@ -357,6 +382,22 @@ impl<'a> Mutation<'a> {
                 let (bucket, key) = take_key(b)?;
                 Mutation::FlushAbandon { bucket, key, version: Version(take_u64(b)?) }
             }
+            41 => {
+                let (bucket, key) = take_key(b)?;
+                let (version, upload_id) = (Version(take_u64(b)?), take_str(b)?);
+                let step = match take_u8(b)? {
+                    0 => TransferStep::Begun { crc32c: take_u8(b)? != 0, part_bytes: take_u64(b)? },
+                    1 => {
+                        let present = take_u8(b)? != 0;
+                        let crc32c = Some(take_u32(b)?).filter(|_| present);
+                        TransferStep::Sent { number: take_u32(b)?, etag: take_str(b)?, crc32c }
+                    }
+                    2 => TransferStep::Lost,
+                    _ => return None,
+                };
+                Mutation::Transfer { bucket, key, version, upload_id, step }
+            }
+            42 => Mutation::TransferGone { version: Version(take_u64(b)?) },
             40 => Mutation::MountForget { abandon: take_u8(b)? != 0, mount: take_u32(b)? },
             26 => Mutation::SweepDone { bucket: BucketId(take_u32(b)?), epoch: Version(take_u64(b)?) },
             27 => Mutation::AbortBefore { node: u16::from_le_bytes(take_array(b)?) },

@@ -85,6 +85,22 @@ fn examples<'a>(key: &'a [u8], bytes: &'a [u8], text: &'a str, number: u64) -> V
         Mutation::FlushStarted { bucket, key, version, deadline_ms: number },
         Mutation::Flushed { bucket, key, version, origin_etag: Some(text) },
         Mutation::FlushPark { bucket, key, version, reason: text },
+        Mutation::Transfer {
+            bucket,
+            key,
+            version,
+            upload_id: text,
+            step: TransferStep::Begun { part_bytes: number, crc32c: true },
+        },
+        Mutation::Transfer {
+            bucket,
+            key,
+            version,
+            upload_id: text,
+            step: TransferStep::Sent { number: 7, etag: text, crc32c: Some(9) },
+        },
+        Mutation::Transfer { bucket, key, version, upload_id: text, step: TransferStep::Lost },
+        Mutation::TransferGone { version },
         Mutation::FlushAbandon { bucket, key, version },
     ];
     let guards = vec![Guard::VersionIs { bucket, key, version: Some(version) }];

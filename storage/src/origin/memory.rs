@@ -498,6 +498,11 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn it_does_what_every_origin_must() {
+        crate::origin::conformance::conforms(&MemoryOrigin::capable()).await;
+    }
+
+    #[tokio::test]
     async fn probe_sees_what_a_capable_origin_can_and_cleans_up() {
         let origin = MemoryOrigin::capable();
         let found = origin.probe("p/").await.unwrap();

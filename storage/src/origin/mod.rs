@@ -9,6 +9,8 @@
 
 mod body;
 pub mod classify;
+#[cfg(test)]
+mod conformance;
 pub mod dir;
 pub mod memory;
 mod page;

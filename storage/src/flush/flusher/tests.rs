@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::flush::contract::{
     FlushKind, FlushLog, FlushObject, FlushSource, Flushed, Loaded, OriginRow, SourceObject, Started,
+    TransferRecord, TransferState,
 };
 use crate::flush::queue::RowState;
 use crate::flush::tag::OriginTag;
@@ -18,6 +19,8 @@ use crate::origin::{Fence, OriginError};
 const BUCKET: BucketId = BucketId(1);
 const CLUSTER: ClusterId = ClusterId([0xAB; 16]);
 const LIMIT: Duration = Duration::from_secs(20);
+/// Bodies longer than this go in parts here.
+const PART_BYTES: u64 = 1000;
 
 /// Log and source at once: rows, bodies, and an office that can be lost.
 #[derive(Default)]
@@ -60,10 +63,10 @@ impl Core {
         inner.newest.insert(key.clone(), body.map(|_| version));
         let bytes = body.map_or(0, |body| body.len() as u64);
         let change = Change { version, kind, barrier, stamp_ms: self.now_ms(), bytes };
-        let event = inner.rows.change((BUCKET, key), change);
+        let (event, stale) = inner.rows.change((BUCKET, key), change);
         // Under the lock, as apply does: events come in the order of the log.
         if let Some(flusher) = flusher {
-            flusher.observe([event]);
+            flusher.observe([event].into_iter().chain(stale));
         }
         version
     }
@@ -104,6 +107,19 @@ impl FlushLog for Core {
         batch.into_iter().try_for_each(|flushed| self.apply(|inner| inner.rows.flushed(flushed)))
     }
 
+    async fn transfer(&self, batch: Vec<TransferRecord>) -> Result<Vec<bool>, LogError> {
+        if self.deposed.load(Ordering::SeqCst) {
+            return Err(LogError::Unknown);
+        }
+        let mut inner = self.inner.lock();
+        Ok(batch.into_iter().map(|record| inner.rows.transfer(record)).collect())
+    }
+
+    async fn transfer_gone(&self, version: Version) -> Result<(), LogError> {
+        self.inner.lock().rows.transfer_gone(version);
+        Ok(())
+    }
+
     async fn park(&self, row: RowId, reason: String) -> Result<(), LogError> {
         self.apply(|inner| inner.rows.park(row, Some(reason)))
     }
@@ -139,6 +155,10 @@ impl FlushSource for Core {
         Ok(())
     }
 
+    async fn transfer(&self, version: Version) -> Result<Option<TransferState>, SourceError> {
+        Ok(self.inner.lock().rows.transfer_of(version))
+    }
+
     fn origin_row(&self, bucket: BucketId, key: &Bytes) -> Result<Option<OriginRow>, SourceError> {
         Ok(self.inner.lock().rows.origin(&(bucket, key.clone())))
     }
@@ -153,7 +173,8 @@ impl FlushSource for Core {
         let name: Name = (bucket, key.clone());
         match (inner.rows.row(&name, version), inner.bodies.get(&version)) {
             (Some(_), Some(body)) => Ok(SourceObject::Found(Box::new(FlushObject {
-                body: body.clone(),
+                body: body.clone().into(),
+                part_runs: Vec::new(),
                 meta: ObjectMeta {
                     content_type: Some("text/plain".to_owned()),
                     user: vec![("colour".to_owned(), "blue".to_owned())],
@@ -261,6 +282,7 @@ fn flusher(
         attempt_timeout: Duration::from_millis(300),
         mount_retry: (Duration::from_millis(5), Duration::from_millis(20)),
         stop_grace: Duration::from_secs(5),
+        part_bytes: PART_BYTES,
         ..FlusherConfig::new(CLUSTER)
     };
     let mount = MountSpec {
@@ -272,6 +294,7 @@ fn flusher(
         attached,
         fifo: false,
         min_interval,
+        checksums: ChecksumMode::Auto,
     };
     Flusher::new(config, vec![mount], core.clone(), core.clone())
 }
@@ -690,5 +713,276 @@ async fn thousands_of_changes_under_faults_end_with_the_origin_equal_to_the_core
             let held = world.origin.body(&format!("p/{}", String::from_utf8_lossy(key)));
             assert_eq!(held, wanted, "seed {seed}, {key:?}");
         }
+    }
+}
+
+/// A body of so many parts, with a mark of its own.
+fn long(mark: char, parts: usize) -> String {
+    (0..parts * PART_BYTES as usize - 7)
+        .map(|n| if n % 97 == 0 { mark } else { char::from(b'a' + (n % 26) as u8) })
+        .collect()
+}
+
+impl Core {
+    fn transfers_len(&self) -> usize {
+        self.inner.lock().rows.transfers_len()
+    }
+}
+
+#[tokio::test]
+async fn a_long_body_goes_in_parts_and_becomes_one_object_with_its_marks() {
+    let world = World::started(MemoryOrigin::capable());
+    let body = long('1', 9);
+    let version = world.core.put("a", &body);
+    world.flush_all().await;
+    assert_eq!(world.body("a").as_deref(), Some(&body[..]));
+    let put = world.origin.recorded().pop().unwrap().put.unwrap();
+    let mark = OriginTag { cluster: CLUSTER, version }.to_string();
+    assert!(put.contains(&("forebay-version".to_owned(), mark)), "{put:?}");
+    assert!(put.contains(&("forebay-etag".to_owned(), format!("etag-of-{}", version.0))), "{put:?}");
+    assert_eq!((world.origin.uploads().len(), world.core.transfers_len()), (0, 0));
+    assert_eq!(world.core.inner.lock().starts, 1, "only the completion is fenced");
+}
+
+#[tokio::test]
+async fn a_part_that_fails_is_sent_again_whatever_the_error_and_no_other() {
+    let faults = [
+        Fault::DropUnknown,
+        Fault::ApplyThenUnknown,
+        refusal(ErrorClass::ServerError),
+        refusal(ErrorClass::Throttled),
+        refusal(ErrorClass::Checksum),
+        // These end the attempt; the next one goes on where it stood.
+        refusal(ErrorClass::Auth),
+        refusal(ErrorClass::Quota),
+        refusal(ErrorClass::MissingBucket),
+        refusal(ErrorClass::ClockSkew),
+        refusal(ErrorClass::Other),
+    ];
+    for fault in faults {
+        let mut world = World::idle(MemoryOrigin::capable());
+        let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let (counted, mut left) = (sent.clone(), Some(fault.clone()));
+        world.origin.set_hook(move |call| match call.operation {
+            Operation::PutPart if counted.fetch_add(1, Ordering::SeqCst) == 3 => {
+                left.take().unwrap_or(Fault::Ok)
+            }
+            _ => Fault::Ok,
+        });
+        let body = long('1', 12);
+        world.core.put("a", &body);
+        world.flusher = fast_flusher(&world.core, &world.origin);
+        world.start();
+        world.flush_all().await;
+        assert_eq!(world.body("a").as_deref(), Some(&body[..]), "{fault:?}");
+        // The one that failed, and those whose answers were dropped with its attempt.
+        let again = sent.load(Ordering::SeqCst) - 12;
+        assert!((1..=4).contains(&again), "{fault:?}: {again} parts sent again");
+        assert_eq!(world.core.transfers_len(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_restart_sends_only_the_parts_that_the_origin_lacks() {
+    let mut world = World::idle(MemoryOrigin::capable());
+    let sent = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = sent.clone();
+    // After ten parts the origin falls silent.
+    world.origin.set_hook(move |call| match call.operation {
+        Operation::PutPart if counted.fetch_add(1, Ordering::SeqCst) >= 10 => Fault::DropUnknown,
+        _ => Fault::Ok,
+    });
+    let body = long('1', 30);
+    let version = world.core.put("a", &body);
+    world.start();
+    let recorded =
+        |world: &World| world.core.inner.lock().rows.transfer_of(version).map_or(0, |t| t.parts.len());
+    world.until("ten parts are recorded", |world| recorded(world) == 10).await;
+    let counted = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let again = counted.clone();
+    world.origin.set_hook(move |call| {
+        again.fetch_add(usize::from(call.operation == Operation::PutPart), Ordering::SeqCst);
+        Fault::Ok
+    });
+    world.restart();
+    world.flush_all().await;
+    assert_eq!(world.body("a").as_deref(), Some(&body[..]));
+    assert_eq!(counted.load(Ordering::SeqCst), 20);
+}
+
+#[tokio::test]
+async fn a_crash_between_the_parts_and_the_completion_waits_for_its_fence_and_asks() {
+    for fault in [Fault::ApplyThenUnknown, Fault::DropUnknown, Fault::LandLate] {
+        let mut world = World::idle(MemoryOrigin::capable());
+        once(&world.origin, Operation::CompleteUpload, "p/a", fault.clone());
+        let body = long('1', 5);
+        world.core.put("a", &body);
+        world.start();
+        world
+            .until("it is fenced", |world| {
+                matches!(world.row("a").map(|row| row.state), Some(RowState::Fenced { .. }))
+            })
+            .await;
+        world.restart();
+        world.flush_all().await;
+        assert_eq!(world.body("a").as_deref(), Some(&body[..]), "{fault:?}");
+        // What lands late finds its upload used up, or its condition broken.
+        for call in world.origin.late_calls() {
+            world.origin.land_late(call);
+        }
+        assert_eq!(world.landings(), ["p/a"], "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_is_superseded_while_it_is_sent_is_given_up_at_the_origin() {
+    let mut world = World::idle(MemoryOrigin::capable());
+    let core = world.core.clone();
+    let newer = long('2', 3);
+    let (mut sent, body) = (0, newer.clone());
+    world.origin.set_hook(move |call| {
+        if call.operation == Operation::PutPart {
+            sent += 1;
+            if sent == 5 {
+                // Not in the hook itself: it runs under the origin's lock.
+                let (core, body) = (core.clone(), body.clone());
+                tokio::spawn(async move { core.put("a", &body) });
+            }
+        }
+        Fault::Ok
+    });
+    world.core.put("a", &long('1', 200));
+    world.start();
+    world.until("the newer version is there", |world| world.body("a").as_deref() == Some(&newer[..])).await;
+    world
+        .until("nothing is left of the older upload", |world| {
+            world.origin.uploads().is_empty() && world.core.transfers_len() == 0
+        })
+        .await;
+    assert_eq!(world.landings(), ["p/a"]);
+}
+
+#[tokio::test]
+async fn a_stale_upload_is_given_up_after_a_restart_too() {
+    let mut world = World::idle(MemoryOrigin::capable());
+    world.origin.set_hook(|call| match call.operation {
+        Operation::CompleteUpload => refusal(ErrorClass::ServerError),
+        Operation::AbortUpload => Fault::DropUnknown,
+        _ => Fault::Ok,
+    });
+    world.core.put("a", &long('1', 3));
+    world.start();
+    world
+        .until("its parts are sent", |world| world.origin.uploads().iter().any(|(_, parts)| parts.len() == 3))
+        .await;
+    world.core.put("a", "short");
+    world
+        .until("the upload is stale", |world| {
+            world.core.inner.lock().rows.transfers_len() == 1 && world.body("a").is_some()
+        })
+        .await;
+    assert_eq!(world.origin.uploads().len(), 1);
+    world.origin.clear_hook();
+    world.restart();
+    world
+        .until("it is gone", |world| world.origin.uploads().is_empty() && world.core.transfers_len() == 0)
+        .await;
+}
+
+#[tokio::test]
+async fn an_upload_that_the_origin_has_lost_is_begun_anew() {
+    let mut world = World::idle(MemoryOrigin::capable());
+    let mut parts = 0;
+    let gone = OriginError::new(ErrorClass::Other, Landing::NotApplied, "gone");
+    let gone = OriginError { code: Some(crate::origin::NO_SUCH_UPLOAD.to_owned()), ..gone };
+    world.origin.set_hook(move |call| {
+        parts += usize::from(call.operation == Operation::PutPart);
+        match call.operation == Operation::PutPart && parts == 4 {
+            true => Fault::Refuse(gone.clone()),
+            false => Fault::Ok,
+        }
+    });
+    let body = long('1', 6);
+    world.core.put("a", &body);
+    world.flusher = fast_flusher(&world.core, &world.origin);
+    world.start();
+    world.flush_all().await;
+    assert_eq!(world.body("a").as_deref(), Some(&body[..]));
+}
+
+/// As [`flusher`], with waits that a test can sit out.
+fn fast_flusher(core: &Arc<Core>, origin: &Arc<MemoryOrigin>) -> Arc<Flusher> {
+    let attached = !core.inner.lock().attached.is_empty();
+    let quick = flusher(core, origin, attached, Duration::ZERO);
+    let queue = QueueConfig { retry_ms: (2, 20), ..quick.config.queue };
+    let config = FlusherConfig { queue, ..quick.config.clone() };
+    let mounts = quick.mounts.iter().map(|mount| mount.spec.clone()).collect();
+    Flusher::new(config, mounts, core.clone(), core.clone())
+}
+
+/// Large and small bodies, faults of every kind, and restarts, by seed: in the end the origin holds what the
+/// core holds, and never went back on the way.
+#[tokio::test]
+async fn long_bodies_under_faults_and_restarts_end_with_the_origin_equal_to_the_core() {
+    for seed in 1..=20_u64 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut world = World::idle(MemoryOrigin::capable());
+        let mut dice = fastrand::Rng::with_seed(seed * 31);
+        world.origin.set_hook(move |_| match dice.u8(0..40) {
+            0 => Fault::DropUnknown,
+            1 => Fault::ApplyThenUnknown,
+            2 => Fault::LandLate,
+            3 => refusal(ErrorClass::ServerError),
+            _ => Fault::Ok,
+        });
+        world.flusher = fast_flusher(&world.core, &world.origin);
+        world.start();
+        let mut expected: HashMap<String, Option<String>> = HashMap::new();
+        for step in 0..25 {
+            let key = format!("k{}", random.u8(0..4));
+            let mark = char::from(b'A' + (step % 26) as u8);
+            let body = match random.u8(0..4) {
+                0 => None,
+                1 => Some(mark.to_string()),
+                _ => Some(long(mark, random.usize(2..20))),
+            };
+            match &body {
+                Some(body) => world.core.put(&key, body),
+                None => world.core.delete(&key),
+            };
+            expected.insert(key, body);
+            if random.u8(0..6) == 0 {
+                if let Some(run) = world.run.take() {
+                    run.abort();
+                }
+                world.flusher = fast_flusher(&world.core, &world.origin);
+                world.start();
+            }
+            tokio::time::sleep(Duration::from_millis(random.u64(0..8))).await;
+        }
+        for call in world.origin.late_calls() {
+            world.origin.land_late(call);
+        }
+        world.origin.clear_hook();
+        world.flush_all().await;
+        for (key, body) in &expected {
+            assert_eq!(&world.body(key), body, "seed {seed}, {key}");
+        }
+        let mut newest: HashMap<String, Version> = HashMap::new();
+        for change in world.origin.recorded() {
+            let Some(mark) =
+                change.put.as_ref().and_then(|put| put.iter().find(|(name, _)| name == "forebay-version"))
+            else {
+                continue;
+            };
+            let version = OriginTag::parse(&mark.1).unwrap().version;
+            let before = newest.insert(change.key.clone(), version);
+            assert!(before.is_none_or(|before| before <= version), "seed {seed}: {} went back", change.key);
+        }
+        world
+            .until("no upload is left", |world| {
+                world.origin.uploads().is_empty() || world.core.transfers_len() == 0
+            })
+            .await;
     }
 }

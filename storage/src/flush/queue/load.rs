@@ -31,6 +31,7 @@ impl QueueLoad {
         match loaded {
             Loaded::Row(row) => self.push_row(&row),
             Loaded::Started(started) => self.push_started(&started),
+            Loaded::Stale(_) => {}
         }
     }
 

@@ -347,7 +347,7 @@ impl World {
             Version(self.history.last().map_or(1, |last| last.version.0 + 1 + self.random.u64(..2)));
         self.history.push(Commit { version, name: name.clone(), kind, barrier });
         let change = Change { version, kind, barrier, stamp_ms: self.now, bytes: 8 };
-        let event = self.rows.change(name, change);
+        let (event, _) = self.rows.change(name, change);
         self.queue.observe(event);
     }
 

@@ -53,7 +53,7 @@ impl Story {
     fn change(&mut self, key: &'static str, kind: FlushKind, barrier: bool) -> Version {
         self.version += 1;
         let change = Change { version: Version(self.version), kind, barrier, stamp_ms: self.now, bytes: 100 };
-        let event = self.rows.change((BUCKET, Bytes::from_static(key.as_bytes())), change);
+        let (event, _) = self.rows.change((BUCKET, Bytes::from_static(key.as_bytes())), change);
         self.queue.observe(event);
         change.version
     }

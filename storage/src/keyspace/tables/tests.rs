@@ -14,6 +14,9 @@ fn decode_all(bytes: &[u8]) {
     BucketRow::decode(bytes);
     MountRow::decode(bytes);
     QueueRow::decode(bytes);
+    TransferRow::decode(bytes);
+    decode_sent_part(bytes);
+    split_transfer_key(bytes);
     OriginRow::decode(bytes);
     CheckpointRow::decode(bytes);
     decode_started(bytes);
@@ -95,7 +98,8 @@ proptest! {
         prop_assert_eq!(OriginRow::decode(&row.encode()), Some(row));
         let [delete, barrier, overwrite] = flags;
         let (mount, stamp_ms, bytes) = (rows, 5, 6);
-        let row = QueueRow { delete, barrier, overwrite, mount, stamp_ms, bytes, parked, held: None };
+        let transfer = barrier;
+        let row = QueueRow { delete, barrier, overwrite, transfer, mount, stamp_ms, bytes, parked, held: None };
         prop_assert_eq!(QueueRow::decode(&row.encode()), Some(row));
         let row = MountRow {
             bucket: BucketId(rows),
@@ -109,5 +113,19 @@ proptest! {
             origin_prefix: "p/".to_owned(),
         };
         prop_assert_eq!(MountRow::decode(&row.encode()), Some(row));
+        let row = TransferRow {
+            crc32c: delete,
+            stale: barrier,
+            mount,
+            bucket: BucketId(rows),
+            part_bytes: 7,
+            last_part: rows,
+            key: Box::from(&b"k"[..]),
+            upload_id: "id".to_owned(),
+        };
+        prop_assert_eq!(TransferRow::decode(&row.encode()), Some(row));
+        let crc = delete.then_some(rows);
+        prop_assert_eq!(decode_sent_part(&encode_sent_part("e", crc)), Some(("e".to_owned(), crc)));
+        prop_assert_eq!(split_transfer_key(&transfer_key(Version(5), rows)), Some((Version(5), rows)));
     }
 }

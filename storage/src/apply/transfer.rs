@@ -1,0 +1,112 @@
+//! The replicated record of a large body's way to the origin: which upload, and which parts the origin has.
+//!
+//! It lets an upload go on after a restart, and one that is not wanted any more be given up at the origin: it
+//! is marked stale with the entry that takes its queue row away, and goes when the origin has let it go.
+
+use bytes::Bytes;
+
+use super::Applier;
+use crate::flush::{FlushEvent, MountId, StaleTransfer};
+use crate::keyspace::base::BaseError;
+use crate::keyspace::memtable::RowKey;
+use crate::keyspace::tables::{TransferRow, encode_sent_part, transfer_key};
+use crate::mutation::{Outcome, TransferStep};
+use crate::object::{BucketId, Version};
+
+impl Applier {
+    fn transfer_row(&self, version: Version) -> Result<Option<TransferRow>, BaseError> {
+        let row = self.newest(RowKey::encoded(&transfer_key(version, 0)), false)?;
+        Ok(row.as_deref().and_then(TransferRow::decode))
+    }
+
+    fn put_transfer_row(&mut self, version: Version, row: Option<&TransferRow>) {
+        self.put(RowKey::encoded(&transfer_key(version, 0)), row.map(TransferRow::encode));
+    }
+
+    pub(super) fn transfer(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        version: Version,
+        upload_id: &str,
+        step: &TransferStep<'_>,
+    ) -> Result<Outcome, BaseError> {
+        let Some(mut queued) = self.read_queue_row(version, bucket, key)? else { return Ok(Outcome::Unmet) };
+        let known = if queued.transfer { self.transfer_row(version)? } else { None };
+        match (step, known) {
+            (TransferStep::Begun { part_bytes, crc32c }, None) => {
+                let Some((mount, _)) = self.state.mount_of(bucket, key) else { return Ok(Outcome::Unmet) };
+                let row = TransferRow {
+                    crc32c: *crc32c,
+                    stale: false,
+                    mount,
+                    bucket,
+                    part_bytes: *part_bytes,
+                    last_part: 0,
+                    key: Box::from(key),
+                    upload_id: upload_id.to_owned(),
+                };
+                self.put_transfer_row(version, Some(&row));
+                queued.transfer = true;
+                self.put_queue_row(version, bucket, key, Some(&queued));
+            }
+            (TransferStep::Sent { number, etag, crc32c }, Some(mut row))
+                if row.upload_id == upload_id && *number > 0 =>
+            {
+                let part = encode_sent_part(etag, *crc32c);
+                self.put(RowKey::encoded(&transfer_key(version, *number)), Some(part));
+                row.last_part = row.last_part.max(*number);
+                self.put_transfer_row(version, Some(&row));
+            }
+            (TransferStep::Lost, Some(row)) if row.upload_id == upload_id => {
+                self.drop_sent_parts(version, &row);
+                self.put_transfer_row(version, None);
+                queued.transfer = false;
+                self.put_queue_row(version, bucket, key, Some(&queued));
+            }
+            _ => return Ok(Outcome::Unmet),
+        }
+        Ok(Outcome::Done(self.version()))
+    }
+
+    fn drop_sent_parts(&mut self, version: Version, row: &TransferRow) {
+        for number in 1..=row.last_part {
+            self.put(RowKey::encoded(&transfer_key(version, number)), None);
+        }
+    }
+
+    /// The queue row of the version goes: the upload has become the object, or is stale.
+    pub(super) fn end_transfer(&mut self, version: Version, landed: bool) -> Result<(), BaseError> {
+        let Some(mut row) = self.transfer_row(version)? else { return Ok(()) };
+        self.drop_sent_parts(version, &row);
+        if landed {
+            self.put_transfer_row(version, None);
+            return Ok(());
+        }
+        (row.stale, row.last_part) = (true, 0);
+        self.put_transfer_row(version, Some(&row));
+        self.events.push(FlushEvent::Stale(stale_transfer(version, row)));
+        Ok(())
+    }
+
+    pub(super) fn transfer_gone(&mut self, version: Version) -> Result<Outcome, BaseError> {
+        match self.transfer_row(version)? {
+            Some(row) if row.stale => {
+                self.put_transfer_row(version, None);
+                Ok(Outcome::Done(self.version()))
+            }
+            _ => Ok(Outcome::Unmet),
+        }
+    }
+}
+
+/// The flush worker's picture of a stale upload.
+pub(crate) fn stale_transfer(version: Version, row: TransferRow) -> StaleTransfer {
+    StaleTransfer {
+        version,
+        bucket: row.bucket,
+        key: Bytes::from(row.key.into_vec()),
+        mount: MountId(row.mount),
+        upload_id: row.upload_id,
+    }
+}
