@@ -326,7 +326,11 @@ impl Node {
             Ok(worker) => worker,
             Err(error) => {
                 // The threads end before the lock goes: nobody else may open the directory earlier.
-                let _ = tokio::task::spawn_blocking(move || driver.stop()).await;
+                let stop = move || {
+                    driver.stop();
+                    shared.stager.stop();
+                };
+                let _ = tokio::task::spawn_blocking(stop).await;
                 drop(lock);
                 return Err(error);
             }
@@ -364,7 +368,12 @@ impl Node {
         }
         let _ = self.housekeeping.await;
         let driver = self.driver;
-        let _ = tokio::task::spawn_blocking(move || driver.stop()).await;
+        let stager = self.shared.stager.clone();
+        let stop = move || {
+            driver.stop();
+            stager.stop();
+        };
+        let _ = tokio::task::spawn_blocking(stop).await;
         let stats = Store::new(self.shared).stats();
         Stopped { queued_objects: stats.dirty_objects, queued_bytes: stats.dirty_bytes }
     }

@@ -83,6 +83,11 @@ impl Stager {
         })
     }
 
+    /// Takes no more bodies. Blocks until nothing writes to the segments any more.
+    pub(crate) fn stop(&self) {
+        self.writers.stop();
+    }
+
     /// The log has given this run its number; everything before it is applied. Gives up what earlier runs have
     /// staged and no row names.
     pub(crate) fn begin_run(&self, node: u16, boot: u64, keyspace: &Keyspace) {
@@ -390,3 +395,6 @@ fn stage_error(error: BlobError) -> Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -213,17 +213,14 @@ impl SegmentStore {
     /// Frees the segments that neither the tables nor a pin need: what was staged there was given up, or the
     /// last reader of a dead one has left.
     pub fn free_unused(&self) {
-        let segments: Vec<Arc<Segment>> = {
+        // Under this lock none of them begins a new use. And whoever names a segment has its bytes pinned until
+        // then: one that is unused here stays so.
+        let mut free = self.free.lock();
+        let unused: Vec<Arc<Segment>> = {
             let segments = self.segments.read();
             segments.values().filter(|segment| segment.is_unused()).cloned().collect()
         };
-        if segments.is_empty() {
-            return;
-        }
-        // Whoever names a segment has its bytes pinned until then: one that is unused stays so.
-        let retired = segments.into_iter().filter(|segment| segment.retire().is_ok());
-        let mut free = self.free.lock();
-        free.segments.extend(retired);
+        free.segments.extend(unused.into_iter().filter(|segment| segment.retire().is_ok()));
         self.trim_spares(&mut free);
     }
 
@@ -301,7 +298,8 @@ impl SegmentStore {
 
     /// A segment in a new use, its header on disk. It counts as named.
     pub(super) fn take_free(&self) -> Result<Arc<Segment>, BlobError> {
-        if self.free.lock().segments.is_empty() {
+        let none_free = self.free.lock().segments.is_empty();
+        if none_free {
             self.free_unused();
         }
         let mut free = self.free.lock();

@@ -13,6 +13,7 @@ use super::{BlobError, BlobId, SegmentId};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
 /// Syncs at once; the other threads go on writing.
@@ -25,9 +26,10 @@ pub(crate) type Answer<T> = oneshot::Receiver<Result<T, BlobError>>;
 type Done = Box<dyn FnOnce(Vec<u8>) + Send>;
 type Reply<T> = oneshot::Sender<Result<T, BlobError>>;
 
-/// See the file's head. Ends its threads when it is dropped, once the queue is empty.
+/// See the file's head.
 pub(crate) struct SegmentWriters {
     inner: Arc<Inner>,
+    running: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Inner {
@@ -71,7 +73,7 @@ impl SegmentWriters {
     /// Starts the threads. With `threads` = 0 every job runs at once, where it is queued: for tests by seed.
     pub(crate) fn start(segments: Arc<SegmentStore>, threads: usize) -> std::io::Result<SegmentWriters> {
         let inner = Inner { segments, threads, queue: Mutex::default(), arrived: Condvar::new() };
-        let writers = SegmentWriters { inner: Arc::new(inner) };
+        let writers = SegmentWriters { inner: Arc::new(inner), running: Mutex::default() };
         for number in 0..threads {
             let inner = writers.inner.clone();
             let work = move || {
@@ -80,7 +82,9 @@ impl SegmentWriters {
                     std::process::abort();
                 }
             };
-            std::thread::Builder::new().name(format!("stage-{number}")).spawn(work)?;
+            // If one cannot be started, the drop ends the earlier ones.
+            let thread = std::thread::Builder::new().name(format!("stage-{number}")).spawn(work)?;
+            writers.running.lock().push(thread);
         }
         Ok(writers)
     }
@@ -117,8 +121,41 @@ impl SegmentWriters {
         self.inner.arrived.notify_one();
     }
 
+    /// Takes no more, works off what was queued, and ends the threads. Blocks. When it returns nothing writes to
+    /// the segments any more.
+    pub(crate) fn stop(&self) {
+        self.close();
+        for thread in std::mem::take(&mut *self.running.lock()) {
+            // A thread that panicked has ended the process.
+            let _ = thread.join();
+        }
+    }
+
+    fn close(&self) {
+        self.inner.queue.lock().closed = true;
+        self.inner.arrived.notify_all();
+    }
+
+    /// Segments being synced.
+    #[cfg(test)]
+    pub(crate) fn syncing(&self) -> usize {
+        self.inner.queue.lock().syncing.len()
+    }
+
+    /// Pieces that wait for a sync that has not begun.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.inner.queue.lock().waiting.values().map(Vec::len).sum()
+    }
+
     fn queue(&self, job: Job) {
-        self.inner.queue.lock().jobs.push_back(job);
+        let mut queue = self.inner.queue.lock();
+        if queue.closed {
+            // Whoever waits for it learns that the channel is closed.
+            return;
+        }
+        queue.jobs.push_back(job);
+        drop(queue);
         if self.inner.threads > 0 {
             self.inner.arrived.notify_one();
             return;
@@ -131,8 +168,7 @@ impl SegmentWriters {
 
 impl Drop for SegmentWriters {
     fn drop(&mut self) {
-        self.inner.queue.lock().closed = true;
-        self.inner.arrived.notify_all();
+        self.close();
     }
 }
 
@@ -170,6 +206,7 @@ impl Inner {
         match work {
             Work::Job(Job::Reserve { lane, blob, length, reply }) => {
                 let room = self.segments.reserve(lane, blob, length);
+                self.stop_at_failed_sync(room.as_ref().err());
                 if reply.send(room).is_err() {
                     self.segments.forget_staged(&[blob]);
                 }
@@ -189,6 +226,15 @@ impl Inner {
         }
     }
 
+    fn stop_at_failed_sync(&self, error: Option<&BlobError>) {
+        if let Some(error @ BlobError::SyncFailed(_)) = error
+            && self.threads > 0
+        {
+            tracing::error!(%error, "the node stops at once; a restart recovers what was acknowledged");
+            std::process::abort();
+        }
+    }
+
     fn await_sync(&self, waiter: Waiter) {
         let segment = waiter.pin.segment().id;
         let mut queue = self.queue.lock();
@@ -204,12 +250,7 @@ impl Inner {
     fn sync(&self, id: SegmentId, waiters: Vec<Waiter>) {
         let Some(first) = waiters.first() else { return };
         let mut synced = Some(first.pin.segment().sync());
-        if let Some(Err(error)) = &synced
-            && self.threads > 0
-        {
-            tracing::error!(%error, "the node stops at once; a restart recovers what was acknowledged");
-            std::process::abort();
-        }
+        self.stop_at_failed_sync(synced.as_ref().and_then(|synced| synced.as_ref().err()));
         let mut queue = self.queue.lock();
         queue.syncing.remove(&id);
         if queue.waiting.contains_key(&id) {

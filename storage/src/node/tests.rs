@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::body::BodyReader;
-use crate::mutation::{Existence, Mutation, Outcome, PutIf, SetExpiry};
+use crate::mutation::{Existence, Mutation, Outcome, PutIf, Refusal, SetExpiry};
 use crate::object::BucketId;
 use crate::read::Lookup;
 use crate::stage::StagedBody;
@@ -185,5 +185,211 @@ async fn a_body_of_another_length_than_announced_is_refused_and_given_up() {
     assert!(writer.write(Bytes::from(vec![1; 10])).await.is_err(), "it takes nothing more");
     drop(writer);
     assert_eq!(store.stats().segment_bytes, 0);
+    node.stop().await;
+}
+
+fn full_text(error: Error) -> String {
+    match error {
+        Error::Full(text) => text.to_string(),
+        other => panic!("{other:?} instead of a lack of room"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_are_counted_against_the_capacity_from_their_announcement_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    config.limits.capacity_bytes = 16 << 20;
+    let node = Node::start(config).await.unwrap();
+    let store = node.store();
+    let bucket = store.open_bucket(b"redis-0").await.unwrap();
+    let refused = |len| full_text(store.stage_body(bucket, len).unwrap_err());
+    assert!(refused(17 << 20).contains("capacity"), "{}", refused(17 << 20));
+    let mut writer = store.stage_body(bucket, 10 << 20).unwrap();
+    assert!(refused(10 << 20).contains("capacity"), "announced, not a byte written");
+    writer.write(Bytes::from(long_body(1, 9 << 20))).await.unwrap();
+    assert!(refused(10 << 20).contains("capacity"), "half written");
+    drop(writer);
+    assert!(matches!(put_long(&store, bucket, b"k", &long_body(1, 10 << 20)).await, Outcome::Done(_)));
+    assert!(refused(10 << 20).contains("capacity"), "committed");
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_with_less_than_its_reserve_refuses_growth_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(config(dir.path())).await.unwrap();
+    let store = node.store();
+    let bucket = store.open_bucket(b"redis-0").await.unwrap();
+    let body = long_body(1, 100_000);
+    assert!(matches!(put_long(&store, bucket, b"k", &body).await, Outcome::Done(_)));
+    drop(store);
+    node.stop().await;
+    let mut config = config(dir.path());
+    config.limits.disk_reserve_bytes = Some(1 << 60);
+    let node = Node::start(config).await.unwrap();
+    let store = node.store();
+    let text = full_text(store.stage_body(bucket, 100_000).unwrap_err());
+    assert!(text.contains("kept free"), "{text}");
+    let mut submission = Submission::new();
+    submission.push(&set(bucket, b"a", b"1"));
+    full_text(store.submit(submission).await.unwrap_err());
+    assert!(read_all(&open(&store, bucket, b"k").await).await == body);
+    let mut submission = Submission::new();
+    submission.push(&Mutation::Delete { bucket, key: b"k" });
+    assert!(matches!(store.submit(submission).await.unwrap().results[..], [Outcome::Done(_)]));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pitfall_13_an_open_body_outlives_overwrite_delete_and_checkpoints() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(dir.path());
+    // A checkpoint every few rows.
+    config.memtable_rows = 4;
+    let node = Node::start(config).await.unwrap();
+    let store = node.store();
+    let bucket = store.open_bucket(b"redis-0").await.unwrap();
+    let body = long_body(1, 3 << 20);
+    put_long(&store, bucket, b"k", &body).await;
+    let reader = open(&store, bucket, b"k").await;
+    for round in 2..40 {
+        put_long(&store, bucket, b"k", &long_body(round, 2 << 20)).await;
+    }
+    let mut submission = Submission::new();
+    submission.push(&Mutation::Delete { bucket, key: b"k" });
+    store.submit(submission).await.unwrap();
+    let again = reader.clone();
+    drop(reader);
+    assert!(read_all(&again).await == body);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_body_in_many_parts_is_read_in_any_range_and_put_into_one_piece() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(config(dir.path())).await.unwrap();
+    let store = node.store();
+    let bucket = store.open_bucket(b"redis-0").await.unwrap();
+    let mut body = long_body(1, 300_000);
+    put_long(&store, bucket, b"k", &body).await;
+    // A gap of zeros, then short parts and longer ones, until there are too many.
+    let mut submission = Submission::new();
+    let (offset, value) = (400_000, b"behind a gap".into());
+    submission.push(&Mutation::SetRange { bucket, key: b"k", offset, value });
+    store.submit(submission).await.unwrap();
+    body.resize(offset as usize, 0);
+    body.extend_from_slice(b"behind a gap");
+    let mut rewritten = 0;
+    for number in 0..400 {
+        let more = long_body(number, if number % 9 == 0 { 20 } else { 700 });
+        loop {
+            let mut submission = Submission::new();
+            submission.push(&Mutation::Append { bucket, key: b"k", value: more[..].into() });
+            match store.submit(submission).await.unwrap().results[..] {
+                [Outcome::Length(_)] => break,
+                [Outcome::Refused(Refusal::TooFragmented)] => {
+                    store.defragment(bucket, b"k").await.unwrap();
+                    rewritten += 1;
+                }
+                ref other => panic!("{other:?}"),
+            }
+        }
+        body.extend_from_slice(&more);
+        if number % 40 == 7 {
+            let reader = open(&store, bucket, b"k").await;
+            assert_eq!(reader.len(), body.len() as u64);
+            let mut random = fastrand::Rng::with_seed(number as u64);
+            for _ in 0..60 {
+                let start = random.usize(..body.len());
+                let end = random.usize(start..=body.len());
+                let bytes = reader.read(start as u64..end as u64).await.unwrap();
+                assert!(bytes[..] == body[start..end], "{start}..{end} after {number}");
+            }
+        }
+    }
+    assert!((1..5).contains(&rewritten), "{rewritten} rewrites");
+    assert!(read_all(&open(&store, bucket, b"k").await).await == body);
+    node.stop().await;
+}
+
+/// Bytes per second of bodies that `writers` stage and commit one after the other, and of readers after them.
+async fn throughput(
+    store: &Store,
+    bucket: BucketId,
+    writers: usize,
+    len: usize,
+    rounds: usize,
+) -> (f64, f64) {
+    let bytes = Bytes::from(long_body(7, len.min(1 << 20)));
+    let started = std::time::Instant::now();
+    let tasks = (0..writers).map(|writer| {
+        let (store, bytes) = (store.clone(), bytes.clone());
+        tokio::spawn(async move {
+            for _ in 0..rounds {
+                let mut body = store.stage_body(bucket, len as u64).unwrap();
+                for at in (0..len).step_by(bytes.len()) {
+                    body.write(bytes.slice(..bytes.len().min(len - at))).await.unwrap();
+                }
+                let staged = body.finish().await.unwrap();
+                let mut submission = Submission::new();
+                submission.push(&put(bucket, format!("t{writer}").as_bytes(), &staged));
+                submission.carry(staged);
+                store.submit(submission).await.unwrap();
+            }
+        })
+    });
+    futures_util::future::try_join_all(tasks).await.unwrap();
+    let total = (writers * rounds * len) as f64;
+    let written = total / started.elapsed().as_secs_f64();
+    let started = std::time::Instant::now();
+    let tasks = (0..writers).map(|writer| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            for _ in 0..rounds {
+                let body = open(&store, bucket, format!("t{writer}").as_bytes()).await;
+                let mut at = 0;
+                while at < body.len() {
+                    at += body.read(at..at + (1 << 20)).await.unwrap().len() as u64;
+                }
+            }
+        })
+    });
+    futures_util::future::try_join_all(tasks).await.unwrap();
+    (written, total / started.elapsed().as_secs_f64())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints what staging moves on this disk; give a directory on it in TMPDIR"]
+async fn staged_throughput() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(config(dir.path())).await.unwrap();
+    let store = node.store();
+    let bucket = store.open_bucket(b"redis-0").await.unwrap();
+    let cpu = || {
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11].parse::<f64>().unwrap() / 100.0 + fields[12].parse::<f64>().unwrap() / 100.0
+    };
+    for _ in 0..2 {
+        for (writers, len, rounds) in [
+            (16, 64 << 10, 2000),
+            (16, (64 << 10) + 1, 2000),
+            (16, 1 << 20, 100),
+            (1, 256 << 20, 6),
+            (4, 64 << 20, 6),
+        ] {
+            let before = cpu();
+            let (written, read) = throughput(&store, bucket, writers, len, rounds).await;
+            let gib = (writers * rounds * len) as f64 / f64::from(1 << 30);
+            println!(
+                "{writers} x {} KiB x {rounds}: written {:.0} MB/s, read {:.0} MB/s, {:.2} s CPU per GiB for both",
+                len >> 10,
+                written / 1e6,
+                read / 1e6,
+                (cpu() - before) / gib,
+            );
+        }
+    }
     node.stop().await;
 }

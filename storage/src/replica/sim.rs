@@ -22,9 +22,11 @@ use crate::journal::{InlinePreparer, JournalConfig};
 use crate::keyspace::base::SimBase;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{BodyPart, RowReader, Table};
-use crate::mutation::{Existence, Mutation, Outcome, Payload, SetExpiry};
+use crate::mutation::{Existence, Guard, Mutation, Outcome, Payload, SetExpiry};
 use crate::object::{BlobId, BucketId};
 use crate::stage::StagedBody;
+
+mod staged;
 
 const SEEDS: u64 = 60;
 const KEYS: u64 = 12;
