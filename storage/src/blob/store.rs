@@ -305,13 +305,6 @@ impl SegmentStore {
         settled.into_iter().map(|(_, id, generation)| (id, generation)).collect()
     }
 
-    /// Bytes of the segments that are not free.
-    pub(crate) fn bytes_in_use(&self) -> u64 {
-        let segments = self.segments.read();
-        let used = segments.values().filter(|segment| segment.generation() != Generation::default());
-        used.map(|segment| segment.len()).sum()
-    }
-
     /// A blob that the tables know, and that has got a whole and synced extent again: it is looked for in the
     /// place map from now on.
     pub(crate) fn list(&self, blob: BlobId, pointer: Pointer, pin: StagePin) {

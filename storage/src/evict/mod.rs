@@ -265,10 +265,21 @@ pub(crate) fn round(shared: &Arc<Shared>, wait: &dyn Fn(&Batch) -> bool) -> Resu
     if shared.checkpointer.places.wait_longer_than(PLACES_WAIT) {
         shared.status.checkpoint_wanted.store(true, Relaxed);
     }
-    let Some(wanted) = want(shared) else {
-        evictor.barren.store(false, Relaxed);
-        return Ok(Round::Idle);
-    };
+    match want(shared) {
+        Some(wanted) => make_room(shared, wanted, wait),
+        None => {
+            evictor.barren.store(false, Relaxed);
+            Ok(Round::Idle)
+        }
+    }
+}
+
+fn make_room(
+    shared: &Arc<Shared>,
+    wanted: Want,
+    wait: &dyn Fn(&Batch) -> bool,
+) -> Result<Round, EvictError> {
+    let evictor = &shared.evictor;
     let batch = Arc::new(Batch::default());
     let mut dropping = Vec::new();
     let made = GAIN_PERCENT.iter().try_fold(0, |made, gain| match made {
@@ -426,7 +437,7 @@ fn empty(
             from: Some(from.pointer),
             to,
             decided_at,
-            pin,
+            _pin: pin,
             batch: Some(batch.clone()),
         }
     };

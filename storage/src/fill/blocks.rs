@@ -28,7 +28,7 @@ const RECENT_BYTES_MAX: usize = 32 << 20;
 /// Tries of one fetch, for errors that may pass.
 const TRIES: usize = 2;
 /// Pause before the second.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const RETRY_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 /// Longest time of one try.
 const TRY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -44,7 +44,7 @@ struct BlockName {
 type Fetched = Option<Result<Bytes>>;
 
 /// See the file's head.
-pub(super) struct Blocks {
+pub(crate) struct Blocks {
     /// Held for a look-up only.
     state: Mutex<State>,
     turns: Semaphore,
@@ -148,7 +148,7 @@ impl Blocks {
 
     /// Forgets what is kept in memory.
     #[cfg(test)]
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         let mut state = self.state.lock();
         state.recent.clear();
         state.recent_bytes = 0;

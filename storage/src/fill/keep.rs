@@ -115,7 +115,7 @@ impl Running {
             from: None,
             to: Some(pointer),
             decided_at: shared.keyspace.visible(),
-            pin: Some(pin.for_reading()),
+            _pin: Some(pin.for_reading()),
             batch: None,
         };
         shared.segments.list(part.blob, pointer, pin);

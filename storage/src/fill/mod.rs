@@ -99,7 +99,7 @@ pub(crate) struct Fills {
     /// Written at a start only.
     origins: RwLock<Vec<MountOrigin>>,
     any: AtomicBool,
-    blocks: Blocks,
+    pub(crate) blocks: Blocks,
     keeping: Keeping,
     counters: Counters,
     /// Leaves the ETag out of requests and comparisons: for the test that must notice.

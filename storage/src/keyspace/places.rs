@@ -36,7 +36,7 @@ pub(crate) struct PlaceChange {
     /// The version of the tables that it was decided by.
     pub(crate) decided_at: Version,
     /// Keeps the new extent until the tables name it.
-    pub(crate) pin: Option<SegmentPin>,
+    pub(crate) _pin: Option<SegmentPin>,
     /// Told when it is committed, or was found to be out of date.
     pub(crate) batch: Option<Arc<Batch>>,
 }

@@ -38,6 +38,8 @@ use crate::stage::Stager;
 use crate::submission::Submission;
 
 pub(crate) use driver::{Driver, DriverParts, DriverStats};
+#[cfg(test)]
+pub(crate) use inbox::Arrived;
 pub(crate) use inbox::{Inbox, Pending, RawOutcomes};
 pub use open::OpenError;
 pub(crate) use open::{Opened, Parts, open};
