@@ -111,7 +111,8 @@ impl Store {
                 (row.bucket == bucket && *row.prefix == *prefix).then_some(*number)
             });
         let Some(number) = number else { return Ok(Forgotten::NoSuchMount) };
-        let queued = shared.status.mount_rows.lock().iter().find(|(of, _)| *of == number).map(|(_, rows)| *rows);
+        let queued =
+            shared.status.mount_rows.lock().iter().find(|(of, _)| *of == number).map(|(_, rows)| *rows);
         if let Some(rows) = queued.filter(|rows| *rows > 0 && !abandon) {
             return Ok(Forgotten::Busy(rows));
         }
@@ -119,7 +120,11 @@ impl Store {
         let forgotten = match bring_all_back(shared, bucket, prefix).await {
             Ok(0) => forget(shared, number, abandon).await,
             Ok(objects) => {
-                tracing::info!(objects, mount = number, "objects that were only in the origin are here again");
+                tracing::info!(
+                    objects,
+                    mount = number,
+                    "objects that were only in the origin are here again"
+                );
                 forget(shared, number, abandon).await
             }
             Err(error) => Err(error),
@@ -248,10 +253,7 @@ fn recorded(shared: &Shared, mount: &MountConfig) -> Option<(u32, MountRow)> {
 }
 
 /// A new mount takes objects over that another one's origin has: their bytes must be here for that.
-async fn bring_back_for(
-    shared: &Arc<Shared>,
-    mount: &MountConfig,
-) -> std::result::Result<(), StartError> {
+async fn bring_back_for(shared: &Arc<Shared>, mount: &MountConfig) -> std::result::Result<(), StartError> {
     let Some(bucket) = shared.registry.by_name(mount.bucket.as_bytes()) else { return Ok(()) };
     match bring_all_back(shared, bucket, &mount.prefix).await {
         Ok(_) => Ok(()),

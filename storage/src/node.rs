@@ -327,9 +327,8 @@ impl Node {
                 .and_then(|specs| flush_link::start(&shared, specs, &config.flush)),
             Err(error) => Err(error),
         };
-        let started = started.and_then(|worker| {
-            Ok((worker, EvictThread::start(&shared).map_err(StartError::Threads)?))
-        });
+        let started = started
+            .and_then(|worker| Ok((worker, EvictThread::start(&shared).map_err(StartError::Threads)?)));
         let (worker, evicting) = match started {
             Ok(started) => started,
             Err(error) => {

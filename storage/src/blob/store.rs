@@ -122,7 +122,12 @@ impl SegmentStore {
             config,
             segments: RwLock::default(),
             tail: Mutex::default(),
-            free: Mutex::new(FreeSegments { segments: VecDeque::new(), next_id: 0, generations: 0, opened: 0 }),
+            free: Mutex::new(FreeSegments {
+                segments: VecDeque::new(),
+                next_id: 0,
+                generations: 0,
+                opened: 0,
+            }),
             spare: AtomicU64::new(0),
             lanes: Lanes::default(),
             places: Places::default(),

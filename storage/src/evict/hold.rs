@@ -66,9 +66,10 @@ pub(crate) async fn submit_held(shared: &Arc<Shared>, submission: Submission) ->
     if !submission.builds || !shared.fills.has_origins() {
         return shared.submit(submission).await;
     }
-    let sources = sources(&submission);
+    // Before the look: marks that another holder has taken away do not come back from here on.
+    let entered = Entered::enter(shared, sources(&submission)).await;
     let mut wanted = false;
-    for key in &sources {
+    for key in &entered.keys {
         wanted = wanted || !matches!(stand(shared, key).await?, Stand::Free(_));
     }
     if !wanted {
@@ -77,11 +78,9 @@ pub(crate) async fn submit_held(shared: &Arc<Shared>, submission: Submission) ->
     let (answer, answered) = oneshot::channel();
     let shared = shared.clone();
     tokio::spawn(async move {
-        let mut taken = Vec::new();
         let mut held = Ok(());
-        for key in sources {
-            held = hold(&shared, &key).await;
-            taken.push(key);
+        for key in &entered.keys {
+            held = hold(&shared, key).await;
             if held.is_err() {
                 break;
             }
@@ -92,11 +91,61 @@ pub(crate) async fn submit_held(shared: &Arc<Shared>, submission: Submission) ->
         };
         // Nobody may be waiting any more.
         let _ = answer.send(outcomes);
-        for key in taken {
-            release(&shared, key).await;
-        }
+        drop(entered);
     });
     answered.await.map_err(|_| Error::Unknown("the node stopped before it answered"))?
+}
+
+/// A holder of sources; dropped, it is none any more, and the last one of a source has the marks put back.
+struct Entered {
+    shared: Arc<Shared>,
+    keys: Vec<Key>,
+}
+
+impl Entered {
+    async fn enter(shared: &Arc<Shared>, keys: Vec<Key>) -> Entered {
+        let mut entered = Entered { shared: shared.clone(), keys: Vec::with_capacity(keys.len()) };
+        for key in keys {
+            let mut shard = shared.evictor.holders.shard(&key).lock().await;
+            shard.entry(key.clone()).or_default().count += 1;
+            entered.keys.push(key);
+        }
+        entered
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        let mut later = Vec::new();
+        for key in std::mem::take(&mut self.keys) {
+            let left = match self.shared.evictor.holders.shard(&key).try_lock() {
+                Ok(mut shard) => match shard.get_mut(&key) {
+                    Some(holder) if holder.count > 1 => {
+                        holder.count -= 1;
+                        true
+                    }
+                    Some(holder) if holder.held.is_none() => shard.remove(&key).is_some(),
+                    _ => false,
+                },
+                Err(_) => false,
+            };
+            if !left {
+                later.push(key);
+            }
+        }
+        if later.is_empty() {
+            return;
+        }
+        let shared = self.shared.clone();
+        // Without a runtime the process is about to end.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                for key in later {
+                    release(&shared, key).await;
+                }
+            });
+        }
+    }
 }
 
 /// The objects whose bytes a submission carries over.
@@ -177,10 +226,9 @@ fn is_away(view: &View, blob: BlobId) -> Result<bool, ViewError> {
     Ok(view.in_base(&key)?.as_deref().and_then(decode_pointer).is_none())
 }
 
-/// Sees to it that the object's bytes are here and stay; undone by [`release`].
+/// Sees to it that the object's bytes are here and stay while there are holders, of which the caller is one.
 async fn hold(shared: &Arc<Shared>, key: &Key) -> Result<()> {
     let evictor = &shared.evictor;
-    evictor.holders.shard(key).lock().await.entry(key.clone()).or_default().count += 1;
     let mut rewritten = false;
     for _ in 0..TRIES {
         let gate = evictor.gate.read().await;
@@ -219,7 +267,7 @@ async fn note_held(evictor: &Evictor, key: &Key, version: Version) {
     evictor.holders.shard(key).lock().await.entry(key.clone()).or_default().held = Some(version);
 }
 
-/// Ends a [`hold`], whatever it came to; the last one gives the marks back.
+/// A holder leaves; the last one has the marks put back.
 async fn release(shared: &Arc<Shared>, key: Key) {
     let mut shard = shared.evictor.holders.shard(&key).lock().await;
     let Some(holder) = shard.get_mut(&key) else { return };

@@ -274,11 +274,7 @@ pub(crate) fn round(shared: &Arc<Shared>, wait: &dyn Fn(&Batch) -> bool) -> Resu
     }
 }
 
-fn make_room(
-    shared: &Arc<Shared>,
-    wanted: Want,
-    wait: &dyn Fn(&Batch) -> bool,
-) -> Result<Round, EvictError> {
+fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) -> Result<Round, EvictError> {
     let evictor = &shared.evictor;
     let batch = Arc::new(Batch::default());
     let mut dropping = Vec::new();

@@ -205,7 +205,9 @@ impl Run {
                 Err(Trouble::Passing(_)) if tries < TRIES => tokio::time::sleep(RETRY_PAUSE).await,
                 Err(Trouble::Passing(what)) => {
                     tracing::warn!(key = %asked.key, origin = asked.origin.name(), what, "a read through the origin failed");
-                    return Err(Error::Unavailable("the bytes are only in the origin, which does not give them now"));
+                    return Err(Error::Unavailable(
+                        "the bytes are only in the origin, which does not give them now",
+                    ));
                 }
             }
         }

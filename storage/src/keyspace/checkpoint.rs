@@ -83,7 +83,13 @@ impl Checkpointer {
         usage: &[SegmentUsage],
     ) -> Checkpointer {
         let live_bytes = AtomicU64::new(usage.iter().map(|usage| usage.live_bytes).sum());
-        Checkpointer { keyspace, segments, live_bytes, places: PlaceChanges::default(), prepared: Mutex::default() }
+        Checkpointer {
+            keyspace,
+            segments,
+            live_bytes,
+            places: PlaceChanges::default(),
+            prepared: Mutex::default(),
+        }
     }
 
     /// Bytes of segments that rows point to.
@@ -169,7 +175,7 @@ impl Checkpointer {
             usage.note(&*keyspace.base, pointer, -(pointer.bytes_on_disk() as i64))?;
         }
         // Behind everything that may end for lack of space: what is taken here is committed or given up.
-        let places = places::judge(keyspace, frozen, self.places.take(frozen.upto))?;
+        let places = places::judge(keyspace, frozen, self.places.take(frozen.upto), self.places.judges())?;
         for (change, holds) in &places {
             // Brought back: from the commit on the tables say where. Counted once: the blob may be gone as well.
             if change.from.is_none() && !staged.settled.contains(&change.blob) {

@@ -46,6 +46,8 @@ static FOREIGN: [u8; 400_000] = [0xee; 400_000];
 #[derive(Debug, Clone, Copy, Default)]
 struct Missing {
     evictor: Sabotage,
+    /// The checkpoint's own look at the clean rows.
+    unjudged: bool,
     etags_unchecked: bool,
 }
 
@@ -138,6 +140,7 @@ impl Site {
         });
         drop(world);
         *shared.evictor.sabotage.lock() = self.missing.evictor;
+        shared.checkpointer.places.unjudged.store(self.missing.unjudged, Relaxed);
         shared.fills.unchecked.store(self.missing.etags_unchecked, Relaxed);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         self.open = Some(Open { shared, runtime });
@@ -565,7 +568,10 @@ fn is_noticed(missing: Missing) -> bool {
 #[test]
 fn giving_up_what_is_not_clean_is_noticed() {
     let evictor = Sabotage { skip_clean_rows: true, ..Sabotage::default() };
-    assert!(is_noticed(Missing { evictor, ..Missing::default() }));
+    assert!(is_noticed(Missing { evictor, unjudged: true, ..Missing::default() }));
+    // Either look alone is enough while everything happens one after the other.
+    assert!(!is_noticed(Missing { evictor, ..Missing::default() }));
+    assert!(!is_noticed(Missing { unjudged: true, ..Missing::default() }));
 }
 
 #[test]
