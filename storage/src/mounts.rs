@@ -22,7 +22,7 @@ use crate::keyspace::tables::{MountRow, QueueRow, Table, numbered_key, split_que
 use crate::keyspace::view::View;
 use crate::mutation::{MountMode, Mutation, Outcome, Refusal};
 use crate::node::{MountConfig, StartError};
-use crate::object::BucketId;
+use crate::object::{BucketId, Version};
 use crate::read::{ReadView, view_error};
 use crate::store::{Shared, Store, is_bucket_name};
 use crate::submission::Submission;
@@ -111,6 +111,10 @@ impl Store {
                 (row.bucket == bucket && *row.prefix == *prefix).then_some(*number)
             });
         let Some(number) = number else { return Ok(Forgotten::NoSuchMount) };
+        // What a turn of the log did is shown before the next one is answered.
+        let mut nothing = Submission::new();
+        nothing.push(&Mutation::Release { bucket, key: b"", version: Version::ZERO });
+        shared.submit(nothing).await?;
         let queued =
             shared.status.mount_rows.lock().iter().find(|(of, _)| *of == number).map(|(_, rows)| *rows);
         if let Some(rows) = queued.filter(|rows| *rows > 0 && !abandon) {

@@ -126,8 +126,9 @@ impl Blocks {
         tokio::spawn(async move {
             let fetched = run.fetch(&asked).await;
             run.bytes = fetched.as_ref().ok().cloned();
-            told.send_replace(Some(fetched));
+            // Before anybody is told: who comes after an error asks again.
             drop(run);
+            told.send_replace(Some(fetched));
         });
         Coming::Fetch(fetch)
     }

@@ -371,7 +371,7 @@ impl Site {
             };
             let request = PutRequest {
                 key: name,
-                body: body.into(),
+                body,
                 headers: ContentHeaders::default(),
                 user_metadata: Vec::new(),
                 condition: Condition::None,
