@@ -84,6 +84,7 @@ impl From<Error> for CommandError {
             | Error::BodyLength { .. }
             | Error::GroupTooLarge(..)
             | Error::Damaged(_)
+            | Error::ChangedInOrigin(_)
             | Error::Disk(_)
             | Error::InvalidBucketName => "ERR",
         };

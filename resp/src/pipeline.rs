@@ -627,9 +627,10 @@ impl Pipeline {
         // when the disk is full.
         let one_by_one = writes > 1
             && match error {
+                // One command may build on bytes that are only in an origin, and cannot be had now.
+                Error::Unavailable(_) | Error::ChangedInOrigin(_) => true,
                 Error::Full(_) | Error::GroupTooLarge(..) | Error::BodyTooLarge(..) => true,
-                Error::Unavailable(_)
-                | Error::Unknown(_)
+                Error::Unknown(_)
                 | Error::KeyTooLong(_)
                 | Error::BodyLength { .. }
                 | Error::Stopping

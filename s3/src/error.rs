@@ -150,6 +150,7 @@ impl From<Error> for Refused {
             Error::GroupTooLarge(..) => Refused::new("InvalidRequest", 400, text),
             Error::Stopping => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
             Error::Damaged(_) => Refused::new("InternalError", 500, text),
+            Error::ChangedInOrigin(_) => Refused::new("OperationAborted", 409, text),
             Error::Disk(_) => Refused::new("InternalError", 500, text),
             Error::InvalidBucketName => Refused::new("InvalidBucketName", 400, text),
         }

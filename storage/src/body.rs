@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::blob::{BlobError, Pointer, SegmentPin, SegmentStore};
 use crate::error::{Error, Result};
+use crate::fill::{self, OriginBody, OriginPart};
 use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{BodyPart, Table, blob_key};
@@ -35,6 +36,8 @@ pub(crate) enum Found {
     Memory(Arc<[u8]>),
     /// In a segment, which stays as it is while the pin lives.
     Extent(Pointer, SegmentPin),
+    /// Not on this node: the origin has them.
+    Elsewhere,
 }
 
 /// Looks a blob up as of a view; `None` if that takes a blocking read and `wait` is false.
@@ -63,7 +66,11 @@ pub(crate) fn find_blob(
             return Ok(None);
         }
         let row = view.in_base(&key).map_err(view_error)?;
-        let Some(pointer) = row.as_deref().and_then(decode_pointer) else { return not_here(blob) };
+        let Some(pointer) = row.as_deref().and_then(decode_pointer) else {
+            // Brought back, and no checkpoint has said so yet?
+            let found = segments.staged(blob).map(|(pointer, pin)| Found::Extent(pointer, pin));
+            return Ok(Some(found.unwrap_or(Found::Elsewhere)));
+        };
         match segments.pin(pointer) {
             Ok(pin) => return Ok(Some(Found::Extent(pointer, pin))),
             Err(BlobError::Stale { .. }) => {}
@@ -71,11 +78,6 @@ pub(crate) fn find_blob(
         }
     }
     Err(Error::Unavailable("the object moved while it was read"))
-}
-
-/// The one place that meets a blob whose bytes are not on this node.
-fn not_here(blob: BlobId) -> Result<Option<Found>> {
-    Err(Error::Damaged(format!("{blob:?} has no bytes on this node").into()))
 }
 
 pub(crate) fn blob_error(error: BlobError) -> Error {
@@ -96,6 +98,8 @@ struct Inner {
     len: u64,
     /// In order, without gaps, none empty.
     parts: Vec<Part>,
+    /// Where the bytes are that are not here.
+    origin: Option<OriginBody>,
 }
 
 struct Part {
@@ -114,11 +118,13 @@ enum Source {
         offset: u64,
         _pin: SegmentPin,
     },
+    Origin(OriginPart),
 }
 
 impl ReadView {
     /// Opens the body of a row that came from this view. Blocks nobody: places that are not in memory are looked
-    /// up on the read pool. [`Error::Damaged`] if bytes of it are not here. The future may be dropped.
+    /// up on the read pool. Bytes that the site has given up are asked of the origin when they are read;
+    /// [`Error::Damaged`] if they are neither here nor there. The future may be dropped.
     pub async fn open_body(&self, row: &ObjectRow) -> Result<BodyReader> {
         let (shared, view) = self.parts();
         let few = row.parts().take(INLINE_PARTS + 1).count() <= INLINE_PARTS;
@@ -133,7 +139,11 @@ impl ReadView {
                 found.ok_or_else(|| Error::Damaged("a body part is missing".into()))?
             }
         };
-        Ok(BodyReader { inner: Arc::new(Inner { shared, len: row.body_len(), parts }) })
+        shared.recency.note_all(parts.iter().filter_map(Part::extent));
+        let away = parts.iter().any(|part| matches!(part.source, Source::Origin(_)));
+        shared.fills.count_body(!away);
+        let origin = if away { Some(shared.fills.locate(self, row).await?) } else { None };
+        Ok(BodyReader { inner: Arc::new(Inner { shared, len: row.body_len(), parts, origin }) })
     }
 }
 
@@ -152,6 +162,12 @@ fn find_parts(
                 let (offset, end) = (u64::from(offset), u64::from(offset) + u64::from(len));
                 match find_blob(view, segments, blob, wait)? {
                     None => return Ok(None),
+                    Some(Found::Elsewhere) => {
+                        let only = row.parts().filter(|part| part.blob() == Some(blob)).count() == 1;
+                        // Bytes that no part of the object names are not in the origin.
+                        let whole = only && offset == 0;
+                        Source::Origin(OriginPart { blob, in_blob: offset..end, in_body: start, whole })
+                    }
                     Some(Found::Memory(bytes)) => {
                         let bytes = Bytes::from_owner(bytes);
                         if end > bytes.len() as u64 {
@@ -181,6 +197,15 @@ fn contradiction() -> Error {
     Error::Damaged("an object row contradicts itself".into())
 }
 
+impl Part {
+    fn extent(&self) -> Option<BlobId> {
+        match &self.source {
+            Source::Extent { blob, .. } => Some(*blob),
+            _ => None,
+        }
+    }
+}
+
 impl BodyReader {
     /// Length of the body in bytes.
     pub fn len(&self) -> u64 {
@@ -194,7 +219,8 @@ impl BodyReader {
 
     /// The bytes of a range, clamped to the body; every chunk of 64 KiB that they touch is checked. They are
     /// held in memory whole: ask for at most 1 MiB at a time, best from multiples of 64 KiB on. Bytes in memory
-    /// do not wait, others are read on the read pool. The future may be dropped.
+    /// do not wait, others are read on the read pool, or asked of the origin ([`Error::Unavailable`] when it does
+    /// not answer, [`Error::ChangedInOrigin`]). The future may be dropped.
     pub async fn read(&self, range: Range<u64>) -> Result<Bytes> {
         let mut pieces = self.pieces(range);
         if let [piece] = &mut pieces[..] {
@@ -228,6 +254,10 @@ impl BodyReader {
         match &self.inner.parts[number].source {
             Source::Bytes(bytes) => Ok(bytes.slice(range.start as usize..range.end as usize)),
             Source::Zeros => Ok(Bytes::from(vec![0; (range.end - range.start) as usize])),
+            Source::Origin(part) => {
+                let origin = self.inner.origin.as_ref().ok_or_else(contradiction)?;
+                fill::read(&self.inner.shared, origin, part, range).await
+            }
             Source::Extent { blob, pointer, offset, .. } => {
                 let (blob, pointer, inner) = (*blob, *pointer, self.inner.clone());
                 let range = offset + range.start..offset + range.end;

@@ -44,6 +44,10 @@ pub enum Error {
     /// Stored bytes do not check out; the place is in the log. Other objects are unaffected.
     #[error("stored data is damaged: {0}")]
     Damaged(Arc<str>),
+    /// The object's bytes are only in the origin, and somebody else has changed or removed them there: they cannot
+    /// be given (RESP error, S3 409).
+    #[error("{0}")]
+    ChangedInOrigin(Arc<str>),
     /// Reading from disk failed.
     #[error("disk error: {0}")]
     Disk(Arc<str>),

@@ -15,9 +15,11 @@
 //! | `syncer` (everysec) | fdatasync once a second | the driver |
 //! | `journal-prepare` | zero-fills the next journal file | the journal |
 //! | `stage-N` | staged bodies' writes, and one sync for all that wait for a segment | bodies that arrive |
+//! | `evict` | gives up bytes that the origin holds, copies what stays, waits for the checkpoint | a store that gets full |
 //! | `read-N` | cold rows and bodies | look-ups that may block |
 //! | housekeeping task | proposes expiries and sweeps | a clock |
 //! | flush tasks | uploads | the queue |
+//! | fill tasks | blocks from an origin, and blobs that are kept again | readers |
 
 pub mod blob;
 pub mod clock;
@@ -43,6 +45,8 @@ mod apply;
 mod background;
 mod body;
 mod consensus;
+mod evict;
+mod fill;
 mod flush_link;
 mod keyspace;
 mod registry;

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use crate::apply::mount_path;
 use crate::error::{Error, Result};
+use crate::evict::bring_all_back;
 use crate::flush::{MountId, MountSpec};
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
@@ -21,7 +22,7 @@ use crate::keyspace::tables::{MountRow, QueueRow, Table, numbered_key, split_que
 use crate::keyspace::view::View;
 use crate::mutation::{MountMode, Mutation, Outcome, Refusal};
 use crate::node::{MountConfig, StartError};
-use crate::object::BucketId;
+use crate::object::{BucketId, Version};
 use crate::read::{ReadView, view_error};
 use crate::store::{Shared, Store, is_bucket_name};
 use crate::submission::Submission;
@@ -99,7 +100,8 @@ impl Store {
     }
 
     /// Forgets the mount at `/bucket/prefix`: the origin keeps what it has, nothing more is sent to it, the
-    /// objects stay here. With `abandon`, changes that wait for it are given up; without, they refuse it.
+    /// objects stay here, and what was only in the origin is brought back first (an error if that cannot be done).
+    /// With `abandon`, changes that wait for it are given up; without, they refuse it.
     /// A dropped future, or an error, may leave a mount that takes no more rows; call this again.
     pub async fn forget_mount(&self, bucket: &str, prefix: &[u8], abandon: bool) -> Result<Forgotten> {
         let shared = self.shared();
@@ -108,10 +110,31 @@ impl Store {
             shared.status.mounts.lock().iter().find_map(|(number, row)| {
                 (row.bucket == bucket && *row.prefix == *prefix).then_some(*number)
             });
-        match number {
-            Some(number) => forget(shared, number, abandon).await,
-            None => Ok(Forgotten::NoSuchMount),
+        let Some(number) = number else { return Ok(Forgotten::NoSuchMount) };
+        // What a turn of the log did is shown before the next one is answered.
+        let mut nothing = Submission::new();
+        nothing.push(&Mutation::Release { bucket, key: b"", version: Version::ZERO });
+        shared.submit(nothing).await?;
+        let queued =
+            shared.status.mount_rows.lock().iter().find(|(of, _)| *of == number).map(|(_, rows)| *rows);
+        if let Some(rows) = queued.filter(|rows| *rows > 0 && !abandon) {
+            return Ok(Forgotten::Busy(rows));
         }
+        shared.evictor.leave(number).await;
+        let forgotten = match bring_all_back(shared, bucket, prefix).await {
+            Ok(0) => forget(shared, number, abandon).await,
+            Ok(objects) => {
+                tracing::info!(
+                    objects,
+                    mount = number,
+                    "objects that were only in the origin are here again"
+                );
+                forget(shared, number, abandon).await
+            }
+            Err(error) => Err(error),
+        };
+        shared.evictor.stay(number);
+        forgotten
     }
 }
 
@@ -179,10 +202,29 @@ pub(crate) async fn record(
         tracing::info!(mount, ?forgotten, "a mount that was being forgotten is gone");
     }
     refuse_missing(shared, mounts)?;
-    let mut specs = Vec::new();
+    let mut connected = Vec::with_capacity(mounts.len());
     for mount in mounts {
+        let origin = match &mount.origin {
+            Some(origin) => Some(origin.backend.connect().map_err(StartError::Threads)?),
+            None => None,
+        };
+        // Before anything is read: bytes may be in the origin only.
+        if let (Some((number, row)), Some(origin)) = (recorded(shared, mount), &origin) {
+            shared.fills.add_origin(number, &row.prefix, &row.origin_prefix, origin.clone());
+        }
+        connected.push(origin);
+    }
+    let mut specs = Vec::new();
+    for (mount, connected) in mounts.iter().zip(connected) {
+        let before = recorded(shared, mount);
+        if before.is_none() && connected.is_some() {
+            bring_back_for(shared, mount).await?;
+        }
         let (id, row) = record_one(shared, mount).await?;
-        let Some(origin) = &mount.origin else { continue };
+        let (Some(origin), Some(connected)) = (&mount.origin, connected) else { continue };
+        if before.is_none() {
+            shared.fills.add_origin(id.0, &row.prefix, &row.origin_prefix, connected.clone());
+        }
         if !row.attached || row.uncovered {
             mark_dirty(shared, row.bucket, &mount.prefix).await?;
         }
@@ -195,7 +237,7 @@ pub(crate) async fn record(
             id,
             bucket: row.bucket,
             key_prefix: Bytes::copy_from_slice(&mount.prefix),
-            origin: origin.backend.connect().map_err(StartError::Threads)?,
+            origin: connected,
             origin_prefix: origin.prefix.clone(),
             attached: row.attached,
             fifo: mount.fifo,
@@ -204,6 +246,29 @@ pub(crate) async fn record(
         });
     }
     Ok(specs)
+}
+
+/// The record of a configured mount, if there is one.
+fn recorded(shared: &Shared, mount: &MountConfig) -> Option<(u32, MountRow)> {
+    let bucket = shared.registry.by_name(mount.bucket.as_bytes())?;
+    let mounts = shared.status.mounts.lock();
+    let is_it = |row: &MountRow| row.bucket == bucket && *row.prefix == *mount.prefix && !row.local;
+    mounts.iter().find(|(_, row)| is_it(row)).cloned()
+}
+
+/// A new mount takes objects over that another one's origin has: their bytes must be here for that.
+async fn bring_back_for(shared: &Arc<Shared>, mount: &MountConfig) -> std::result::Result<(), StartError> {
+    let Some(bucket) = shared.registry.by_name(mount.bucket.as_bytes()) else { return Ok(()) };
+    match bring_all_back(shared, bucket, &mount.prefix).await {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let text = format!(
+                "objects under it are only in the origin of another mount, and could not be brought back: {error}; \
+                 start without it, see to that, and add it then"
+            );
+            Err(StartError::Mount(mount.path(), text))
+        }
+    }
 }
 
 async fn record_one(

@@ -13,6 +13,7 @@ use crate::background;
 use crate::blob::SegmentConfig;
 use crate::clock::SystemClock;
 use crate::error::Error;
+use crate::evict::EvictThread;
 use crate::flush::{ChecksumMode, Flusher, SourceError};
 use crate::flush_link;
 use crate::io::Disk;
@@ -249,6 +250,7 @@ pub struct Node {
     housekeeping: JoinHandle<()>,
     flusher: Arc<Flusher>,
     flushing: JoinHandle<Result<u64, SourceError>>,
+    evicting: EvictThread,
     _lock: File,
 }
 
@@ -290,6 +292,9 @@ impl Node {
             segments,
             checkpointer: checkpointer.clone(),
             stager,
+            fills: Default::default(),
+            evictor: Default::default(),
+            recency: Default::default(),
             space: SpaceWatch::new(disk, config.limits.disk_reserve_bytes),
             clock: clock.clone(),
             cluster: identity.cluster,
@@ -322,8 +327,10 @@ impl Node {
                 .and_then(|specs| flush_link::start(&shared, specs, &config.flush)),
             Err(error) => Err(error),
         };
-        let worker = match started {
-            Ok(worker) => worker,
+        let started = started
+            .and_then(|worker| Ok((worker, EvictThread::start(&shared).map_err(StartError::Threads)?)));
+        let (worker, evicting) = match started {
+            Ok(started) => started,
             Err(error) => {
                 // The threads end before the lock goes: nobody else may open the directory earlier.
                 let stop = move || {
@@ -344,7 +351,7 @@ impl Node {
             async move { worker.run(stop).await }
         });
         let housekeeping = tokio::spawn(background::run(shared.clone(), config.upload_expiry, stop.clone()));
-        Ok(Node { shared, driver, stop, housekeeping, flusher: worker, flushing, _lock: lock })
+        Ok(Node { shared, driver, stop, housekeeping, flusher: worker, flushing, evicting, _lock: lock })
     }
 
     /// The handle for front ends.
@@ -367,9 +374,11 @@ impl Node {
             Err(error) => tracing::error!(%error, "the flush worker panicked"),
         }
         let _ = self.housekeeping.await;
-        let driver = self.driver;
+        let (driver, evicting) = (self.driver, self.evicting);
         let stager = self.shared.stager.clone();
         let stop = move || {
+            // While there are checkpoints to wait for.
+            evicting.stop();
             driver.stop();
             stager.stop();
         };
@@ -434,7 +443,7 @@ fn open_directory(
         clock: Arc::new(SystemClock),
         preparer: Box::new(BackgroundPreparer::default()),
         journal,
-        segments: SegmentConfig::new(nonce),
+        segments: SegmentConfig::for_capacity(nonce, config.limits.capacity_bytes),
         stage_threads: config.stage_threads.max(1),
         sync: config.sync,
         memtable: MemtableLimits {

@@ -168,6 +168,8 @@ impl ObjectMeta {
 #[derive(Clone)]
 pub struct ObjectRow {
     bytes: Arc<[u8]>,
+    /// Whose row it is, where that is needed to find bytes that are not here.
+    name: Option<Arc<(BucketId, Box<[u8]>)>>,
 }
 
 impl ObjectRow {
@@ -175,7 +177,18 @@ impl ObjectRow {
     /// row that does not parse reads as an empty body of version zero and is reported by
     /// [`ObjectRow::check`].
     pub(crate) fn from_encoded(bytes: Arc<[u8]>) -> ObjectRow {
-        ObjectRow { bytes }
+        ObjectRow { bytes, name: None }
+    }
+
+    /// The same row, which knows whose it is.
+    pub(crate) fn named(mut self, bucket: BucketId, key: &[u8]) -> ObjectRow {
+        self.name = Some(Arc::new((bucket, Box::from(key))));
+        self
+    }
+
+    /// Whose row it is, if it was told.
+    pub(crate) fn name(&self) -> Option<(BucketId, &[u8])> {
+        self.name.as_ref().map(|name| (name.0, &*name.1))
     }
 
     /// Whether the bytes are a row of a known layout.

@@ -61,11 +61,25 @@ impl std::fmt::Debug for ReadView {
     }
 }
 
+/// What a try to read a body came to.
+enum Body {
+    Bytes(Bytes),
+    /// It takes a blocking read.
+    Cold,
+    /// Bytes of it are only in the origin.
+    Elsewhere,
+}
+
 /// What a raw object row means to a reader at `at`.
-pub(crate) fn judge(shared: &Shared, bucket: BucketId, raw: Option<Arc<[u8]>>, at: Version) -> Lookup {
+pub(crate) fn judge(
+    shared: &Shared,
+    (bucket, key): (BucketId, &[u8]),
+    raw: Option<Arc<[u8]>>,
+    at: Version,
+) -> Lookup {
     let Some(raw) = raw else { return Lookup::Absent };
-    let (version, expires_at_ms) = match RowReader::new(&raw) {
-        Some(row) => (row.version, row.expires_at_ms),
+    let (version, expires_at_ms, has_parts) = match RowReader::new(&raw) {
+        Some(row) => (row.version, row.expires_at_ms, row.inline_body().is_none()),
         None => {
             tracing::error!(bucket = bucket.0, "an object row of an unknown layout reads as absent");
             return Lookup::Absent;
@@ -78,7 +92,9 @@ pub(crate) fn judge(shared: &Shared, bucket: BucketId, raw: Option<Arc<[u8]>>, a
     if expires_at_ms.is_some_and(|expiry| expiry <= shared.clock.now_ms()) {
         return Lookup::Later;
     }
-    Lookup::Found(ObjectRow::from_encoded(raw))
+    let row = ObjectRow::from_encoded(raw);
+    // Bytes that are not here are found by the object's name.
+    Lookup::Found(if has_parts && shared.fills.has_origins() { row.named(bucket, key) } else { row })
 }
 
 impl ReadView {
@@ -98,7 +114,7 @@ impl ReadView {
     /// Looks an object up. Never waits, never touches a disk.
     pub fn get(&self, bucket: BucketId, key: &[u8]) -> Lookup {
         match self.view.get(RowKey::object(Table::Object, bucket, key), true, false) {
-            Ok(Some(raw)) => judge(&self.shared, bucket, raw, self.view.at()),
+            Ok(Some(raw)) => judge(&self.shared, (bucket, key), raw, self.view.at()),
             Ok(None) | Err(_) => Lookup::Later,
         }
     }
@@ -115,7 +131,7 @@ impl ReadView {
                 self.on_pool(read).await?.map_err(view_error)?.flatten()
             }
         };
-        match judge(&self.shared, bucket, raw, self.view.at()) {
+        match judge(&self.shared, (bucket, key), raw, self.view.at()) {
             Lookup::Found(row) => Ok(Some(row)),
             Lookup::Absent => Ok(None),
             Lookup::Later => {
@@ -156,16 +172,23 @@ impl ReadView {
         if let Some(body) = row.inline_body() {
             return Ok(Bytes::copy_from_slice(&body[range.start as usize..range.end as usize]));
         }
-        if let Some(body) = self.body(row, &range, false)? {
-            return Ok(body);
+        let mut body = self.body(row, &range, false)?;
+        if matches!(body, Body::Cold) {
+            let (this, row, range) = (self.clone(), row.clone(), range.clone());
+            body = self.on_pool(move || this.body(&row, &range, true)).await??;
         }
-        let (this, row) = (self.clone(), row.clone());
-        let body = self.on_pool(move || this.body(&row, &range, true)).await??;
-        body.ok_or_else(|| Error::Damaged("a body part is missing".into()))
+        match body {
+            Body::Bytes(bytes) => {
+                self.shared.fills.count_body(true);
+                Ok(bytes)
+            }
+            Body::Cold => Err(Error::Damaged("a body part is missing".into())),
+            Body::Elsewhere => self.open_body(row).await?.read(range).await,
+        }
     }
 
-    /// The body, or `None` if that takes a blocking read and `wait` is false.
-    fn body(&self, row: &ObjectRow, range: &Range<u64>, wait: bool) -> Result<Option<Bytes>> {
+    /// The body; `Cold` only if `wait` is false.
+    fn body(&self, row: &ObjectRow, range: &Range<u64>, wait: bool) -> Result<Body> {
         let len = row.parts().try_fold(0u64, |sum, part| sum.checked_add(part.len()));
         if len != Some(row.body_len()) {
             return Err(Error::Damaged("an object row contradicts itself".into()));
@@ -186,30 +209,34 @@ impl ReadView {
                 BodyPart::Zeros(_) => out.resize(out.len() + len, 0),
                 BodyPart::Extent { blob, offset, .. } => {
                     let start = offset as usize + skip;
-                    if !self.blob(blob, start..start + len, wait, &mut out)? {
-                        return Ok(None);
+                    match self.blob(blob, start..start + len, wait, &mut out)? {
+                        Body::Bytes(_) => {}
+                        other => return Ok(other),
                     }
                 }
             }
         }
-        Ok(Some(Bytes::from(out)))
+        Ok(Body::Bytes(Bytes::from(out)))
     }
 
-    fn blob(&self, blob: BlobId, range: Range<usize>, wait: bool, out: &mut Vec<u8>) -> Result<bool> {
+    /// Appends a range of a blob to `out`; the answer's own bytes are empty.
+    fn blob(&self, blob: BlobId, range: Range<usize>, wait: bool, out: &mut Vec<u8>) -> Result<Body> {
         match find_blob(&self.view, &self.shared.segments, blob, wait)? {
             Some(Found::Memory(bytes)) => {
                 out.extend_from_slice(bytes.get(range).ok_or_else(|| short(blob))?);
             }
             Some(Found::Extent(pointer, _pin)) if wait || range.len() as u64 <= RESIDENT_READ_BYTES_MAX => {
                 let range = range.start as u64..range.end as u64;
+                self.shared.recency.note(blob);
                 match self.shared.segments.read(pointer, blob, range, wait).map_err(blob_error)? {
                     Some(bytes) => out.extend_from_slice(&bytes),
-                    None => return Ok(false),
+                    None => return Ok(Body::Cold),
                 }
             }
-            _ => return Ok(false),
+            Some(Found::Elsewhere) => return Ok(Body::Elsewhere),
+            _ => return Ok(Body::Cold),
         }
-        Ok(true)
+        Ok(Body::Bytes(Bytes::new()))
     }
 
     /// Up to `limit` live objects whose keys begin with `prefix` and lie behind `after`, in byte order; fewer
@@ -235,7 +262,7 @@ impl ReadView {
             let mut expired = Vec::new();
             for (row_key, raw) in rows {
                 let Some((_, key)) = split_object_key(&row_key) else { continue };
-                match judge(&self.shared, bucket, Some(raw), self.view.at()) {
+                match judge(&self.shared, (bucket, key), Some(raw), self.view.at()) {
                     Lookup::Found(row) => listed.push(Listed { key: Bytes::copy_from_slice(key), row }),
                     Lookup::Absent => {}
                     Lookup::Later => expired.push(key.to_vec()),

@@ -16,19 +16,20 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::blob::{Answer, BlobError, Lane, PieceEncoder, SegmentStore, SegmentWriters};
+use crate::blob::{Answer, BlobError, Lane, PieceEncoder, Pointer, SegmentStore, SegmentWriters, StagePin};
 use crate::error::{Error, Result};
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{Table, blob_key};
 use crate::mutation::{Payload, StagedPart, StagedParts};
 use crate::object::BlobId;
+use crate::store::Shared;
 
 /// Bytes gathered before they are written.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -111,7 +112,17 @@ impl Stager {
             writing: None,
             syncing: VecDeque::new(),
             failed: None,
+            again: None,
+            within: None,
         })
+    }
+
+    /// Another extent for a blob of `len` bytes, at most what a segment takes: to be ended with
+    /// [`BodyWriter::finish_extent`]. Nobody finds it before; dropped, it is garbage.
+    pub(crate) fn begin_extent(self: &Arc<Self>, blob: BlobId, len: u64) -> Result<BodyWriter> {
+        let mut writer = self.begin(len)?;
+        writer.again = Some(Again { blob, place: None });
+        Ok(writer)
     }
 
     /// Blobs whose fate the log has decided: those without a row in memory are named by the checkpoint store, or
@@ -218,9 +229,25 @@ pub struct BodyWriter {
     /// Pieces that are written, or about to be, and wait for their sync.
     syncing: VecDeque<Answer<()>>,
     failed: Option<Error>,
+    again: Option<Again>,
+    /// Asked for room before each piece.
+    within: Option<Weak<Shared>>,
+}
+
+/// A blob that exists already and gets another extent.
+struct Again {
+    blob: BlobId,
+    /// Keeps the extent while nothing else does.
+    place: Option<(Pointer, StagePin)>,
 }
 
 impl BodyWriter {
+    /// The same body, which waits for room before each of its pieces.
+    pub(crate) fn within(mut self, shared: &Arc<Shared>) -> BodyWriter {
+        self.within = Some(Arc::downgrade(shared));
+        self
+    }
+
     /// Length of the whole body, as announced.
     pub fn len(&self) -> u64 {
         self.body.len
@@ -261,6 +288,13 @@ impl BodyWriter {
         Ok(std::mem::replace(&mut self.body, nothing))
     }
 
+    /// The extent of [`Stager::begin_extent`], durable, and what keeps it.
+    pub(crate) async fn finish_extent(mut self) -> Result<(Pointer, StagePin)> {
+        let place = self.again.as_mut().and_then(|again| again.place.take());
+        self.finish().await?;
+        place.ok_or(Error::BodyLength { written: 0, announced: 0 })
+    }
+
     async fn take(&mut self, mut bytes: Bytes) -> Result<()> {
         let written = self.taken + bytes.len() as u64;
         if written > self.body.len {
@@ -290,15 +324,28 @@ impl BodyWriter {
     /// A new blob, its extent and the first buffer.
     async fn begin_piece(&mut self) -> Result<PieceEncoder> {
         let stager = self.body.stager.clone();
-        let len = (self.body.len - self.taken).min(stager.segments.piece_bytes());
-        let blob = BlobId::staged(self.run.node, self.run.boot, stager.next.fetch_add(1, Relaxed));
-        // Known before its extent is: whatever happens from here on, a drop gives it up.
-        self.body.blobs.push(blob);
-        StagedParts::encode_part(StagedPart { blob, len }, &mut self.body.parts);
-        let room = match stager.segments.try_reserve(self.lane, blob, len) {
-            Some(room) => room,
-            None => answer(stager.writers.reserve(self.lane, blob, len)).await?,
+        let (blob, len) = match &self.again {
+            Some(again) => (again.blob, self.body.len),
+            None => {
+                let len = (self.body.len - self.taken).min(stager.segments.piece_bytes());
+                let blob = BlobId::staged(self.run.node, self.run.boot, stager.next.fetch_add(1, Relaxed));
+                // Known before its extent is: whatever happens from here on, a drop gives it up.
+                self.body.blobs.push(blob);
+                StagedParts::encode_part(StagedPart { blob, len }, &mut self.body.parts);
+                (blob, len)
+            }
         };
+        if let Some(shared) = self.within.as_ref().and_then(Weak::upgrade) {
+            shared.admit_piece(len).await?;
+        }
+        let listed = self.again.is_none();
+        let room = match stager.segments.try_reserve(self.lane, blob, len, listed) {
+            Some(room) => room,
+            None => answer(stager.writers.reserve(self.lane, blob, len, listed)).await?,
+        };
+        if let Some(again) = &mut self.again {
+            again.place = Some((room.pointer(), room.pin().clone()));
+        }
         self.promised -= len;
         stager.promised.fetch_sub(len, Relaxed);
         let bytes_left = room.bytes();

@@ -15,7 +15,9 @@ use crate::blob::SegmentStore;
 use crate::body::BodyReader;
 use crate::clock::SteadyClock;
 use crate::error::{Error, Result};
-use crate::flush::Flusher;
+use crate::evict::{self, EvictCounts, Evictor, Recency};
+use crate::fill::{FillCounts, Fills};
+use crate::flush::{Flusher, MountHealth};
 use crate::io::threads::ReadPool;
 use crate::io::{Disk, Space};
 use crate::journal::JournalMetrics;
@@ -47,6 +49,10 @@ const SWEEP_POLL: Duration = Duration::from_millis(20);
 const COPY_BYTES: u64 = 1 << 20;
 /// Share of the LMDB map that may be used before writes are refused; deletes still fit into the rest.
 const MAP_SOFT_PERCENT: u64 = 90;
+/// Longest wait of a write for room that may come.
+const ROOM_WAIT: Duration = Duration::from_secs(10);
+/// Pause between its looks.
+const ROOM_POLL: Duration = Duration::from_millis(20);
 
 /// Where an object stands with its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +134,9 @@ pub(crate) struct Shared {
     pub(crate) segments: Arc<SegmentStore>,
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) stager: Arc<Stager>,
+    pub(crate) fills: Fills,
+    pub(crate) evictor: Evictor,
+    pub(crate) recency: Recency,
     pub(crate) space: SpaceWatch,
     pub(crate) clock: Arc<SteadyClock>,
     pub(crate) cluster: ClusterId,
@@ -171,59 +180,169 @@ impl Shared {
     }
 
     /// The flush worker, once it is there.
-    fn flusher(&self) -> Option<Arc<Flusher>> {
+    pub(crate) fn flusher(&self) -> Option<Arc<Flusher>> {
         self.flusher.get()?.upgrade()
     }
 
     /// Why a write that makes these buckets larger, by a staged body of `more` bytes or by something short, is
     /// refused now.
-    fn refuse_growth(&self, buckets: &[BucketId], more: u64) -> Option<Error> {
+    fn refuse_growth(&self, buckets: &[BucketId], more: u64) -> Option<Refused> {
+        let other = |text: String| Some(Refused { error: full(text), by: Limit::Other });
         if buckets.is_empty() {
             return None;
         }
         let (used, map) = self.keyspace.base.usage();
         if used > map / 100 * MAP_SOFT_PERCENT {
-            return Some(full(format!(
+            return other(format!(
                 "forebay: keyspace {} of {} MiB used; raise lmdb.map_size",
                 used >> 20,
                 map >> 20
-            )));
+            ));
         }
         let promised = self.stager.promised_bytes();
-        let stored = used + self.checkpointer.live_bytes() + self.segments.staged_bytes() + promised;
+        let stored = self.stored_bytes() + promised;
         if stored >= self.limits.capacity_bytes.saturating_sub(more) {
-            let limit = self.limits.capacity_bytes;
-            return Some(full(format!("forebay: capacity {} of {} MiB used", stored >> 20, limit >> 20)));
+            return Some(self.no_capacity(stored));
         }
         let dirty = self.status.dirty_charged.load(Relaxed);
         if dirty >= self.limits.dirty_bytes.saturating_sub(more) && self.any_mounted(buckets) {
             let limit = self.limits.dirty_bytes;
-            return Some(full(format!(
-                "forebay: dirty {} of {} MiB wait for the origin",
-                dirty >> 20,
-                limit >> 20
-            )));
+            let text = format!("forebay: dirty {}{}", share(dirty, limit), self.outage());
+            return Some(Refused { error: full(text), by: Limit::Other });
         }
         if let Some((space, reserve)) = self.space.look() {
             // Free segments are filled again before the file system has to give more.
             let room = space.free_bytes.saturating_add(self.segments.spare_bytes());
             if room < reserve.saturating_add(promised).saturating_add(more) {
-                return Some(full(format!(
+                let text = format!(
                     "forebay: {} MiB free on the disk, {} MiB are kept free; make room on it",
                     space.free_bytes >> 20,
                     reserve >> 20
-                )));
+                );
+                return Some(Refused { error: full(text), by: Limit::Room });
             }
         }
         let why =
             self.status.journal_full.lock().clone().or_else(|| self.status.checkpoint_full.lock().clone());
-        why.map(|why| Error::Full(format!("forebay: {why}").into()))
+        why.and_then(|why| other(format!("forebay: {why}")))
+    }
+
+    /// Bytes of checkpoint store and segments that are needed.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        let (used, _) = self.keyspace.base.usage();
+        used + self.checkpointer.live_bytes() + self.segments.staged_bytes()
+    }
+
+    /// Bytes that the file system could take, free segments included, and what of them is kept free; `None` if
+    /// nobody can say.
+    pub(crate) fn disk_room(&self) -> Option<(u64, u64)> {
+        let (space, reserve) = self.space.look()?;
+        Some((space.free_bytes.saturating_add(self.segments.spare_bytes()), reserve))
+    }
+
+    /// Whether a blob that was read from the origin may be kept without taking room from writers.
+    pub(crate) fn has_room_to_keep(&self, len: u64) -> bool {
+        let promised = self.stager.promised_bytes();
+        let fits = self.stored_bytes() + promised + len <= self.limits.capacity_bytes;
+        fits && self.disk_room().is_none_or(|(room, reserve)| room > reserve + promised + len)
+    }
+
+    fn no_capacity(&self, stored: u64) -> Refused {
+        let dirty = self.status.dirty_bytes.load(Relaxed);
+        let pinned = match dirty {
+            0 => String::new(),
+            dirty => format!(", {} of it waiting for the origin{}", share_text(dirty), self.outage()),
+        };
+        let text = format!("forebay: capacity {}{pinned}", share(stored, self.limits.capacity_bytes));
+        Refused { error: full(text), by: Limit::Room }
+    }
+
+    /// For how long an origin has been down, as the end of a sentence.
+    fn outage(&self) -> String {
+        let Some(flusher) = self.flusher() else { return String::new() };
+        let now_ms = self.clock.now_ms();
+        let mounts = flusher.status().mounts.into_iter();
+        let since = mounts.filter_map(|mount| match mount.health {
+            MountHealth::Down { since_ms, .. } => Some(since_ms),
+            MountHealth::Up | MountHealth::NotReady { .. } => None,
+        });
+        match since.min() {
+            Some(since_ms) => format!(", origin down {}", age(now_ms.saturating_sub(since_ms) / 1000)),
+            None => String::new(),
+        }
+    }
+
+    /// Whether waiting for room is worth it: eviction finds something, or the origin takes what is pinned.
+    fn room_may_come(&self) -> bool {
+        self.fills.has_origins() && (!self.evictor.is_barren() || self.evictor.origin_takes_bytes())
+    }
+
+    /// Lets a write that makes these buckets larger by `more` bytes go on: waits for room as long as some may
+    /// come, up to 10 s. Dropping the future does nothing.
+    pub(crate) async fn admit(&self, buckets: &[BucketId], more: u64) -> Result<()> {
+        let refused = || self.refuse_growth(buckets, more);
+        self.await_room(more, &refused).await
+    }
+
+    /// The same for a piece of a body that was admitted whole.
+    pub(crate) async fn admit_piece(&self, len: u64) -> Result<()> {
+        let refused = || {
+            let stored = self.stored_bytes() + len;
+            (stored > self.limits.capacity_bytes).then(|| self.no_capacity(stored))
+        };
+        self.await_room(len, &refused).await
+    }
+
+    async fn await_room(&self, more: u64, refused: &(dyn Fn() -> Option<Refused> + Sync)) -> Result<()> {
+        let until = Instant::now() + ROOM_WAIT;
+        while let Some(Refused { error, by }) = refused() {
+            let hopeless = more > self.limits.capacity_bytes || !self.room_may_come();
+            if matches!(by, Limit::Other) || hopeless || Instant::now() >= until {
+                return Err(error);
+            }
+            self.evictor.nudge();
+            tokio::time::sleep(ROOM_POLL).await;
+        }
+        Ok(())
     }
 
     fn any_mounted(&self, buckets: &[BucketId]) -> bool {
         let takes_rows = |mount: &MountRow| !mount.local && !mount.leaving;
         let mounts = self.status.mounts.lock();
         mounts.iter().any(|(_, mount)| takes_rows(mount) && buckets.contains(&mount.bucket))
+    }
+}
+
+/// Why growth is refused.
+struct Refused {
+    error: Error,
+    by: Limit,
+}
+
+/// Which limit it is.
+enum Limit {
+    /// Eviction may help.
+    Room,
+    /// It does not.
+    Other,
+}
+
+/// `8.0/8.0 GiB`, or MiB where that says more.
+fn share(used: u64, limit: u64) -> String {
+    let (unit, name) = if limit >= 1 << 30 { (1u64 << 30, "GiB") } else { (1 << 20, "MiB") };
+    format!("{:.1}/{:.1} {name}", used as f64 / unit as f64, limit as f64 / unit as f64)
+}
+
+fn share_text(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1u64 << 20) as f64)
+}
+
+/// `42s`, `42m`, `42h`.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7200 => format!("{}m", seconds / 60),
+        _ => format!("{}h", seconds / 3600),
     }
 }
 
@@ -264,10 +383,15 @@ impl Store {
     /// Begins to take a body of `len` bytes into segments, for a mutation in this bucket. [`Error::Full`] when
     /// there is no room for it, as [`Store::submit`]. What becomes of it: see [`BodyWriter`], [`StagedBody`].
     pub fn stage_body(&self, bucket: BucketId, len: u64) -> Result<BodyWriter> {
-        match self.shared.refuse_growth(&[bucket], len) {
-            Some(error) => Err(error),
-            None => self.shared.stager.begin(len),
+        let shared = &self.shared;
+        if let Some(Refused { error, by }) = shared.refuse_growth(&[bucket], len) {
+            let hope = matches!(by, Limit::Room) && shared.room_may_come();
+            if !hope || len > shared.limits.capacity_bytes {
+                return Err(error);
+            }
+            shared.evictor.nudge();
         }
+        Ok(shared.stager.begin(len)?.within(shared))
     }
 
     /// Largest transaction, in encoded bytes.
@@ -339,7 +463,7 @@ impl Store {
         let keyspace = &self.shared.keyspace;
         let row_key = RowKey::object(Table::Object, bucket, key);
         match keyspace.read_latest(row_key, true, false).map_err(base_error)? {
-            (Got::Value(raw), at) => Ok(judge(&self.shared, bucket, raw, at)),
+            (Got::Value(raw), at) => Ok(judge(&self.shared, (bucket, key), raw, at)),
             (Got::Cold | Got::Restart, _) => Ok(Lookup::Later),
         }
     }
@@ -357,9 +481,7 @@ impl Store {
     /// applied. Dropping the future does not undo what was submitted. Waits when too much is under way;
     /// refuses with [`Error::Full`] what would grow beyond a limit.
     pub async fn submit(&self, submission: Submission) -> Result<Outcomes> {
-        if let Some(error) = self.shared.refuse_growth(&submission.grows, 0) {
-            return Err(error);
-        }
+        self.shared.admit(&submission.grows, 0).await?;
         let (mut start, mut first) = (0, 0);
         for (end, outcomes) in &submission.ends {
             let too_many = (outcomes - first) as u64 >= Version::POSITIONS_MAX;
@@ -368,7 +490,7 @@ impl Store {
             }
             (start, first) = (*end, *outcomes);
         }
-        self.shared.submit(submission).await
+        evict::submit_held(&self.shared, submission).await
     }
 
     /// Refuses keys longer than 1,024 bytes; every key of a submission must have passed.
@@ -470,6 +592,7 @@ impl Store {
         let (cache_bytes, cache_hits, cache_misses) = shared.keyspace.cache.stats();
         let buckets = self.buckets();
         let flush = shared.flusher().map(|flusher| flusher.status());
+        let (evicted, fills): (EvictCounts, FillCounts) = (shared.evictor.counts(), shared.fills.counts());
         let frozen = set.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
         Stats {
             started_ms: shared.started_ms,
@@ -501,6 +624,14 @@ impl Store {
             parked_objects: flush.map_or(0, |flush| flush.parked_objects),
             capacity_bytes: shared.limits.capacity_bytes,
             dirty_limit_bytes: shared.limits.dirty_bytes,
+            evicted_capacity_bytes: evicted.for_capacity,
+            evicted_disk_bytes: evicted.for_disk,
+            copied_forward_bytes: evicted.copied,
+            fills_total: fills.blocks,
+            fill_bytes: fills.bytes,
+            fills_kept_total: fills.kept,
+            body_hits: fills.hits,
+            body_misses: fills.misses,
         }
     }
 
@@ -583,4 +714,20 @@ pub struct Stats {
     pub capacity_bytes: u64,
     /// Configured limit of dirty bytes.
     pub dirty_limit_bytes: u64,
+    /// Bytes given up because of `capacity`, since the start.
+    pub evicted_capacity_bytes: u64,
+    /// Bytes given up because the file system was nearly full, since the start.
+    pub evicted_disk_bytes: u64,
+    /// Bytes that eviction copied to other segments, since the start.
+    pub copied_forward_bytes: u64,
+    /// Blocks fetched from origins for readers, since the start.
+    pub fills_total: u64,
+    /// Their bytes.
+    pub fill_bytes: u64,
+    /// Blobs that were kept again after a fill, since the start.
+    pub fills_kept_total: u64,
+    /// Bodies opened with all their bytes here, since the start.
+    pub body_hits: u64,
+    /// Bodies opened of which bytes were only in an origin, since the start.
+    pub body_misses: u64,
 }

@@ -29,6 +29,8 @@ pub struct Submission {
     pub(crate) views: Vec<usize>,
     /// Buckets that it may make larger, for admission.
     pub(crate) grows: Vec<BucketId>,
+    /// Whether a mutation carries an object's bytes over into something else.
+    pub(crate) builds: bool,
     /// Staged bodies that its mutations name.
     staged: Vec<StagedBody>,
     outcomes: usize,
@@ -72,6 +74,7 @@ impl Submission {
         let slot = MutationSlot(self.outcomes);
         mutation.encode(&mut self.bytes);
         note_growth(mutation, &mut self.grows);
+        self.builds |= builds(mutation);
         self.outcomes += outcomes_of(mutation);
         match &mut self.group {
             Some(group) => group.count += 1,
@@ -148,6 +151,19 @@ fn note_growth(mutation: &Mutation<'_>, grows: &mut Vec<BucketId>) {
     };
     if grows.last() != Some(&bucket) && !grows.contains(&bucket) {
         grows.push(bucket);
+    }
+}
+
+fn builds(mutation: &Mutation<'_>) -> bool {
+    match mutation {
+        Mutation::Append { .. }
+        | Mutation::SetRange { .. }
+        | Mutation::Rename { .. }
+        | Mutation::Copy { .. }
+        | Mutation::CopyObject { .. }
+        | Mutation::CopyPart { .. } => true,
+        Mutation::Atomic { mutations, .. } => mutations.iter().any(builds),
+        _ => false,
     }
 }
 

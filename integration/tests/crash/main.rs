@@ -1,5 +1,6 @@
 //! kill -9, power cuts, failing origins, stops: nothing acknowledged is lost, nothing deleted returns.
 
+mod evict;
 mod faults;
 mod fence;
 mod kill;

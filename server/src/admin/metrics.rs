@@ -65,6 +65,24 @@ fn render<C: Core>(core: &C) -> String {
     out.gauge("journal_bytes", "Journal files, recycled ones included.", stats.journal_bytes);
     out.gauge("segment_bytes", "Segment files of values over 512 bytes.", stats.segment_bytes);
 
+    for (reason, bytes) in [("capacity", stats.evicted_capacity_bytes), ("disk", stats.evicted_disk_bytes)] {
+        out.counter(
+            &format!("evicted_{reason}_bytes_total"),
+            "Bytes given up here because their origin holds them, to stay below the capacity or the disk's reserve.",
+            bytes,
+        );
+    }
+    out.counter(
+        "copied_forward_bytes_total",
+        "Bytes that eviction moved to other segments.",
+        stats.copied_forward_bytes,
+    );
+    out.counter("fills_total", "Blocks fetched from an origin for readers.", stats.fills_total);
+    out.counter("fill_bytes_total", "Bytes of those.", stats.fill_bytes);
+    out.counter("fills_kept_total", "Blobs kept here again after a fetch.", stats.fills_kept_total);
+    out.counter("body_hits_total", "Bodies read with all their bytes here.", stats.body_hits);
+    out.counter("body_misses_total", "Bodies read of which bytes were only in an origin.", stats.body_misses);
+
     let pending = stats.dirty_objects;
     out.gauge(
         "flush_pending_objects",

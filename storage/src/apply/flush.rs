@@ -170,6 +170,10 @@ impl Applier {
             parked: None,
             held: None,
         };
+        // What another mount's origin has of it does not count any more.
+        for blob in super::blobs_of(&object) {
+            self.unmark_clean(blob)?;
+        }
         self.put_queue_row(version, bucket, key, Some(&row));
         self.state.note_queued(bucket, key, version, &row);
         origin.rows = 1;

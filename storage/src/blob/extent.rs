@@ -3,7 +3,7 @@
 //! ```text
 //! segment  [header 64, zeros to 4096][spill][spill]...   each spill begins on a multiple of 4096
 //!          or with staged pieces: [header][extent][extent]...   each begins on a multiple of 4096, and is padded
-//! header   crc u32 · magic u32 · version u32 · segment u32 · generation u64 · zeros to 64
+//! header   crc u32 · magic u32 · version u32 · segment u32 · generation u64 · opened u64 · zeros to 64
 //! spill    [extent][extent]...                           each extent begins on a multiple of 8
 //! extent   [header 48][chunk][chunk]...
 //! header   crc u32 · magic u32 · generation u64 · blob id 2 x u64 · length u64 · own offset u32 · segment u32
@@ -32,25 +32,34 @@ const SEGMENT_MAGIC: u32 = u32::from_le_bytes(*b"FBS\x01");
 const EXTENT_MAGIC: u32 = u32::from_le_bytes(*b"FBX\x01");
 const VERSION: u32 = 1;
 
-pub(super) fn encode_segment_header(segment: SegmentId, generation: Generation) -> [u8; SEGMENT_HEADER_LEN] {
+/// `opened`: the number of the use, counted over all segments: older ones are lower.
+pub(super) fn encode_segment_header(
+    segment: SegmentId,
+    generation: Generation,
+    opened: u64,
+) -> [u8; SEGMENT_HEADER_LEN] {
     let mut bytes = [0; SEGMENT_HEADER_LEN];
     bytes[4..8].copy_from_slice(&SEGMENT_MAGIC.to_le_bytes());
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
     bytes[12..16].copy_from_slice(&segment.0.to_le_bytes());
     bytes[16..24].copy_from_slice(&generation.0.to_le_bytes());
+    bytes[24..32].copy_from_slice(&opened.to_le_bytes());
     let crc = crc32c(0, &bytes[4..]);
     bytes[..4].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
-pub(super) fn decode_segment_header(bytes: &[u8; SEGMENT_HEADER_LEN]) -> Option<(SegmentId, Generation)> {
+pub(super) fn decode_segment_header(
+    bytes: &[u8; SEGMENT_HEADER_LEN],
+) -> Option<(SegmentId, Generation, u64)> {
     let (crc, rest) = split_u32(bytes);
     let (magic, fields) = split_u32(rest);
     let (version, fields) = split_u32(fields);
     let (segment, fields) = split_u32(fields);
-    let (generation, _) = split_u64(fields);
+    let (generation, fields) = split_u64(fields);
+    let (opened, _) = split_u64(fields);
     let whole = crc == crc32c(0, rest) && magic == SEGMENT_MAGIC && version == VERSION;
-    whole.then_some((SegmentId(segment), Generation(generation)))
+    whole.then_some((SegmentId(segment), Generation(generation), opened))
 }
 
 /// What an extent says about itself.
@@ -197,8 +206,8 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(ExtentHeader::decode(&bytes), None, "bit {bit}");
         }
-        let bytes = encode_segment_header(SegmentId(9), Generation(7));
-        assert_eq!(decode_segment_header(&bytes), Some((SegmentId(9), Generation(7))));
+        let bytes = encode_segment_header(SegmentId(9), Generation(7), 5);
+        assert_eq!(decode_segment_header(&bytes), Some((SegmentId(9), Generation(7), 5)));
     }
 
     #[test]

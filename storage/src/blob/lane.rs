@@ -6,7 +6,7 @@
 //!
 //! Must hold:
 //! - A piece begins on a block and is padded to one; a block is written once (PITFALLS 4).
-//! - A reserved extent is in the place map before anybody else can open the lane's next segment, and its
+//! - A reserved extent of a new body is in the place map before anybody else can open the lane's next segment, and its
 //!   segment counts it as staged: what a checkpoint does not name, the next start finds (PITFALLS 12).
 //!
 //! A crash leaves extents that are whole, torn or never begun; only the whole ones can be named by the log,
@@ -76,6 +76,11 @@ impl Room {
         self.header.pointer.bytes_on_disk().next_multiple_of(BLOCK)
     }
 
+    /// Where it is.
+    pub(crate) fn pointer(&self) -> Pointer {
+        self.header.pointer
+    }
+
     /// The segment.
     pub(crate) fn pin(&self) -> &StagePin {
         &self.pin
@@ -84,8 +89,8 @@ impl Room {
 
 impl SegmentStore {
     /// Reserves an extent for a piece in the open segment, without any I/O; `None` if a segment must be
-    /// opened first.
-    pub(crate) fn try_reserve(&self, lane: Lane, blob: BlobId, length: u64) -> Option<Room> {
+    /// opened first. `listed`: whether it enters the place map at once; one that does not is the caller's to pin.
+    pub(crate) fn try_reserve(&self, lane: Lane, blob: BlobId, length: u64, listed: bool) -> Option<Room> {
         let len = extent::extent_len(length).next_multiple_of(BLOCK);
         let mut guard = self.lanes.of(lane).open.lock();
         let open = guard.as_mut().filter(|open| open.end + len <= self.segment_bytes())?;
@@ -94,22 +99,30 @@ impl SegmentStore {
         let generation = segment.generation();
         let pointer = Pointer { segment: segment.id, offset: open.end as u32, generation, length };
         open.end += len;
-        self.places.insert(blob, pointer, pin.clone());
+        if listed {
+            self.places.insert(blob, pointer, pin.clone());
+        }
         Some(Room { pin, header: ExtentHeader { blob, pointer } })
     }
 
     /// The same; opens a segment where needed. Blocks.
-    pub(crate) fn reserve(&self, lane: Lane, blob: BlobId, length: u64) -> Result<Room, BlobError> {
+    pub(crate) fn reserve(
+        &self,
+        lane: Lane,
+        blob: BlobId,
+        length: u64,
+        listed: bool,
+    ) -> Result<Room, BlobError> {
         let length_max = self.body_len_max();
         if length > length_max {
             return Err(BlobError::TooLarge { length, length_max });
         }
         loop {
-            if let Some(room) = self.try_reserve(lane, blob, length) {
+            if let Some(room) = self.try_reserve(lane, blob, length, listed) {
                 return Ok(room);
             }
             let _opening = self.lanes.of(lane).opening.lock();
-            if let Some(room) = self.try_reserve(lane, blob, length) {
+            if let Some(room) = self.try_reserve(lane, blob, length, listed) {
                 return Ok(room);
             }
             let segment = self.take_free()?;

@@ -31,6 +31,7 @@ mod writers;
 
 pub(crate) use lane::{Lane, PieceEncoder};
 pub use segment::SegmentPin;
+pub(crate) use segment::StagePin;
 pub use spill::SpillWriter;
 pub use store::{FoundExtent, SegmentConfig, SegmentStore};
 pub(crate) use writers::{Answer, SegmentWriters};

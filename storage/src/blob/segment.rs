@@ -13,6 +13,8 @@ pub(super) struct Segment {
     file: Arc<dyn DiskFile>,
     /// The current use; 0 while the segment is free.
     generation: AtomicU64,
+    /// Its number among all uses of all segments.
+    opened: AtomicU64,
     /// Bytes of the file. Only grows.
     len: AtomicU64,
     /// Pins, and [`RETIRING`] while it is taken out of use.
@@ -33,6 +35,7 @@ impl Segment {
             id,
             file,
             generation: AtomicU64::new(generation.0),
+            opened: AtomicU64::new(0),
             len: AtomicU64::new(len),
             pins: AtomicU64::new(0),
             named: AtomicBool::new(false),
@@ -45,8 +48,14 @@ impl Segment {
     }
 
     /// What its header says, at a start.
-    pub(super) fn set_generation(&self, generation: Generation) {
+    pub(super) fn set_generation(&self, generation: Generation, opened: u64) {
+        self.opened.store(opened, Ordering::Release);
         self.generation.store(generation.0, Ordering::Release);
+    }
+
+    /// Lower for a use that began earlier, also in an earlier run.
+    pub(super) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Acquire)
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -54,12 +63,13 @@ impl Segment {
     }
 
     /// Begins a new use: nothing may be written before this has returned.
-    pub(super) fn begin(&self, generation: Generation) -> Result<(), BlobError> {
+    pub(super) fn begin(&self, generation: Generation, opened: u64) -> Result<(), BlobError> {
         let mut block = [0; BLOCK as usize];
-        let header = extent::encode_segment_header(self.id, generation);
+        let header = extent::encode_segment_header(self.id, generation, opened);
         block[..header.len()].copy_from_slice(&header);
         self.write(&block, 0)?;
         self.sync()?;
+        self.opened.store(opened, Ordering::Release);
         self.generation.store(generation.0, Ordering::Release);
         // Not a store: somebody may be between counting a pin and taking it back.
         self.pins.fetch_and(!RETIRING, Ordering::AcqRel);
@@ -78,6 +88,11 @@ impl Segment {
 
     pub(super) fn set_named(&self, named: bool) {
         self.named.store(named, Ordering::Release);
+    }
+
+    /// Whether the caller's tables name it.
+    pub(super) fn is_named(&self) -> bool {
+        self.named.load(Ordering::Acquire)
     }
 
     /// Whether neither the tables nor a pin need what is in it.
@@ -267,7 +282,7 @@ impl StagePin {
     }
 
     /// A pin for a reader.
-    pub(super) fn for_reading(&self) -> SegmentPin {
+    pub(crate) fn for_reading(&self) -> SegmentPin {
         self.pin.clone()
     }
 

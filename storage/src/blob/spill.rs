@@ -24,6 +24,11 @@ struct OpenSegment {
 }
 
 impl Tail {
+    /// Whether the next spill may go there.
+    pub(super) fn is_in(&self, segment: &Segment) -> bool {
+        self.open.as_ref().is_some_and(|open| open.segment.id == segment.id)
+    }
+
     /// Lets go of the segment if it is the one being written: the next spill takes another one.
     pub(super) fn let_go_of(&mut self, segment: &Segment) {
         if self.open.as_ref().is_some_and(|open| open.segment.id == segment.id) {

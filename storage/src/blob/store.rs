@@ -13,6 +13,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// The shortest segment that [`SegmentConfig::for_capacity`] gives.
+const SEGMENT_BYTES_MIN: u64 = 8 << 20;
+
 /// Settings of a segment store.
 #[derive(Clone, Debug)]
 pub struct SegmentConfig {
@@ -33,6 +36,15 @@ impl SegmentConfig {
         // Four such pieces, with their checksums and paddings, fill a segment.
         let piece_bytes = PIECE_BYTES_MAX - extent::CHUNK_LEN;
         SegmentConfig { segment_bytes: 128 << 20, spare_bytes: 256 << 20, piece_bytes, nonce }
+    }
+
+    /// The settings of a store of at most so many bytes: segments short enough that many of them fill it, because
+    /// room is made by the segment.
+    pub fn for_capacity(nonce: u64, capacity_bytes: u64) -> SegmentConfig {
+        let usual = SegmentConfig::new(nonce);
+        let segment_bytes = (capacity_bytes / 16).clamp(SEGMENT_BYTES_MIN, usual.segment_bytes) >> 20 << 20;
+        let piece_bytes = segment_bytes / 4 - extent::CHUNK_LEN;
+        SegmentConfig { segment_bytes, spare_bytes: 2 * segment_bytes, piece_bytes, ..usual }
     }
 
     /// Checks the ranges.
@@ -76,6 +88,8 @@ struct FreeSegments {
     next_id: u32,
     /// Counts the generations of this run.
     generations: u64,
+    /// The number of the last use of any segment.
+    opened: u64,
 }
 
 /// An extent that a scan came across.
@@ -111,7 +125,12 @@ impl SegmentStore {
             config,
             segments: RwLock::default(),
             tail: Mutex::default(),
-            free: Mutex::new(FreeSegments { segments: VecDeque::new(), next_id: 0, generations: 0 }),
+            free: Mutex::new(FreeSegments {
+                segments: VecDeque::new(),
+                next_id: 0,
+                generations: 0,
+                opened: 0,
+            }),
             spare: AtomicU64::new(0),
             lanes: Lanes::default(),
             places: Places::default(),
@@ -139,12 +158,14 @@ impl SegmentStore {
         let len = file.len().map_err(BlobError::Disk)?;
         let segment = Arc::new(Segment::new(id, file, len, wanted.unwrap_or_default()));
         let header = read_header(&segment)?;
-        let found = header.filter(|(found, _)| *found == id).map(|(_, generation)| generation);
+        let found = header.filter(|(found, ..)| *found == id);
+        let opened = found.map_or(0, |(_, _, opened)| opened);
+        let found = found.map(|(_, generation, _)| generation);
         if wanted.is_some() && found != wanted {
             return Err(segment.corrupt(0, "the header is not that of the segment that the tables name"));
         }
         segment.set_named(wanted.is_some());
-        segment.set_generation(found.unwrap_or_default());
+        segment.set_generation(found.unwrap_or_default(), opened);
         if scanned && found.is_some() {
             scan_segment(&segment, &mut |FoundExtent { blob, pointer }| {
                 if blob.is_staged()
@@ -156,6 +177,7 @@ impl SegmentStore {
         }
         let mut free = self.free.lock();
         free.next_id = free.next_id.max(id.0 + 1);
+        free.opened = free.opened.max(opened);
         if found.is_none() || segment.is_unused() {
             segment.retire()?;
             free.segments.push_back(segment.clone());
@@ -278,6 +300,25 @@ impl SegmentStore {
         self.config.piece_bytes
     }
 
+    /// The segments that the tables name and nobody writes to any more, oldest first. Waits while a spill runs.
+    pub(crate) fn settled(&self) -> Vec<(SegmentId, Generation)> {
+        let tail = self.tail.lock();
+        let segments = self.segments.read();
+        let settled =
+            segments.values().filter(|it| it.is_named() && it.staged() == 0 && !tail.is_in(it.as_ref()));
+        let mut settled: Vec<_> =
+            settled.map(|segment| (segment.opened(), segment.id, segment.generation())).collect();
+        settled.retain(|(_, _, generation)| *generation != Generation::default());
+        settled.sort_unstable();
+        settled.into_iter().map(|(_, id, generation)| (id, generation)).collect()
+    }
+
+    /// A blob that the tables know, and that has got a whole and synced extent again: it is looked for in the
+    /// place map from now on.
+    pub(crate) fn list(&self, blob: BlobId, pointer: Pointer, pin: StagePin) {
+        self.places.insert(blob, pointer, pin);
+    }
+
     /// The extents of a segment in the order of their places, from what they say themselves. Those of
     /// earlier uses are not shown; those that were never finished may be.
     pub fn scan(&self, segment: SegmentId, found: &mut dyn FnMut(FoundExtent)) -> Result<(), BlobError> {
@@ -291,7 +332,7 @@ impl SegmentStore {
         self.config.body_len_max()
     }
 
-    pub(super) fn segment_bytes(&self) -> u64 {
+    pub(crate) fn segment_bytes(&self) -> u64 {
         self.config.segment_bytes
     }
 
@@ -307,6 +348,7 @@ impl SegmentStore {
         }
         let mut free = self.free.lock();
         free.generations += 1;
+        free.opened += 1;
         let generation = generation(self.config.nonce, free.generations);
         let segment = match free.segments.pop_front() {
             Some(segment) => segment,
@@ -321,7 +363,7 @@ impl SegmentStore {
         };
         let fresh = segment.len() == 0;
         segment.set_named(true);
-        if let Err(error) = segment.begin(generation) {
+        if let Err(error) = segment.begin(generation, free.opened) {
             free.segments.push_front(segment);
             return Err(error);
         }
@@ -360,7 +402,7 @@ impl SegmentStore {
     }
 }
 
-fn read_header(segment: &Segment) -> Result<Option<(SegmentId, Generation)>, BlobError> {
+fn read_header(segment: &Segment) -> Result<Option<(SegmentId, Generation, u64)>, BlobError> {
     let mut header = [0; extent::SEGMENT_HEADER_LEN];
     if segment.len() < BLOCK {
         return Ok(None);

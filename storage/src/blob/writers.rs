@@ -59,7 +59,7 @@ struct Waiter {
 }
 
 enum Job {
-    Reserve { lane: Lane, blob: BlobId, length: u64, reply: Reply<Room> },
+    Reserve { lane: Lane, blob: BlobId, length: u64, listed: bool, reply: Reply<Room> },
     Write { pin: StagePin, bytes: Vec<u8>, offset: u64, sync: bool, done: Done, reply: Reply<()> },
 }
 
@@ -90,9 +90,9 @@ impl SegmentWriters {
     }
 
     /// Reserves an extent, opening a segment where needed. If nobody takes the answer, the extent is given up.
-    pub(crate) fn reserve(&self, lane: Lane, blob: BlobId, length: u64) -> Answer<Room> {
+    pub(crate) fn reserve(&self, lane: Lane, blob: BlobId, length: u64, listed: bool) -> Answer<Room> {
         let (reply, answer) = oneshot::channel();
-        self.queue(Job::Reserve { lane, blob, length, reply });
+        self.queue(Job::Reserve { lane, blob, length, listed, reply });
         answer
     }
 
@@ -204,10 +204,10 @@ impl Inner {
 
     fn run(&self, work: Work) {
         match work {
-            Work::Job(Job::Reserve { lane, blob, length, reply }) => {
-                let room = self.segments.reserve(lane, blob, length);
+            Work::Job(Job::Reserve { lane, blob, length, listed, reply }) => {
+                let room = self.segments.reserve(lane, blob, length, listed);
                 self.stop_at_failed_sync(room.as_ref().err());
-                if reply.send(room).is_err() {
+                if reply.send(room).is_err() && listed {
                     self.segments.forget_staged(&[blob]);
                 }
             }

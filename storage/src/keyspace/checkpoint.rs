@@ -4,6 +4,8 @@
 //! Blobs that apply made are spilled to segments; of staged ones, whose bytes lie there already, it writes the
 //! places down and says where the next start must look for those that it does not name.
 //!
+//! Places that are to change (`places.rs`) are committed with it.
+//!
 //! Order (PITFALLS 6, 12): blobs are appended to segments and synced; views older than the checkpoint are
 //! waited for; the commit is announced; committed; the read cache forgets the keys; only then the frozen
 //! memtable goes, then the entries of the place map, then dead segments. A crash at any point leaves the checkpoint before, or the whole new one: what was
@@ -20,6 +22,7 @@ use parking_lot::Mutex;
 use crate::blob::{BlobError, BlobId, Pointer, SegmentId, SegmentStore, SegmentUsage};
 use crate::keyspace::base::{Base, BaseError, Change};
 use crate::keyspace::memtable::{KeyBytes, RowKey};
+use crate::keyspace::places::{self, Judged, PlaceChanges};
 use crate::keyspace::tables::{
     CHECKPOINT_KEY, CheckpointRow, SCAN_KEY, Table, blob_key, encode_scan, numbered_key, split_blob_key,
 };
@@ -55,6 +58,8 @@ pub(crate) struct Checkpointer {
     keyspace: Arc<Keyspace>,
     segments: Arc<SegmentStore>,
     live_bytes: AtomicU64,
+    /// Places that are to change with the next checkpoint.
+    pub(crate) places: PlaceChanges,
     /// Of a try that ended for lack of space: its bodies are spilled and synced.
     prepared: Mutex<Option<Prepared>>,
 }
@@ -67,6 +72,7 @@ struct Prepared {
     usage: UsageChanges,
     /// Staged blobs that it names, or whose rows are gone: their entries in the place map end with it.
     settled: Vec<BlobId>,
+    places: Vec<Judged>,
 }
 
 impl Checkpointer {
@@ -77,7 +83,13 @@ impl Checkpointer {
         usage: &[SegmentUsage],
     ) -> Checkpointer {
         let live_bytes = AtomicU64::new(usage.iter().map(|usage| usage.live_bytes).sum());
-        Checkpointer { keyspace, segments, live_bytes, prepared: Mutex::default() }
+        Checkpointer {
+            keyspace,
+            segments,
+            live_bytes,
+            places: PlaceChanges::default(),
+            prepared: Mutex::default(),
+        }
     }
 
     /// Bytes of segments that rows point to.
@@ -111,6 +123,7 @@ impl Checkpointer {
         keyspace.drop_frozen();
         self.segments.forget_staged(&prepared.settled);
         self.retire(prepared.usage);
+        places::settle(prepared.places);
         Ok(())
     }
 
@@ -161,6 +174,25 @@ impl Checkpointer {
         for pointer in &freed {
             usage.note(&*keyspace.base, pointer, -(pointer.bytes_on_disk() as i64))?;
         }
+        // Behind everything that may end for lack of space: what is taken here is committed or given up.
+        let places = places::judge(keyspace, frozen, self.places.take(frozen.upto), self.places.judges())?;
+        for (change, holds) in &places {
+            // Brought back: from the commit on the tables say where. Counted once: the blob may be gone as well.
+            if change.from.is_none() && !staged.settled.contains(&change.blob) {
+                staged.settle(change.blob, change.to);
+            }
+            if !holds {
+                continue;
+            }
+            if let Some(from) = &change.from {
+                usage.note(&*keyspace.base, from, -(from.bytes_on_disk() as i64))?;
+            }
+            if let Some(to) = &change.to {
+                usage.note(&*keyspace.base, to, to.bytes_on_disk() as i64)?;
+            }
+            let row = change.to.map(|to| Arc::from(&to.encode()[..]));
+            changes.push((Arc::from(&blob_key(Table::Blob, change.blob)[..]), row));
+        }
         usage.push_rows(&mut changes);
         for alive in usage.segments.values().filter(|usage| usage.live_bytes > 0) {
             self.segments.set_named(alive.segment);
@@ -168,7 +200,7 @@ impl Checkpointer {
         changes.push((Arc::from(CHECKPOINT_KEY), Some(row.encode())));
         changes.push((Arc::from(SCAN_KEY), Some(encode_scan(&self.segments.to_scan(&staged.by_segment)))));
         changes.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(Prepared { upto: frozen.upto, changes, usage, settled: staged.settled })
+        Ok(Prepared { upto: frozen.upto, changes, usage, settled: staged.settled, places })
     }
 
     /// Where a staged blob lies that this checkpoint must name.

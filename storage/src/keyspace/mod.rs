@@ -19,6 +19,7 @@ pub(crate) mod checkpoint;
 mod cpu_cache;
 pub(crate) mod lmdb;
 pub(crate) mod memtable;
+pub(crate) mod places;
 pub(crate) mod tables;
 pub(crate) mod view;
 

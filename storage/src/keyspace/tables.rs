@@ -275,6 +275,14 @@ impl BodyPart<'_> {
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The blob that it is of.
+    pub(crate) fn blob(&self) -> Option<BlobId> {
+        match self {
+            BodyPart::Extent { blob, .. } => Some(*blob),
+            BodyPart::Inline(_) | BodyPart::Zeros(_) => None,
+        }
+    }
 }
 
 /// The head of an object row, apart from its body.

@@ -38,6 +38,8 @@ use crate::stage::Stager;
 use crate::submission::Submission;
 
 pub(crate) use driver::{Driver, DriverParts, DriverStats};
+#[cfg(test)]
+pub(crate) use inbox::Arrived;
 pub(crate) use inbox::{Inbox, Pending, RawOutcomes};
 pub use open::OpenError;
 pub(crate) use open::{Opened, Parts, open};
@@ -101,6 +103,8 @@ pub(crate) struct EngineStatus {
     pub(crate) unswept: Mutex<Vec<(crate::object::BucketId, crate::object::Version)>>,
     /// Why the journal has no room, while it has none.
     pub(crate) journal_full: Mutex<Option<Arc<str>>>,
+    /// Set to have a checkpoint soon, even of nothing new: places have changed.
+    pub(crate) checkpoint_wanted: AtomicBool,
     /// Why the checkpoint waits for space, while it does.
     pub(crate) checkpoint_full: Mutex<Option<Arc<str>>>,
 }
@@ -450,16 +454,18 @@ impl Engine {
     pub(crate) fn maybe_freeze(&mut self, now: bool) -> Option<CheckpointJob> {
         let set = self.keyspace.memtables();
         // An entry that changed nothing moves the checkpoint on too, else the journal would never be freed.
-        if self.active_since_ms.is_none() || set.frozen.is_some() {
+        let wanted = self.status.checkpoint_wanted.load(Relaxed);
+        if self.active_since_ms.is_none() && !wanted || set.frozen.is_some() {
             return None;
         }
         let age_ms = self.active_since_ms.map_or(0, |since| self.clock.now_ms().saturating_sub(since));
         let due = set.active.bytes() >= self.limits.bytes
             || set.active.rows() >= self.limits.rows
             || age_ms >= self.limits.age_ms;
-        if !due && !now {
+        if !due && !now && !wanted {
             return None;
         }
+        self.status.checkpoint_wanted.store(false, Relaxed);
         self.active_since_ms = None;
         let LogPosition { index, term } = self.last_applied;
         let row = CheckpointRow { index, term, stamp_ms: self.applier.stamp_ms() };

@@ -1,0 +1,586 @@
+//! Objects under a mount, by seed: written, copied, appended to, flushed, given up, read through, brought back, with
+//! crashes at any of these and an origin that fails and is written to by others.
+//!
+//! Aim: every acknowledged object has its bytes, its ETag and its place in the listing; what the origin does not
+//! hold is always here; what was changed there is an error. Method: a model beside the engine on a simulated disk,
+//! driven turn by turn; the flush is the test's own. Taking one rule away must be noticed.
+//! `FOREBAY_SEEDS=n` for the long form; `FOREBAY_SEED=n` runs one.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+
+use super::super::{Sabotage, Want, make_room, submit_held};
+use crate::error::Error;
+use crate::io::sim::SimDisk;
+use crate::io::threads::ReadPool;
+use crate::keyspace::Keyspace;
+use crate::keyspace::tables::{QueueRow, Table, split_queue_key};
+use crate::keyspace::view::View;
+use crate::mutation::{Existence, MountMode, Mutation, Outcome, Payload, Refusal, SetExpiry};
+use crate::object::{BucketId, Version};
+use crate::origin::memory::{Fault, MemoryOrigin};
+use crate::origin::{
+    BodyChecksums, Condition, ContentHeaders, DeleteRequest, ErrorClass, Fence, Landing, Origin, OriginError,
+    OriginKey, PutRequest,
+};
+use crate::read::ReadView;
+use crate::replica::sim::World;
+use crate::replica::{Arrived, Inbox};
+use crate::store::{Limits, Shared, SpaceWatch};
+use crate::submission::{Outcomes, Submission};
+
+const SEEDS: u64 = 30;
+const KEYS: u64 = 10;
+
+/// What somebody else writes to the origin: longer than every object.
+static FOREIGN: [u8; 400_000] = [0xee; 400_000];
+
+/// Which rule is missing.
+#[derive(Debug, Clone, Copy, Default)]
+struct Missing {
+    evictor: Sabotage,
+    /// The checkpoint's own look at the clean rows.
+    unjudged: bool,
+    etags_unchecked: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Object {
+    body: Vec<u8>,
+    etag: String,
+    /// The origin does not hold it.
+    dirty: bool,
+    /// Somebody else has changed it there.
+    foreign: bool,
+}
+
+struct Site {
+    world: RefCell<World>,
+    origin: Arc<MemoryOrigin>,
+    missing: Missing,
+    random: RefCell<fastrand::Rng>,
+    open: Option<Open>,
+    bucket: BucketId,
+    model: BTreeMap<u64, Object>,
+}
+
+/// A run of the node. Its tasks end with it.
+struct Open {
+    shared: Arc<Shared>,
+    runtime: Runtime,
+}
+
+fn key(number: u64) -> Vec<u8> {
+    format!("key-{number}").into_bytes()
+}
+
+fn text(number: u64) -> String {
+    format!("key-{number}")
+}
+
+impl Site {
+    fn new(seed: u64, missing: Missing) -> Result<Site, String> {
+        let mut site = Site {
+            world: RefCell::new(World::new(seed)),
+            origin: Arc::new(MemoryOrigin::capable()),
+            missing,
+            random: RefCell::new(fastrand::Rng::with_seed(seed ^ 0xfeed)),
+            open: None,
+            bucket: BucketId(0),
+            model: BTreeMap::new(),
+        };
+        site.open()?;
+        Ok(site)
+    }
+
+    fn open(&mut self) -> Result<(), String> {
+        self.world.borrow_mut().open()?;
+        self.bucket = self.world.borrow_mut().bucket();
+        let world = self.world.borrow();
+        let node = world.node.as_ref().unwrap();
+        let shared = Arc::new(Shared {
+            keyspace: node.keyspace.clone(),
+            registry: node.registry.clone(),
+            segments: node.segments.clone(),
+            checkpointer: node.checkpointer.clone(),
+            stager: node.stager.clone(),
+            fills: Default::default(),
+            evictor: Default::default(),
+            recency: Default::default(),
+            space: SpaceWatch::new(Arc::new(SimDisk::new()), Some(0)),
+            clock: node.clock.clone(),
+            cluster: node.identity.cluster,
+            run_id: String::new(),
+            inbox: Arc::new(Inbox::default()),
+            permits: Arc::new(Semaphore::new(1 << 16)),
+            pool: ReadPool::new("read", 1, 64).map_err(|error| error.to_string())?,
+            status: node.status.clone(),
+            driver: node.stats.clone(),
+            journal: node.engine.journal_metrics(),
+            limits: Limits {
+                capacity_bytes: 1 << 40,
+                dirty_bytes: 1 << 40,
+                inline_bytes: 64 << 10,
+                body_bytes: 1 << 20,
+                disk_reserve_bytes: None,
+            },
+            group_bytes_max: 1 << 20,
+            sync: crate::replica::SyncMode::Always,
+            voters: 1,
+            started_ms: 0,
+            expired: Default::default(),
+            flusher: Default::default(),
+        });
+        drop(world);
+        *shared.evictor.sabotage.lock() = self.missing.evictor;
+        shared.checkpointer.places.unjudged.store(self.missing.unjudged, Relaxed);
+        shared.fills.unchecked.store(self.missing.etags_unchecked, Relaxed);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        self.open = Some(Open { shared, runtime });
+        let mut submission = Submission::new();
+        submission.push(&Mutation::Mount {
+            bucket: b"redis-0",
+            prefix: b"",
+            origin: "memory://origin",
+            origin_prefix: "",
+            mode: MountMode::WriteBack,
+            flushall: false,
+        });
+        let mount = match self.submit(submission)?.results[..] {
+            [Outcome::Mount(mount)] => mount,
+            ref other => return Err(format!("the mount: {other:?}")),
+        };
+        self.shared().fills.add_origin(mount, b"", "", self.origin.clone());
+        Ok(())
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        self.open.as_ref().unwrap().shared.clone()
+    }
+
+    /// Runs a future, and the engine beside it.
+    fn run<T>(&self, future: impl Future<Output = T>) -> Result<T, String> {
+        let open = self.open.as_ref().unwrap();
+        let inbox = open.shared.inbox.clone();
+        let limit = Instant::now() + Duration::from_secs(30);
+        open.runtime.block_on(async {
+            let mut future = std::pin::pin!(future);
+            loop {
+                tokio::select! {
+                    biased;
+                    done = &mut future => return Ok(done),
+                    () = tokio::time::sleep(Duration::from_micros(20)) => {}
+                }
+                if let Arrived::Batch(batch) = inbox.take(Duration::ZERO)
+                    && !batch.is_empty()
+                {
+                    let mut world = self.world.borrow_mut();
+                    let engine = &mut world.node.as_mut().unwrap().engine;
+                    engine.turn(batch).map_err(|fatal| fatal.to_string())?;
+                }
+                if Instant::now() > limit {
+                    return Err("nothing came of it".to_owned());
+                }
+            }
+        })
+    }
+
+    fn submit(&self, submission: Submission) -> Result<Outcomes, String> {
+        self.run(submit_held(&self.shared(), submission))?.map_err(|error| error.to_string())
+    }
+
+    fn view(&self) -> ReadView {
+        let shared = self.shared();
+        let view = View::latest(&shared.keyspace);
+        ReadView::new(shared, view)
+    }
+
+    fn checkpoint(&self) -> Result<(), String> {
+        self.world.borrow_mut().checkpoint()
+    }
+
+    fn crash(&mut self) -> Result<(), String> {
+        self.open = None;
+        let power = self.random.borrow_mut().bool();
+        self.world.borrow_mut().crash(power);
+        self.open()
+    }
+
+    fn etag(&self, number: u64) -> Result<String, String> {
+        let view = self.view();
+        let row = self.run(view.fetch(self.bucket, &key(number)))?.map_err(|error| error.to_string())?;
+        let row = row.ok_or_else(|| format!("key {number} is gone"))?;
+        Ok(row.etag(self.shared().cluster).to_string())
+    }
+
+    fn written(&mut self, number: u64, body: Vec<u8>) -> Result<(), String> {
+        let etag = self.etag(number)?;
+        self.model.insert(number, Object { body, etag, dirty: true, foreign: false });
+        Ok(())
+    }
+
+    fn body(&self) -> Vec<u8> {
+        let mut random = self.random.borrow_mut();
+        let len = match random.u8(0..5) {
+            0 => random.usize(0..600),
+            1 => random.usize(600..9_000),
+            2 => random.usize(9_000..65_000),
+            _ => random.usize(65_537..250_000),
+        };
+        let first = random.u8(..);
+        (0..len).map(|at| first.wrapping_add((at / 7) as u8)).collect()
+    }
+
+    /// A mutation with a body, staged where it is long.
+    fn write(
+        &self,
+        body: &[u8],
+        make: &dyn Fn(Payload<'_>, &mut Submission),
+    ) -> Result<Result<Outcome, Error>, String> {
+        let mut submission = Submission::new();
+        if body.len() > 64 << 10 {
+            let staged = self.world.borrow_mut().stage(body).map_err(|error| error.to_string())?;
+            make(staged.payload(), &mut submission);
+            submission.carry(staged);
+        } else {
+            make(Payload::Inline(body), &mut submission);
+        }
+        let outcomes = self.run(submit_held(&self.shared(), submission))?;
+        Ok(outcomes.map(|mut outcomes| outcomes.results.remove(0)))
+    }
+
+    fn set(&mut self, number: u64) -> Result<(), String> {
+        let (bucket, name, body) = (self.bucket, key(number), self.body());
+        let (expiry, existence) = (SetExpiry::Clear, Existence::Any);
+        let outcome = self.write(&body, &|value, submission| {
+            submission.push(&Mutation::SetString { bucket, key: &name, value, expiry, existence });
+        })?;
+        match outcome {
+            Ok(Outcome::Done(_)) => self.written(number, body),
+            other => Err(format!("a SET of key {number}: {other:?}")),
+        }
+    }
+
+    /// Whether an error may be: the bytes are in the origin, which is down or was changed.
+    fn excused(&self, number: u64, error: &Error, outage: bool) -> bool {
+        let Some(object) = self.model.get(&number) else { return false };
+        match error {
+            Error::Unavailable(_) => outage && !object.dirty,
+            Error::ChangedInOrigin(_) => object.foreign && !object.dirty,
+            _ => false,
+        }
+    }
+
+    fn append(&mut self, number: u64, outage: bool) -> Result<(), String> {
+        let (bucket, name, body) = (self.bucket, key(number), self.body());
+        let outcome = self.write(&body, &|value, submission| {
+            submission.push(&Mutation::Append { bucket, key: &name, value });
+        })?;
+        match outcome {
+            Ok(Outcome::Length(_)) if body.is_empty() && self.model.contains_key(&number) => Ok(()),
+            Ok(Outcome::Length(_)) => {
+                let mut whole = self.model.get(&number).map_or(Vec::new(), |object| object.body.clone());
+                whole.extend_from_slice(&body);
+                self.written(number, whole)
+            }
+            Ok(Outcome::Refused(Refusal::TooLarge(_) | Refusal::TooFragmented)) => Ok(()),
+            Err(error) if self.excused(number, &error, outage) => Ok(()),
+            other => Err(format!("an APPEND to key {number}: {other:?}")),
+        }
+    }
+
+    fn copy(&mut self, from: u64, to: u64, rename: bool, outage: bool) -> Result<(), String> {
+        if from == to {
+            return Ok(());
+        }
+        let (bucket, from_key, to_key) = (self.bucket, key(from), key(to));
+        let mut submission = Submission::new();
+        let (from_name, to_name) = (&from_key[..], &to_key[..]);
+        submission.push(&match rename {
+            true => Mutation::Rename { bucket, from: from_name, to: to_name, if_absent: false },
+            false => Mutation::Copy {
+                from_bucket: bucket,
+                from: from_name,
+                to_bucket: bucket,
+                to: to_name,
+                replace: true,
+            },
+        });
+        let outcome = self.run(submit_held(&self.shared(), submission))?;
+        match outcome.map(|mut outcomes| outcomes.results.remove(0)) {
+            Ok(Outcome::Done(_)) => {
+                let body = self.model.get(&from).ok_or("a copy of nothing")?.body.clone();
+                if rename {
+                    self.model.remove(&from);
+                }
+                self.written(to, body)
+            }
+            Ok(Outcome::Unmet | Outcome::Refused(Refusal::NoSuchKey)) if !self.model.contains_key(&from) => {
+                Ok(())
+            }
+            Err(error) if self.excused(from, &error, outage) => Ok(()),
+            other => Err(format!("a copy of key {from}: {other:?}")),
+        }
+    }
+
+    fn delete(&mut self, number: u64) -> Result<(), String> {
+        let mut submission = Submission::new();
+        submission.push(&Mutation::Delete { bucket: self.bucket, key: &key(number) });
+        self.submit(submission)?;
+        self.model.remove(&number);
+        Ok(())
+    }
+
+    /// Takes up to `most` queue rows to the origin, as the flush worker would.
+    fn flush(&mut self, most: usize) -> Result<(), String> {
+        let view = View::latest(&self.shared().keyspace);
+        let from = [Table::Queue as u8];
+        let rows = view
+            .range(std::ops::Bound::Included(&from), &Keyspace::table_end(Table::Queue), most)
+            .map_err(|error| error.to_string())?;
+        drop(view);
+        for (row_key, row) in rows {
+            let (Some((version, _, key)), Some(row)) = (split_queue_key(&row_key), QueueRow::decode(&row))
+            else {
+                return Err("a malformed queue row".to_owned());
+            };
+            self.flush_row(version, key, &row)?;
+        }
+        Ok(())
+    }
+
+    fn flush_row(&mut self, version: Version, key: &[u8], row: &QueueRow) -> Result<(), String> {
+        let (name, deadline) =
+            (OriginKey(String::from_utf8_lossy(key).into_owned()), Instant::now() + Duration::from_secs(9));
+        let number: u64 = name.0.trim_start_matches("key-").parse().unwrap();
+        let mut etag = None;
+        if row.delete {
+            let request = DeleteRequest { key: name, if_match: None, deadline, fence: Fence::open() };
+            self.run(self.origin.delete(request))?.map_err(|error| error.to_string())?;
+        } else {
+            let body = match self.read(number)? {
+                Ok(Some(body)) => Bytes::from(body),
+                other => return Err(format!("key {number} is to be flushed and reads as {other:?}")),
+            };
+            let request = PutRequest {
+                key: name,
+                body,
+                headers: ContentHeaders::default(),
+                user_metadata: Vec::new(),
+                condition: Condition::None,
+                checksums: BodyChecksums::default(),
+                deadline,
+                fence: Fence::open(),
+            };
+            let reply = self.run(self.origin.put(request))?.map_err(|error| error.to_string())?;
+            etag = Some(reply.etag.0);
+        }
+        let mut submission = Submission::new();
+        let (bucket, origin_etag) = (self.bucket, etag.as_deref());
+        submission.push(&Mutation::Flushed { bucket, key, version, origin_etag });
+        self.submit(submission)?;
+        if let Some(object) = self.model.get_mut(&number) {
+            (object.dirty, object.foreign) = (false, false);
+        }
+        Ok(())
+    }
+
+    fn read(&self, number: u64) -> Result<Result<Option<Vec<u8>>, Error>, String> {
+        let view = self.view();
+        let read = async {
+            let Some(row) = view.fetch(self.bucket, &key(number)).await? else { return Ok(None) };
+            if row.body_len() < 40_000 {
+                return Ok(Some(view.read_body(&row, 0..row.body_len()).await?.to_vec()));
+            }
+            let reader = view.open_body(&row).await?;
+            Ok(Some(reader.read(0..reader.len()).await?.to_vec()))
+        };
+        self.run(read)
+    }
+
+    /// Every object is as the model says, or, if `outage` or changed in the origin, an error that says so.
+    fn verify(&self, outage: bool) -> Result<(), String> {
+        for (number, object) in &self.model {
+            match self.read(*number)? {
+                Ok(Some(found)) if found == object.body => {}
+                Err(error) if self.excused(*number, &error, outage) => {}
+                Ok(found) => {
+                    let len = found.as_ref().map(Vec::len);
+                    return Err(format!("key {number} has other bytes ({len:?} of {})", object.body.len()));
+                }
+                Err(error) => return Err(format!("key {number} ({} dirty): {error}", object.dirty)),
+            }
+            if self.etag(*number)? != object.etag {
+                return Err(format!("key {number} has another ETag"));
+            }
+        }
+        let view = self.view();
+        let listed = self.run(view.list(self.bucket, b"", None, 1000))?.map_err(|error| error.to_string())?;
+        let listed: Vec<Vec<u8>> = listed.iter().map(|listed| listed.key.to_vec()).collect();
+        let mut expected: Vec<Vec<u8>> = self.model.keys().map(|number| key(*number)).collect();
+        expected.sort();
+        (listed == expected).then_some(()).ok_or_else(|| "the listing differs".to_owned())
+    }
+
+    fn outage(&self) {
+        self.origin.set_hook(|_| {
+            Fault::Refuse(OriginError::new(ErrorClass::Network, Landing::NotApplied, "the line is cut"))
+        });
+    }
+
+    /// Makes room; a crash may come between the queueing and the checkpoint.
+    fn evict(&mut self) -> Result<bool, String> {
+        let shared = self.shared();
+        let bytes = self.random.borrow_mut().u64(1..2_000_000);
+        let crash = self.random.borrow_mut().u8(0..4) == 0;
+        let failed = RefCell::new(None);
+        let wait = |_: &_| {
+            if !crash && let Err(error) = self.checkpoint() {
+                *failed.borrow_mut() = Some(error);
+            }
+            !crash
+        };
+        let round = make_room(&shared, Want::Capacity(bytes), &wait);
+        drop(shared);
+        if let Some(error) = failed.into_inner() {
+            return Err(error);
+        }
+        if let Err(error) = round {
+            return Err(format!("eviction: {error}"));
+        }
+        Ok(crash)
+    }
+}
+
+/// What a history has seen.
+#[derive(Debug, Default)]
+struct Seen {
+    dropped_bytes: u64,
+    moved_bytes: u64,
+    fetched: u64,
+    kept: u64,
+}
+
+fn history(seed: u64, missing: Missing) -> Result<Seen, String> {
+    let mut site = Site::new(seed, missing)?;
+    let mut seen = Seen::default();
+    let mut count = |site: &Site| {
+        let (evicted, fills) = (site.shared().evictor.counts(), site.shared().fills.counts());
+        seen.dropped_bytes += evicted.for_capacity;
+        seen.moved_bytes += evicted.copied;
+        seen.fetched += fills.blocks;
+        seen.kept += fills.kept;
+    };
+    let steps = site.random.borrow_mut().u64(40..160);
+    for _ in 0..steps {
+        let (what, number, other) = {
+            let mut random = site.random.borrow_mut();
+            (random.u8(0..24), random.u64(0..KEYS), random.u64(0..KEYS))
+        };
+        match what {
+            0..5 => site.set(number)?,
+            5 | 6 => site.append(number, false)?,
+            7 => site.copy(number, other, false, false)?,
+            8 => site.copy(number, other, true, false)?,
+            9 => site.delete(number)?,
+            10..14 => site.flush(4)?,
+            14 => site.checkpoint()?,
+            15 => {
+                count(&site);
+                site.crash()?;
+                site.verify(false)?;
+            }
+            16 => {
+                site.outage();
+                // What is dirty is here whatever the origin does; building on it works.
+                site.verify(true)?;
+                site.append(number, true)?;
+                site.copy(number, other, false, true)?;
+                site.origin.clear_hook();
+            }
+            17 => {
+                if let Some(object) = site.model.get_mut(&number).filter(|object| !object.dirty) {
+                    object.foreign = true;
+                    site.origin.put_foreign(&text(number), &FOREIGN);
+                }
+            }
+            18 | 19 => {
+                site.shared().fills.blocks.forget();
+                site.verify(false)?;
+            }
+            _ => {
+                if site.evict()? {
+                    count(&site);
+                    site.crash()?;
+                }
+                site.verify(false)?;
+            }
+        }
+    }
+    site.shared().fills.blocks.forget();
+    site.verify(false)?;
+    count(&site);
+    Ok(seen)
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|value| value.parse().ok())
+}
+
+#[test]
+fn objects_outlive_evictions_fills_and_crashes() {
+    if let Some(seed) = number("FOREBAY_SEED") {
+        println!("{:?}", history(seed, Missing::default()).unwrap());
+        return;
+    }
+    let mut all = Seen::default();
+    for seed in 0..number("FOREBAY_SEEDS").unwrap_or(SEEDS) {
+        match history(seed, Missing::default()) {
+            Ok(seen) => {
+                all.dropped_bytes += seen.dropped_bytes;
+                all.moved_bytes += seen.moved_bytes;
+                all.fetched += seen.fetched;
+                all.kept += seen.kept;
+            }
+            Err(wrong) => panic!("seed {seed}: {wrong} (run it alone with FOREBAY_SEED={seed})"),
+        }
+    }
+    println!("{all:?}");
+    let busy = all.dropped_bytes > 0 && all.moved_bytes > 0 && all.fetched > 0 && all.kept > 0;
+    assert!(busy, "the histories try nothing: {all:?}");
+}
+
+/// Whether one of the seeds notices that a rule is missing.
+fn is_noticed(missing: Missing) -> bool {
+    (0..SEEDS).any(|seed| {
+        let history = std::panic::AssertUnwindSafe(|| history(seed, missing));
+        !matches!(std::panic::catch_unwind(history), Ok(Ok(_)))
+    })
+}
+
+#[test]
+fn giving_up_what_is_not_clean_is_noticed() {
+    let evictor = Sabotage { skip_clean_rows: true, ..Sabotage::default() };
+    assert!(is_noticed(Missing { evictor, unjudged: true, ..Missing::default() }));
+    // Either look alone is enough while everything happens one after the other.
+    assert!(!is_noticed(Missing { evictor, ..Missing::default() }));
+    assert!(!is_noticed(Missing { unjudged: true, ..Missing::default() }));
+}
+
+#[test]
+fn using_a_segment_again_before_the_commit_is_noticed() {
+    let evictor = Sabotage { recycle_first: true, ..Sabotage::default() };
+    assert!(is_noticed(Missing { evictor, ..Missing::default() }));
+}
+
+#[test]
+fn reading_through_without_the_etag_is_noticed() {
+    assert!(is_noticed(Missing { etags_unchecked: true, ..Missing::default() }));
+}

@@ -1,0 +1,137 @@
+//! Keeping a blob again that is being read from its origin: block by block into an extent, whose place the next
+//! checkpoint makes known.
+//!
+//! A blob of one block is kept at its first read; a longer one when a second block of it is asked for, from its
+//! beginning on. Best effort: no reader waits for it, and whatever goes wrong costs a fetch later. Bounds:
+//! [`KEEPING_MAX`] blobs at once, beyond them nothing is kept; [`ASKED_MAX`] blobs remembered.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use parking_lot::Mutex;
+
+use super::{BLOCK_BYTES, OriginBody, OriginPart, block_of};
+use crate::error::Result;
+use crate::keyspace::checkpoint::decode_pointer;
+use crate::keyspace::places::PlaceChange;
+use crate::keyspace::tables::{Table, blob_key};
+use crate::object::BlobId;
+use crate::read::base_error;
+use crate::store::Shared;
+
+/// Blobs that are kept at once.
+const KEEPING_MAX: usize = 4;
+/// Long blobs of which one block was asked for.
+const ASKED_MAX: usize = 4096;
+
+/// See the file's head.
+#[derive(Default)]
+pub(super) struct Keeping {
+    /// Held for a look-up only.
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    running: HashSet<BlobId>,
+    /// Which block of a long blob was asked for first.
+    asked: HashMap<BlobId, u64>,
+}
+
+/// A block of the part was read from the origin: decides whether the blob is kept.
+pub(super) fn consider(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPart, block: &Range<u64>) {
+    let len = part.in_blob.end;
+    let fits = part.whole && part.in_blob.start == 0 && len <= shared.segments.body_len_max();
+    if !fits || !shared.has_room_to_keep(len) || shared.segments.staged(part.blob).is_some() {
+        return;
+    }
+    {
+        let mut state = shared.fills.keeping.state.lock();
+        if state.running.len() >= KEEPING_MAX || state.running.contains(&part.blob) {
+            return;
+        }
+        if len > BLOCK_BYTES {
+            if state.asked.len() >= ASKED_MAX {
+                state.asked.clear();
+            }
+            if *state.asked.entry(part.blob).or_insert(block.start) == block.start {
+                return;
+            }
+            state.asked.remove(&part.blob);
+        }
+        state.running.insert(part.blob);
+    }
+    let running = Running { shared: shared.clone(), part: part.clone() };
+    let body = OriginBody {
+        origin: body.origin.clone(),
+        key: body.key.clone(),
+        etag: body.etag.clone(),
+        len: body.len,
+    };
+    tokio::spawn(async move {
+        match running.keep(&body).await {
+            Ok(()) => {}
+            Err(error) => tracing::debug!(%error, blob = ?running.part.blob, "a blob is not kept"),
+        }
+    });
+}
+
+/// A blob that is being kept; dropped, it is no more.
+struct Running {
+    shared: Arc<Shared>,
+    part: OriginPart,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shared.fills.keeping.state.lock().running.remove(&self.part.blob);
+    }
+}
+
+impl Running {
+    async fn keep(&self, body: &OriginBody) -> Result<()> {
+        let (shared, part) = (&self.shared, &self.part);
+        if self.is_here().await? {
+            return Ok(());
+        }
+        let len = part.in_blob.end;
+        let blocks = &shared.fills.blocks;
+        let mut next = blocks.begin(shared, body, part, block_of(part, 0));
+        let mut writer = shared.stager.begin_extent(part.blob, len)?;
+        let mut at = 0;
+        while at < len {
+            let bytes = next.bytes().await?;
+            at += bytes.len() as u64;
+            // One block ahead of the disk.
+            let ahead = block_of(part, at.min(len - 1));
+            next = blocks.begin(shared, body, part, ahead);
+            writer.write(bytes).await?;
+        }
+        let (pointer, pin) = writer.finish_extent().await?;
+        let change = PlaceChange {
+            blob: part.blob,
+            from: None,
+            to: Some(pointer),
+            decided_at: shared.keyspace.visible(),
+            _pin: Some(pin.for_reading()),
+            batch: None,
+        };
+        shared.segments.list(part.blob, pointer, pin);
+        shared.checkpointer.places.push([change]);
+        shared.fills.counters.kept.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Whether somebody has kept it since the reader looked.
+    async fn is_here(&self) -> Result<bool> {
+        let (shared, blob) = (self.shared.clone(), self.part.blob);
+        if shared.segments.staged(blob).is_some() {
+            return Ok(true);
+        }
+        let look = move || shared.keyspace.base.get(&blob_key(Table::Blob, blob));
+        let row = self.shared.pool.run(look).await.map_err(|_| crate::error::Error::Stopping)?;
+        Ok(row.map_err(base_error)?.as_deref().and_then(decode_pointer).is_some())
+    }
+}

@@ -1,0 +1,215 @@
+//! Read-through: bytes that the site has given up are asked of the origin, given to whoever reads, and kept again.
+//!
+//! Owns what is known of each mount's origin, the way from a blob that is not here to its bytes in the origin, and
+//! the decision to keep a blob again. `blocks` has the fetches: one for each block, however many readers wait. Does
+//! not own where blobs lie (`keyspace/places.rs` judges each change), nor what may be given up (`evict/`).
+//!
+//! What must hold (PITFALLS 24):
+//! - A reader gets the bytes of its own row, or an error: the origin row of the same view names the ETag of the
+//!   row's content version, and each request and each answer is bound to that ETag.
+//! - Trouble with the origin is an error, never absence.
+//! - What is kept is kept for a blob, which never changes; a checkpoint lets it in only while the blob is still
+//!   marked as clean, so that nothing deleted comes back.
+//!
+//! A crash leaves the blob given up, and perhaps an extent that nobody names.
+
+mod blocks;
+mod keep;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use bytes::{Bytes, BytesMut};
+use parking_lot::RwLock;
+
+use crate::body::blob_error;
+use crate::error::{Error, Result};
+use crate::flush::origin_key;
+use crate::keyspace::checkpoint::decode_pointer;
+use crate::keyspace::tables::{OriginRow, Table, blob_key, object_key};
+use crate::object::{BlobId, ObjectRow};
+use crate::origin::{Origin, OriginETag, OriginKey};
+use crate::read::{ReadView, base_error};
+use crate::store::Shared;
+
+use blocks::Blocks;
+use keep::Keeping;
+
+/// Bytes of a block, counted from the blob's beginning: what one request asks for.
+pub(crate) const BLOCK_BYTES: u64 = 4 << 20;
+
+/// An object's body in the origin.
+pub(crate) struct OriginBody {
+    origin: Arc<dyn Origin>,
+    key: OriginKey,
+    /// Of exactly the version that is read.
+    etag: OriginETag,
+    /// Length of the whole body.
+    len: u64,
+}
+
+/// A part of a body that is not here.
+#[derive(Debug, Clone)]
+pub(crate) struct OriginPart {
+    pub(crate) blob: BlobId,
+    /// Which bytes of the blob.
+    pub(crate) in_blob: Range<u64>,
+    /// Where in the body they begin.
+    pub(crate) in_body: u64,
+    /// Whether nothing else of the blob is of use to anybody.
+    pub(crate) whole: bool,
+}
+
+struct MountOrigin {
+    mount: u32,
+    origin: Arc<dyn Origin>,
+    key_prefix: Bytes,
+    origin_prefix: String,
+}
+
+/// What fills have done since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct FillCounts {
+    /// Blocks fetched from an origin.
+    pub(crate) blocks: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
+    /// Blobs that are kept again.
+    pub(crate) kept: u64,
+    /// Bodies opened with all their bytes here.
+    pub(crate) hits: u64,
+    /// Bodies opened of which bytes were only in the origin.
+    pub(crate) misses: u64,
+}
+
+#[derive(Default)]
+struct Counters {
+    blocks: AtomicU64,
+    bytes: AtomicU64,
+    kept: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// See the file's head. One per store.
+#[derive(Default)]
+pub(crate) struct Fills {
+    /// Written at a start only.
+    origins: RwLock<Vec<MountOrigin>>,
+    any: AtomicBool,
+    pub(crate) blocks: Blocks,
+    keeping: Keeping,
+    counters: Counters,
+    /// Leaves the ETag out of requests and comparisons: for the test that must notice.
+    #[cfg(test)]
+    pub(crate) unchecked: AtomicBool,
+}
+
+impl Fills {
+    /// A mount's origin; bytes may be given up to it from now on.
+    pub(crate) fn add_origin(
+        &self,
+        mount: u32,
+        key_prefix: &[u8],
+        origin_prefix: &str,
+        origin: Arc<dyn Origin>,
+    ) {
+        let (key_prefix, origin_prefix) = (Bytes::copy_from_slice(key_prefix), origin_prefix.to_owned());
+        self.origins.write().push(MountOrigin { mount, origin, key_prefix, origin_prefix });
+        self.any.store(true, Relaxed);
+    }
+
+    /// Whether any mount has an origin: without one everything is here.
+    pub(crate) fn has_origins(&self) -> bool {
+        self.any.load(Relaxed)
+    }
+
+    /// Whether this mount's origin is known.
+    pub(crate) fn knows(&self, mount: u32) -> bool {
+        self.origins.read().iter().any(|it| it.mount == mount)
+    }
+
+    pub(crate) fn count_body(&self, here: bool) {
+        let counter = if here { &self.counters.hits } else { &self.counters.misses };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn counts(&self) -> FillCounts {
+        let Counters { blocks, bytes, kept, hits, misses } = &self.counters;
+        let load = |counter: &AtomicU64| counter.load(Relaxed);
+        let (blocks, bytes, kept) = (load(blocks), load(bytes), load(kept));
+        FillCounts { blocks, bytes, kept, hits: load(hits), misses: load(misses) }
+    }
+
+    /// Where the origin has the body of a row that came from this view.
+    pub(crate) async fn locate(&self, view: &ReadView, row: &ObjectRow) -> Result<OriginBody> {
+        let lost = |what: &str| {
+            tracing::error!(version = row.version().0, what, "bytes of an object are not here");
+            Error::Damaged(format!("bytes of the object are not on this node, and {what}").into())
+        };
+        let (bucket, key) = row.name().ok_or_else(|| lost("nobody knows whose they are"))?;
+        let known = view.row(object_key(Table::Origin, bucket, key)).await?;
+        let known = known.as_deref().and_then(OriginRow::decode);
+        let Some(OriginRow { origin: Some((version, etag)), mount, .. }) = known else {
+            return Err(lost("its origin is not known to have them"));
+        };
+        if version != row.content_version() {
+            return Err(lost("its origin is known to have another version"));
+        }
+        let (shared, _) = view.parts();
+        let mount = mount.or_else(|| shared.mount_of(bucket, key));
+        let origins = self.origins.read();
+        let Some(of) = origins.iter().find(|it| Some(it.mount) == mount) else {
+            return Err(Error::Unavailable("the bytes are only in an origin that is not attached yet"));
+        };
+        let rest = key.strip_prefix(&*of.key_prefix).ok_or_else(|| lost("its mount has another prefix"))?;
+        let key = origin_key(&of.origin_prefix, rest);
+        Ok(OriginBody { origin: of.origin.clone(), key, etag: OriginETag(etag), len: row.body_len() })
+    }
+}
+
+/// Bytes `range` of a part, at most 1 MiB. The future may be dropped; a fetch that others wait for goes on.
+pub(crate) async fn read(
+    shared: &Arc<Shared>,
+    body: &OriginBody,
+    part: &OriginPart,
+    range: Range<u64>,
+) -> Result<Bytes> {
+    let (mut at, end) = (part.in_blob.start + range.start, part.in_blob.start + range.end);
+    // Not a slice of the block: a slow reader would keep all of it in memory.
+    let mut out = BytesMut::with_capacity((end - at) as usize);
+    while at < end {
+        let block = block_of(part, at);
+        let bytes = shared.fills.blocks.get(shared, body, part, block.clone()).await?;
+        let (from, to) = (at - block.start, end.min(block.end) - block.start);
+        out.extend_from_slice(&bytes[from as usize..to as usize]);
+        keep::consider(shared, body, part, &block);
+        at = end.min(block.end);
+    }
+    Ok(out.freeze())
+}
+
+/// The bytes of the blob that the block around `at` has.
+fn block_of(part: &OriginPart, at: u64) -> Range<u64> {
+    let start = at / BLOCK_BYTES * BLOCK_BYTES;
+    start.max(part.in_blob.start)..(start + BLOCK_BYTES).min(part.in_blob.end)
+}
+
+/// Reads from the blob's place on this node, if it has got one again. Blocks.
+fn read_here(shared: &Shared, blob: BlobId, range: Range<u64>) -> Result<Option<Bytes>> {
+    let place = match shared.segments.staged(blob) {
+        Some(place) => Some(place),
+        None => {
+            let row = shared.keyspace.base.get(&blob_key(Table::Blob, blob)).map_err(base_error)?;
+            let pointer = row.as_deref().and_then(decode_pointer);
+            pointer.and_then(|pointer| Some((pointer, shared.segments.pin(pointer).ok()?)))
+        }
+    };
+    let Some((pointer, _pin)) = place.filter(|(pointer, _)| range.end <= pointer.length) else {
+        return Ok(None);
+    };
+    let bytes = shared.segments.read(pointer, blob, range, true).map_err(blob_error)?;
+    Ok(bytes.map(Bytes::from))
+}
