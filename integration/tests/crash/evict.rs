@@ -65,12 +65,14 @@ fn metric(node: &Node, name: &str) -> u64 {
 
 #[test]
 fn a_gibibyte_goes_through_a_quarter_of_it() {
+    // In CI a quarter of that, through a quarter of it.
+    let mib = if std::env::var_os("FOREBAY_LONG").is_some() { 1024 } else { 256 };
     let origin = OriginSim::start(&["cloud"]).unwrap();
-    let node = Node::start(options(&origin, "256MiB")).unwrap();
+    let node = Node::start(options(&origin, &format!("{}MiB", mib / 4))).unwrap();
     node.attach_mounts(&["redis-0"], LIMIT);
     let mut resp = node.resp();
     resp.set_reply_limit(Duration::from_secs(60)).unwrap();
-    let count = (1 << 30) / VALUE_BYTES;
+    let count = (mib << 20) / VALUE_BYTES;
     for number in 0..count {
         set_patiently(&mut resp, number);
     }
@@ -81,7 +83,8 @@ fn a_gibibyte_goes_through_a_quarter_of_it() {
     let evicted = metric(&node, "evicted_capacity_bytes_total");
     let (fills, misses) = (metric(&node, "fills_total"), metric(&node, "body_misses_total"));
     println!("{count} values, {evicted} bytes evicted, {fills} fills, {misses} misses");
-    assert!(evicted > 600 << 20 && fills > 10_000, "{evicted} bytes evicted, {fills} fills");
+    let many = evicted > (mib as u64 / 2) << 20 && fills > count as u64 / 2;
+    assert!(many, "{evicted} bytes evicted, {fills} fills");
     node.finish(&["flush", "dirty", "origin"]);
 }
 
@@ -159,7 +162,7 @@ fn kills_while_room_is_made_lose_nothing() {
     let mut node = Node::start(options(&origin, "64MiB")).unwrap();
     node.attach_mounts(&["redis-0"], LIMIT);
     let mut next = 0;
-    for round in 0..number("FOREBAY_KILLS", 4) {
+    for round in 0..number("FOREBAY_KILLS", 2).min(20) {
         let mut resp = node.resp();
         resp.set_reply_limit(Duration::from_secs(60)).unwrap();
         let until = next + (96 << 20) / VALUE_BYTES + random.usize(0..400);
