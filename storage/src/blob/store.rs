@@ -215,6 +215,11 @@ impl SegmentStore {
         self.segment(pointer)?.pin(pointer.generation).ok_or(BlobError::Stale { pointer })
     }
 
+    /// The same for a use of a segment; `None` if that is over.
+    pub(crate) fn pin_use(&self, segment: SegmentId, generation: Generation) -> Option<SegmentPin> {
+        self.segments.read().get(&segment).cloned()?.pin(generation)
+    }
+
     /// Frees a segment whose row, with no live bytes, the caller has durably removed. Pointers into it are
     /// stale from now on. [`BlobError::InUse`] while it is pinned: [`SegmentStore::free_unused`] frees it later.
     ///

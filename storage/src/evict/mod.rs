@@ -319,6 +319,8 @@ fn begin(
         if made >= wanted.bytes() || segments == ROUND_SEGMENTS {
             break;
         }
+        // What a checkpoint frees meanwhile can be read to the end.
+        let Some(_pin) = shared.segments.pin_use(segment, generation) else { continue };
         let looked = look(shared, segment, generation)?;
         let gained = match wanted {
             Want::Capacity(_) => looked.live_bytes - looked.kept_bytes,
@@ -378,7 +380,7 @@ fn empty(
     let evictor = &shared.evictor;
     let mut keep: Vec<FoundExtent> = Vec::new();
     let mut drop_now: Vec<FoundExtent> = Vec::new();
-    let decided_at;
+    let (decided_at, gained);
     {
         let _alone = match evictor.gate.try_write() {
             Ok(alone) => alone,
@@ -403,6 +405,17 @@ fn empty(
                 drop_now.push(*extent);
             }
         }
+        let bytes_of = |extents: &[FoundExtent]| -> u64 {
+            extents.iter().map(|extent| extent.pointer.bytes_on_disk()).sum()
+        };
+        gained = match wanted {
+            Want::Capacity(_) => bytes_of(&drop_now),
+            Want::Disk(_) => shared.segments.segment_bytes().saturating_sub(bytes_of(&keep)),
+        };
+        // All of it was read lately: it may go at the next look.
+        if gained == 0 {
+            return Ok(0);
+        }
         let mut all = evictor.dropping.lock();
         all.extend(drop_now.iter().map(|extent| extent.blob));
     }
@@ -424,8 +437,6 @@ fn empty(
         }
     };
     dropping.extend(drop_now.iter().map(|extent| extent.blob));
-    let dropped_bytes: u64 = drop_now.iter().map(|extent| extent.pointer.bytes_on_disk()).sum();
-    let kept_bytes: u64 = keep.iter().map(|extent| extent.pointer.bytes_on_disk()).sum();
     let change = |from: &FoundExtent, to: Option<(Pointer, SegmentPin)>| {
         let (to, pin) = to.unzip();
         PlaceChange {
@@ -439,10 +450,7 @@ fn empty(
     };
     let moved = keep.iter().zip(copied).map(|(from, to)| change(from, Some(to)));
     shared.checkpointer.places.push(moved.chain(drop_now.iter().map(|from| change(from, None))));
-    Ok(match wanted {
-        Want::Capacity(_) => dropped_bytes,
-        Want::Disk(_) => shared.segments.segment_bytes().saturating_sub(kept_bytes),
-    })
+    Ok(gained)
 }
 
 /// Copies extents to other segments, each checked while it is read; the copies are synced and pinned.
