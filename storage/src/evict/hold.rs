@@ -196,23 +196,30 @@ async fn stand(shared: &Arc<Shared>, (bucket, key): &Key) -> Result<Stand> {
 }
 
 fn look(shared: &Shared, view: &View, row: &ObjectRow) -> Result<Stand, ViewError> {
-    let (mut clean, mut away) = (Vec::new(), false);
+    let mut clean = Vec::new();
     for blob in row.parts().filter_map(|part| part.blob()) {
         if view.get(RowKey::encoded(&blob_key(Table::Clean, blob)), false, true)?.flatten().is_some() {
             clean.push(blob);
-            away |= is_away(view, blob)?;
         }
     }
     if clean.is_empty() {
         return Ok(Stand::Free(Some(row.version())));
     }
-    let dropping = shared.evictor.dropping.lock();
-    clean.retain(|blob| dropping.contains(blob));
-    Ok(match (clean.is_empty(), away) {
-        (false, _) => Stand::Dropping(clean),
-        (true, true) => Stand::Away,
-        (true, false) => Stand::Here(row.version()),
-    })
+    // Before the look at the places: a round that ends in between has dropped its own by then, and under the gate
+    // no other begins. The reverse would find the old place, and then nobody who gives it up.
+    let dropping: Vec<BlobId> = {
+        let all = shared.evictor.dropping.lock();
+        clean.iter().copied().filter(|blob| all.contains(blob)).collect()
+    };
+    if !dropping.is_empty() {
+        return Ok(Stand::Dropping(dropping));
+    }
+    for blob in clean {
+        if is_away(view, blob)? {
+            return Ok(Stand::Away);
+        }
+    }
+    Ok(Stand::Here(row.version()))
 }
 
 /// Whether a blob has no place here that a crash would leave. May block.

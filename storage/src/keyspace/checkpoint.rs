@@ -177,8 +177,13 @@ impl Checkpointer {
         // Behind everything that may end for lack of space: what is taken here is committed or given up.
         let places = places::judge(keyspace, frozen, self.places.take(frozen.upto), self.places.judges())?;
         for (change, holds) in &places {
-            // Brought back: from the commit on the tables say where. Counted once: the blob may be gone as well.
-            if change.from.is_none() && !staged.settled.contains(&change.blob) {
+            // Brought back: from the commit on the tables say where. Only while its entry stands, and once: one that
+            // ended with the blob was counted then, and to count it again would hide another of its segment.
+            if change.from.is_none()
+                && !staged.settled.contains(&change.blob)
+                && change.to.is_some()
+                && self.segments.staged_pointer(change.blob) == change.to
+            {
                 staged.settle(change.blob, change.to);
             }
             if !holds {
