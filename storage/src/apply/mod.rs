@@ -8,6 +8,7 @@
 //! This file owns the walk over an entry and the one way a row is replaced ([`Applier::replace`]); the
 //! families of mutations live beside it.
 
+mod adopt;
 mod body;
 mod bucket;
 mod clean;
@@ -40,6 +41,7 @@ use crate::mutation::{Guard, Mutation, Outcome, Refusal};
 use crate::object::{BlobId, BucketId, ClusterId, Version};
 use crate::registry::Registry;
 
+use adopt::ForeignKey;
 use multipart::{PartSource, UploadName};
 
 pub(crate) use bucket::mount_path;
@@ -127,8 +129,10 @@ type Judged<T> = Result<Result<T, Refusal>, BaseError>;
 enum Flushing {
     /// The origin need not hear of it (EXPIRE, PERSIST, REWRITE).
     No,
-    /// An ordinary write or delete.
+    /// A write or delete that wins over whatever the origin holds.
     Plain,
+    /// One that follows from what was here: it wins over nothing that was not known.
+    Judged,
     /// A conditional write: a barrier.
     Barrier,
 }
@@ -351,11 +355,22 @@ impl Applier {
             Mutation::ExpireDue { bucket, key } => self.expire_due(*bucket, key),
             Mutation::Sweep { bucket, key } => self.sweep(*bucket, key),
             Mutation::SweepDone { bucket, epoch } => Ok(self.sweep_done(*bucket, *epoch)),
-            Mutation::Mount { bucket, prefix, origin, origin_prefix, mode, flushall } => {
-                Ok(self.mount(bucket, prefix, origin, origin_prefix, *mode, *flushall))
+            Mutation::Mount { bucket, prefix, origin, origin_prefix, mode, flushall, revalidate } => {
+                Ok(self.mount(bucket, prefix, origin, origin_prefix, *mode, (*flushall, *revalidate)))
             }
-            Mutation::MountAttached { mount } => Ok(self.mount_attached(*mount)),
-            Mutation::MountForget { mount, abandon } => Ok(self.mount_forget(*mount, *abandon)),
+            Mutation::MountAttached { mount, existing } => Ok(self.mount_attached(*mount, *existing)),
+            Mutation::Adopt { bucket, key, mount, read_at, replaces, head } => self.adopt(
+                ForeignKey { bucket: *bucket, key, mount: *mount, read_at: *read_at },
+                *replaces,
+                head,
+            ),
+            Mutation::Vanish { bucket, key, mount, version, read_at } => {
+                self.vanish(ForeignKey { bucket: *bucket, key, mount: *mount, read_at: *read_at }, *version)
+            }
+            Mutation::ImportNote { mount, after, adopted, done } => {
+                Ok(self.import_note(*mount, after, *adopted, *done))
+            }
+            Mutation::MountForget { mount, abandon } => self.mount_forget(*mount, *abandon),
             Mutation::MarkDirty { bucket, key } => self.mark_dirty(*bucket, key),
             Mutation::FlushStarted { bucket, key, version, deadline_ms } => {
                 self.flush_started(*bucket, key, *version, *deadline_ms)
@@ -459,7 +474,7 @@ impl Applier {
 
         let held = match flushing {
             Flushing::No => false,
-            _ => self.enqueue(bucket, key, old, new_row.as_ref(), flushing == Flushing::Barrier)?,
+            _ => self.enqueue(bucket, key, old, new_row.as_ref(), flushing)?,
         };
         self.move_blob_references(old_row.filter(|_| !held).as_ref(), new_row.as_ref())?;
         self.put(RowKey::object(Table::Object, bucket, key), new);

@@ -8,6 +8,7 @@ use crate::object::{ETag, ObjectMeta, ObjectRow};
 use crate::replica::sim::World;
 use crate::submission::Submission;
 
+mod adopt;
 mod clean;
 mod multipart;
 
@@ -34,8 +35,10 @@ impl Story {
             origin_prefix: "p/",
             mode: MountMode::WriteBack,
             flushall: false,
+            revalidate: false,
         });
         assert_eq!(outcome, Outcome::Mount(1));
+        done(story.run(&Mutation::MountAttached { mount: 1, existing: false }));
         story
     }
 
@@ -377,6 +380,7 @@ fn mount_at<'a>(prefix: &'a [u8], origin: &'a str) -> Mutation<'a> {
         origin_prefix: "",
         mode: MountMode::WriteBack,
         flushall: false,
+        revalidate: false,
     }
 }
 
@@ -437,6 +441,7 @@ fn what_was_learnt_of_a_forgotten_origin_says_nothing_of_the_next() {
     let row = story.row(b"kept").unwrap();
     let queued = story.queued(b"kept", row.content_version()).unwrap();
     assert_eq!((queued.mount, queued.overwrite), (2, false));
+    done(story.run(&Mutation::MountAttached { mount: 2, existing: false }));
     let gone = done(story.run(&Mutation::Delete { bucket, key: b"deleted" }));
     assert_eq!(story.queued(b"deleted", gone), None);
     let version = row.content_version();
@@ -449,7 +454,7 @@ fn what_was_learnt_of_a_forgotten_origin_says_nothing_of_the_next() {
 fn a_mount_above_a_forgotten_one_looks_at_what_it_uncovers() {
     let mut story = Story::mounted();
     let bucket = story.bucket;
-    done(story.run(&Mutation::MountAttached { mount: 1 }));
+    done(story.run(&Mutation::MountAttached { mount: 1, existing: false }));
     assert_eq!(story.run(&mount_at(b"sub/", "s3://other")), Outcome::Mount(2));
     let version = story.set(b"sub/k", b"1");
     done(story.run(&Mutation::Flushed { bucket, key: b"sub/k", version, origin_etag: Some("e") }));
@@ -458,7 +463,7 @@ fn a_mount_above_a_forgotten_one_looks_at_what_it_uncovers() {
     assert!(MountRow::decode(&row).unwrap().uncovered);
     done(story.run(&Mutation::MarkDirty { bucket, key: b"sub/k" }));
     assert!(story.queued(b"sub/k", version).unwrap().overwrite, "the origin above may hold an older one");
-    done(story.run(&Mutation::MountAttached { mount: 1 }));
+    done(story.run(&Mutation::MountAttached { mount: 1, existing: false }));
     let row = story.raw(RowKey::encoded(&numbered_key(Table::Mount, 1))).unwrap();
     assert!(!MountRow::decode(&row).unwrap().uncovered);
 }

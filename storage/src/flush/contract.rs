@@ -49,6 +49,8 @@ pub struct FlushRow {
     /// Whether the origin may already hold something under this key: an origin row, a started row, or an
     /// older flush row (replaced or not) existed when this one was written. Unsure means true.
     pub overwrite: bool,
+    /// Whether it was written without knowing what the origin holds, and wins over whatever that is.
+    pub blind: bool,
     /// Commit time by the log's stamp, milliseconds since the Unix epoch.
     pub stamp_ms: u64,
     /// Length of the body.
@@ -227,8 +229,8 @@ pub trait FlushLog: Send + Sync + 'static {
     async fn unpark(&self, row: RowId) -> Result<(), LogError>;
     /// Gives a row up by an operator's word; its started row stays.
     async fn abandon(&self, row: RowId) -> Result<(), LogError>;
-    /// The mount's origin prefix was found empty and is ours from now on.
-    async fn attach(&self, mount: MountId) -> Result<(), LogError>;
+    /// The mount's origin was reached; `existing`: something lay under its prefix that this cluster has not put there.
+    async fn attach(&self, mount: MountId, existing: bool) -> Result<(), LogError>;
 }
 
 /// What [`FlushSource::load`] hands over.
