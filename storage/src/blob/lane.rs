@@ -125,11 +125,7 @@ impl SegmentStore {
             if let Some(room) = self.try_reserve(lane, blob, length, listed) {
                 return Ok(room);
             }
-            let segment = self.take_free()?;
-            // It comes as a named one, so that nobody takes it for unused before it is pinned.
-            let pinned = segment.clone().pin(segment.generation());
-            segment.set_named(false);
-            let Some(pin) = pinned.map(StagePin::new) else { continue };
+            let pin = StagePin::new(self.take_free()?);
             *self.lanes.of(lane).open.lock() = Some(OpenLane { pin, end: BLOCK });
         }
     }

@@ -86,8 +86,9 @@ impl Segment {
         Ok(())
     }
 
-    pub(super) fn set_named(&self, named: bool) {
-        self.named.store(named, Ordering::Release);
+    /// What it was before.
+    pub(super) fn set_named(&self, named: bool) -> bool {
+        self.named.swap(named, Ordering::AcqRel)
     }
 
     /// Whether the caller's tables name it.
@@ -246,6 +247,10 @@ impl SegmentPin {
     /// The segment.
     pub fn segment(&self) -> SegmentId {
         self.segment.id
+    }
+
+    pub(super) fn pinned(&self) -> &Arc<Segment> {
+        &self.segment
     }
 }
 

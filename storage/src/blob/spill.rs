@@ -1,7 +1,7 @@
 //! Writes many bodies one after the other, large writes only, and makes them durable together.
 
 use super::extent::{self, BLOCK, EXTENT_ALIGN, ExtentHeader};
-use super::segment::Segment;
+use super::segment::{Segment, SegmentPin};
 use super::store::SegmentStore;
 use super::{BlobError, BlobId, Pointer};
 use parking_lot::MutexGuard;
@@ -18,7 +18,8 @@ pub(super) struct Tail {
 
 #[derive(Clone)]
 struct OpenSegment {
-    segment: Arc<Segment>,
+    /// Keeps it from being used anew while the next spill may go there.
+    pin: SegmentPin,
     /// The next extent's place; what lies before is written or in the writer's buffer.
     end: u64,
 }
@@ -26,27 +27,31 @@ struct OpenSegment {
 impl Tail {
     /// Whether the next spill may go there.
     pub(super) fn is_in(&self, segment: &Segment) -> bool {
-        self.open.as_ref().is_some_and(|open| open.segment.id == segment.id)
+        self.open.as_ref().is_some_and(|open| open.pin.segment() == segment.id)
     }
 
     /// Lets go of the segment if it is the one being written: the next spill takes another one.
     pub(super) fn let_go_of(&mut self, segment: &Segment) {
-        if self.open.as_ref().is_some_and(|open| open.segment.id == segment.id) {
+        if self.is_in(segment) {
             self.open = None;
         }
     }
 }
 
-/// Takes bodies and gives pointers, which hold from [`SpillWriter::finish`] on. One at a time per store.
+/// Takes bodies and gives pointers, which hold from [`SpillWriter::finish`] on, as long as their segments are
+/// pinned or named. One at a time per store.
 ///
-/// Dropped before that, or after an error, it leaves the store as it was.
+/// Dropped before that, or after an error, it leaves the store as it was; segments that it took are free as soon as
+/// nobody has them pinned.
 pub struct SpillWriter<'s> {
     store: &'s SegmentStore,
     tail: MutexGuard<'s, Tail>,
     /// The tail when this spill began.
     before: Option<OpenSegment>,
     /// Segments that this spill has taken.
-    taken: Vec<Arc<Segment>>,
+    taken: Vec<SegmentPin>,
+    /// Segments that hold bodies of this spill.
+    filled: Vec<SegmentPin>,
     /// The bytes before the tail's end that are not written yet; they begin on a block.
     buffer: Vec<u8>,
     /// Whether the open segment holds bytes of this spill that are not synced.
@@ -57,7 +62,8 @@ pub struct SpillWriter<'s> {
 impl<'s> SpillWriter<'s> {
     pub(super) fn new(store: &'s SegmentStore, tail: MutexGuard<'s, Tail>) -> SpillWriter<'s> {
         let (before, taken) = (tail.open.clone(), Vec::new());
-        SpillWriter { store, tail, before, taken, buffer: Vec::new(), unsynced: false, finished: false }
+        let (filled, buffer) = (Vec::new(), Vec::new());
+        SpillWriter { store, tail, before, taken, filled, buffer, unsynced: false, finished: false }
     }
 
     /// Appends a body. The pointer must not become durable anywhere before [`SpillWriter::finish`] has
@@ -86,11 +92,12 @@ impl<'s> SpillWriter<'s> {
         Ok(pointer)
     }
 
-    /// Makes all bodies durable: from now on pointers to them may be committed. A failed sync is fatal.
-    pub fn finish(mut self) -> Result<(), BlobError> {
+    /// Makes all bodies durable: from now on pointers to them may be committed. A failed sync is fatal. Returns
+    /// what keeps the bodies until the tables name their segments.
+    pub fn finish(mut self) -> Result<Vec<SegmentPin>, BlobError> {
         self.close()?;
         self.finished = true;
-        Ok(())
+        Ok(std::mem::take(&mut self.filled))
     }
 
     /// Room for an extent in the open segment, or in a fresh one.
@@ -98,14 +105,17 @@ impl<'s> SpillWriter<'s> {
         let fits = |open: &OpenSegment| open.end + len <= self.store.segment_bytes();
         if !self.tail.open.as_ref().is_some_and(fits) {
             self.close()?;
-            let segment = self.store.take_free()?;
-            self.taken.push(segment.clone());
-            self.tail.open = Some(OpenSegment { segment, end: BLOCK });
+            let pin = self.store.take_free()?;
+            self.taken.push(pin.clone());
+            self.tail.open = Some(OpenSegment { pin, end: BLOCK });
         }
         let open = self.tail.open.as_mut().expect("opened just above");
         let offset = open.end;
         open.end += len.next_multiple_of(EXTENT_ALIGN);
-        Ok((open.segment.clone(), offset))
+        if self.filled.last().is_none_or(|last| last.segment() != open.pin.segment()) {
+            self.filled.push(open.pin.clone());
+        }
+        Ok((open.pin.pinned().clone(), offset))
     }
 
     fn pad(&mut self, align: u64) {
@@ -117,7 +127,7 @@ impl<'s> SpillWriter<'s> {
         let whole = self.buffer.len() - self.buffer.len() % BLOCK as usize;
         let start = open.end - self.buffer.len() as u64;
         self.unsynced = true;
-        open.segment.write(&self.buffer[..whole], start)?;
+        open.pin.pinned().write(&self.buffer[..whole], start)?;
         self.buffer.drain(..whole);
         Ok(())
     }
@@ -134,7 +144,7 @@ impl<'s> SpillWriter<'s> {
         if std::mem::take(&mut self.unsynced)
             && let Some(open) = self.tail.open.as_ref()
         {
-            open.segment.sync()?;
+            open.pin.pinned().sync()?;
         }
         Ok(())
     }
@@ -145,7 +155,8 @@ impl Drop for SpillWriter<'_> {
     fn drop(&mut self) {
         if !self.finished {
             self.tail.open = self.before.take();
-            self.taken.drain(..).for_each(|segment| self.store.give_back(segment));
+            self.filled.clear();
+            self.taken.drain(..).for_each(|pin| self.store.give_back(pin));
         }
     }
 }

@@ -255,10 +255,15 @@ impl SegmentStore {
     }
 
     /// The tables are about to name this segment: only [`SegmentStore::recycle`] frees it from now on. Its
-    /// bytes must be pinned.
-    pub(crate) fn set_named(&self, segment: SegmentId) {
+    /// bytes must be pinned. Whether it was not named before.
+    pub(crate) fn set_named(&self, segment: SegmentId) -> bool {
+        self.segments.read().get(&segment).is_some_and(|segment| !segment.set_named(true))
+    }
+
+    /// The tables do not name it after all.
+    pub(crate) fn unset_named(&self, segment: SegmentId) {
         if let Some(segment) = self.segments.read().get(&segment) {
-            segment.set_named(true);
+            segment.set_named(false);
         }
     }
 
@@ -345,8 +350,9 @@ impl SegmentStore {
         self.segments.read().get(&pointer.segment).cloned().ok_or(BlobError::Stale { pointer })
     }
 
-    /// A segment in a new use, its header on disk. It counts as named.
-    pub(super) fn take_free(&self) -> Result<Arc<Segment>, BlobError> {
+    /// A segment in a new use, its header on disk. It is unused again once nobody has it pinned, unless the tables
+    /// name it by then.
+    pub(super) fn take_free(&self) -> Result<SegmentPin, BlobError> {
         let none_free = self.free.lock().segments.is_empty();
         if none_free {
             self.free_unused();
@@ -367,7 +373,6 @@ impl SegmentStore {
             }
         };
         let fresh = segment.len() == 0;
-        segment.set_named(true);
         if let Err(error) = segment.begin(generation, free.opened) {
             free.segments.push_front(segment);
             return Err(error);
@@ -377,14 +382,19 @@ impl SegmentStore {
         }
         self.note_spare(&free);
         self.segments.write().insert(segment.id, segment.clone());
-        Ok(segment)
+        // Under the lock that whoever looks for unused segments takes first.
+        Ok(segment.pin(generation).expect("the use has just begun"))
     }
 
     /// Takes back a segment that was taken for a spill that came to nothing.
-    pub(super) fn give_back(&self, segment: Arc<Segment>) {
-        // Whoever pins it has a pointer that was never to be used; a start frees the segment then.
+    pub(super) fn give_back(&self, pin: SegmentPin) {
+        let segment = pin.pinned().clone();
+        drop(pin);
+        let mut free = self.free.lock();
+        // Somebody has it pinned: it is unused when they let go of it.
         if segment.retire().is_ok() {
-            self.free.lock().segments.push_front(segment);
+            free.segments.push_front(segment);
+            self.trim_spares(&mut free);
         }
     }
 

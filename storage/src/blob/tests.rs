@@ -31,7 +31,8 @@ fn body(number: u64, len: usize) -> Vec<u8> {
 fn spill(store: &SegmentStore, number: u64, len: usize) -> Pointer {
     let mut writer = store.spill();
     let pointer = writer.push(id(number), &body(number, len)).unwrap();
-    writer.finish().unwrap();
+    let _pins = writer.finish().unwrap();
+    store.set_named(pointer.segment);
     pointer
 }
 
@@ -415,6 +416,41 @@ fn full_disk_fails_the_spill_and_leaves_room_for_the_next() {
     for (pointer, number) in [kept].iter().chain(&pointers).zip(1..) {
         assert_eq!(read(&store, *pointer, number).unwrap(), body(number, 9000));
     }
+}
+
+#[test]
+fn what_is_spilled_and_never_named_is_free_when_its_pins_go() {
+    let disk = SimDisk::new();
+    let store = open(&disk, 1, &[]);
+    let kept = spill(&store, 1, 9000);
+    for finishes in [false, true] {
+        disk.set_capacity((!finishes).then(|| disk.used() + 5 * (64 << 10)));
+        let (mut writer, mut pins) = (store.spill(), Vec::new());
+        let failed = (2..44).find_map(|number| match writer.push(id(number), &body(number, 9000)) {
+            Ok(pointer) => {
+                pins.push(store.pin(pointer).unwrap());
+                None
+            }
+            Err(error) => Some(error),
+        });
+        let spilled = match failed {
+            None => writer.finish().unwrap(),
+            Some(error) => {
+                assert!(matches!(error, BlobError::NoSpace(_)), "{error}");
+                drop(writer);
+                Vec::new()
+            }
+        };
+        assert_eq!(!spilled.is_empty(), finishes);
+        store.free_unused();
+        assert!(store.segments_in_use() > 4, "pinned");
+        drop((pins, spilled));
+        store.free_unused();
+        // The one that is named, and the tail.
+        assert!(store.segments_in_use() <= 2, "{}", store.segments_in_use());
+        disk.set_capacity(None);
+    }
+    assert_eq!(read(&store, kept, 1).unwrap(), body(1, 9000));
 }
 
 #[test]

@@ -4,14 +4,16 @@
 //! Blobs that apply made are spilled to segments; of staged ones, whose bytes lie there already, it writes the
 //! places down and says where the next start must look for those that it does not name.
 //!
-//! Places that are to change (`places.rs`) are committed with it.
+//! Places that are to change (`places.rs`) are committed with it, or, while it lacks space, given up: the extents
+//! that they were to name may be what is in its way.
 //!
 //! Order (PITFALLS 6, 12): blobs are appended to segments and synced; views older than the checkpoint are
 //! waited for; the commit is announced; committed; the read cache forgets the keys; only then the frozen
-//! memtable goes, then the entries of the place map, then dead segments. A crash at any point leaves the checkpoint before, or the whole new one: what was
-//! spilled for a commit that never came is garbage beyond what the store names.
+//! memtable goes, then the entries of the place map, then dead segments. A segment counts as named from just before
+//! the commit that names it; until then pins keep what it is to name. A crash at any point leaves the checkpoint
+//! before, or the whole new one: what was spilled for a commit that never came is garbage beyond what the store names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,10 +21,10 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::blob::{BlobError, BlobId, Pointer, SegmentId, SegmentStore, SegmentUsage};
+use crate::blob::{BlobError, BlobId, Pointer, SegmentId, SegmentPin, SegmentStore, SegmentUsage};
 use crate::keyspace::base::{Base, BaseError, Change};
 use crate::keyspace::memtable::{KeyBytes, RowKey};
-use crate::keyspace::places::{self, Judged, PlaceChanges};
+use crate::keyspace::places::{self, Judged, PlaceChange, PlaceChanges};
 use crate::keyspace::tables::{
     CHECKPOINT_KEY, CheckpointRow, SCAN_KEY, Table, blob_key, encode_scan, numbered_key, split_blob_key,
 };
@@ -64,15 +66,25 @@ pub(crate) struct Checkpointer {
     prepared: Mutex<Option<Prepared>>,
 }
 
-/// A checkpoint that only its commit is missing of.
+/// The rows of a checkpoint, good for several tries to commit them.
 struct Prepared {
     upto: Version,
+    changes: Vec<Change>,
+    usage: UsageChanges,
+    staged: StagedChanges,
+    /// Keeps what it has spilled.
+    _spilled: Vec<SegmentPin>,
+}
+
+/// A checkpoint that only its commit is missing of.
+struct Complete {
     /// In key order.
     changes: Vec<Change>,
     usage: UsageChanges,
-    /// Staged blobs that it names, or whose rows are gone: their entries in the place map end with it.
-    settled: Vec<BlobId>,
+    staged: StagedChanges,
     places: Vec<Judged>,
+    /// Segments that nothing named before.
+    named: Vec<SegmentId>,
 }
 
 impl Checkpointer {
@@ -100,34 +112,43 @@ impl Checkpointer {
     /// See the file's head. Blocks for the time of the writes and syncs. After a lack of space it may be
     /// called again with the same memtable: what was spilled stays good for the next try.
     pub(crate) fn run(&self, frozen: &Frozen, row: CheckpointRow) -> Result<(), CheckpointError> {
+        let done = self.try_once(frozen, row);
+        if done.as_ref().is_err_and(CheckpointError::is_full) {
+            self.give_up(self.places.take_all());
+        }
+        done
+    }
+
+    fn try_once(&self, frozen: &Frozen, row: CheckpointRow) -> Result<(), CheckpointError> {
         let kept = self.prepared.lock().take().filter(|prepared| prepared.upto == frozen.upto);
-        let prepared = match kept {
+        let mut prepared = match kept {
             Some(prepared) => prepared,
-            None => self.prepare(frozen, row)?,
+            None => self.prepare(frozen)?,
         };
         let keyspace = &*self.keyspace;
         if !keyspace.wait_for_views(frozen.upto, VIEWS_WAIT) {
             tracing::warn!("a read view outlived its time; it will answer an error");
         }
+        let complete = self.complete(&mut prepared, frozen, row)?;
         keyspace.announce_commit(frozen.upto);
-        if let Err(error) = keyspace.base.commit(&prepared.changes) {
-            *self.prepared.lock() = Some(prepared);
+        if let Err(error) = keyspace.base.commit(&complete.changes) {
+            *self.prepared.lock() = Some(self.undo(complete, prepared));
             return Err(error.into());
         }
-        let objects = prepared.changes.iter().map(|(key, _)| key);
+        let objects = complete.changes.iter().map(|(key, _)| key);
         let objects = objects.filter(|key| key.first() == Some(&(Table::Object as u8)));
         keyspace.cache.checkpointed(objects.map(|key| {
             let key = RowKey::encoded(key);
             (keyspace.hash(key), key)
         }));
         keyspace.drop_frozen();
-        self.segments.forget_staged(&prepared.settled);
-        self.retire(prepared.usage);
-        places::settle(prepared.places);
+        self.segments.forget_staged(&complete.staged.settled);
+        self.retire(complete.usage);
+        places::settle(complete.places);
         Ok(())
     }
 
-    fn prepare(&self, frozen: &Frozen, row: CheckpointRow) -> Result<Prepared, CheckpointError> {
+    fn prepare(&self, frozen: &Frozen) -> Result<Prepared, CheckpointError> {
         let keyspace = &*self.keyspace;
         let keys = frozen.rows.all_keys();
         if keyspace.base.may_block() {
@@ -166,7 +187,7 @@ impl Checkpointer {
             changes.push((Arc::from(&key[..]), None));
         }
         let mut usage = UsageChanges::default();
-        self.spill(&blobs, &mut changes, &mut usage)?;
+        let spilled = self.spill(&blobs, &mut changes, &mut usage)?;
         for (at, pointer) in &staged.named {
             usage.note(&*keyspace.base, pointer, pointer.bytes_on_disk() as i64)?;
             changes[*at].1 = Some(Arc::from(&pointer.encode()[..]));
@@ -174,7 +195,19 @@ impl Checkpointer {
         for pointer in &freed {
             usage.note(&*keyspace.base, pointer, -(pointer.bytes_on_disk() as i64))?;
         }
-        // Behind everything that may end for lack of space: what is taken here is committed or given up.
+        Ok(Prepared { upto: frozen.upto, changes, usage, staged, _spilled: spilled })
+    }
+
+    /// The rows with the places that change now: what is taken here is committed with them or given up.
+    fn complete(
+        &self,
+        prepared: &mut Prepared,
+        frozen: &Frozen,
+        row: CheckpointRow,
+    ) -> Result<Complete, CheckpointError> {
+        let keyspace = &*self.keyspace;
+        let (mut usage, mut staged) = (prepared.usage.clone(), prepared.staged.clone());
+        let mut changes = std::mem::take(&mut prepared.changes);
         let places = places::judge(keyspace, frozen, self.places.take(frozen.upto), self.places.judges())?;
         for (change, holds) in &places {
             // Brought back: from the commit on the tables say where. Only while its entry stands, and once: one that
@@ -199,13 +232,46 @@ impl Checkpointer {
             changes.push((Arc::from(&blob_key(Table::Blob, change.blob)[..]), row));
         }
         usage.push_rows(&mut changes);
-        for alive in usage.segments.values().filter(|usage| usage.live_bytes > 0) {
-            self.segments.set_named(alive.segment);
-        }
+        let alive = usage.segments.values().filter(|usage| usage.live_bytes > 0).map(|usage| usage.segment);
+        let named = alive.filter(|segment| self.segments.set_named(*segment)).collect();
         changes.push((Arc::from(CHECKPOINT_KEY), Some(row.encode())));
         changes.push((Arc::from(SCAN_KEY), Some(encode_scan(&self.segments.to_scan(&staged.by_segment)))));
         changes.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(Prepared { upto: frozen.upto, changes, usage, settled: staged.settled, places })
+        Ok(Complete { changes, usage, staged, places, named })
+    }
+
+    /// Nothing of it was committed: the rows may be tried again, the places are given up.
+    fn undo(&self, complete: Complete, prepared: Prepared) -> Prepared {
+        let Complete { mut changes, places, named, .. } = complete;
+        named.into_iter().for_each(|segment| self.segments.unset_named(segment));
+        let moved: HashSet<Vec<u8>> = places
+            .iter()
+            .filter(|(_, holds)| *holds)
+            .map(|(change, _)| blob_key(Table::Blob, change.blob).to_vec())
+            .collect();
+        let added = |key: &[u8]| {
+            key == CHECKPOINT_KEY
+                || key == SCAN_KEY
+                || key.first() == Some(&(Table::Usage as u8))
+                || moved.contains(key)
+        };
+        changes.retain(|(key, _)| !added(key));
+        self.give_up(places.into_iter().map(|(change, _)| change).collect());
+        Prepared { changes, ..prepared }
+    }
+
+    /// Leaves places as they are: the extents that were to become them are free.
+    fn give_up(&self, changes: Vec<PlaceChange>) {
+        if changes.is_empty() {
+            return;
+        }
+        let brought_back = changes.iter().filter(|change| {
+            change.from.is_none() && self.segments.staged_pointer(change.blob) == change.to
+        });
+        let brought_back: Vec<BlobId> = brought_back.map(|change| change.blob).collect();
+        self.segments.forget_staged(&brought_back);
+        places::settle(changes.into_iter().map(|change| (change, false)).collect());
+        self.segments.free_unused();
     }
 
     /// Where a staged blob lies that this checkpoint must name.
@@ -218,15 +284,15 @@ impl Checkpointer {
         Ok(place)
     }
 
-    /// Appends bodies to segments, synced, and fills their places into the changes.
+    /// Appends bodies to segments, synced, and fills their places into the changes. Returns what keeps them.
     fn spill(
         &self,
         blobs: &[(usize, BlobId, Arc<[u8]>)],
         changes: &mut [Change],
         usage: &mut UsageChanges,
-    ) -> Result<(), CheckpointError> {
+    ) -> Result<Vec<SegmentPin>, CheckpointError> {
         if blobs.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut writer = self.segments.spill();
         for (at, blob, bytes) in blobs {
@@ -234,8 +300,7 @@ impl Checkpointer {
             usage.note(&*self.keyspace.base, &pointer, pointer.bytes_on_disk() as i64)?;
             changes[*at].1 = Some(Arc::from(&pointer.encode()[..]));
         }
-        writer.finish()?;
-        Ok(())
+        Ok(writer.finish()?)
     }
 
     /// Frees segments that hold nothing any more, as far as nobody has them pinned; the others when they have
@@ -253,10 +318,11 @@ impl Checkpointer {
 }
 
 /// What a checkpoint does to the staged blobs of its rows.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct StagedChanges {
     /// Which change gets which place.
     named: Vec<(usize, Pointer)>,
+    /// Their entries in the place map end with the commit: it names them, or their rows are gone.
     settled: Vec<BlobId>,
     by_segment: BTreeMap<SegmentId, u64>,
 }
@@ -298,7 +364,7 @@ pub(crate) fn decode_pointer(row: &[u8]) -> Option<Pointer> {
     row.first_chunk().map(Pointer::decode)
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct UsageChanges {
     segments: BTreeMap<SegmentId, SegmentUsage>,
     delta: i64,

@@ -10,6 +10,8 @@
 //!   place is dropped in the very commit that says that the origin has the bytes, or a later one.
 //! - A place is dropped, and one is brought back, only while the committed state marks the blob as clean.
 //!
+//! A checkpoint that lacks space gives all of them up: nobody may count on a change before its batch is settled.
+//!
 //! A crash leaves the old places or the new ones. Extents of changes that were not committed are garbage.
 
 use std::collections::BTreeSet;
@@ -51,7 +53,7 @@ pub(crate) struct Batch {
 /// How far a batch is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct BatchState {
-    /// Changes that no checkpoint has taken yet.
+    /// Changes that no checkpoint has committed or given up yet.
     pub(crate) open: usize,
     /// Bytes whose places were dropped.
     pub(crate) dropped_bytes: u64,
@@ -125,6 +127,13 @@ impl PlaceChanges {
             return false;
         }
         true
+    }
+
+    /// Takes all of them, to be given up.
+    pub(super) fn take_all(&self) -> Vec<PlaceChange> {
+        let mut queue = self.queue.lock();
+        queue.since = None;
+        std::mem::take(&mut queue.changes)
     }
 
     /// Takes what may be committed with a state of the tables up to `upto`.
