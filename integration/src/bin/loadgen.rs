@@ -1,18 +1,19 @@
-//! `loadgen resp|s3 …`: runs one load of [`forebay_integration::loadgen`] and prints one line of JSON.
+//! `loadgen resp|s3|md5 …`: runs one load of [`forebay_integration::loadgen`] and prints one line of JSON.
 
 use std::collections::HashMap;
 use std::error::Error;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use forebay_integration::loadgen::{Report, resp, s3};
+use forebay_integration::loadgen::{Report, md5, resp, s3};
 use forebay_integration::s3_client;
 
 const USAGE: &str = "usage:
   loadgen resp --addr H:P --op set|get [--clients 50] [--pipeline 1] [--keys 100000] [--bytes 64] [--seconds 5]
   loadgen resp --addr H:P --op set --fill true [--clients 16] [--pipeline 64] [--keys 100000] [--bytes 64]
-  loadgen s3 --addr H:P --op put|get --access-key A --secret-key S [--bucket bench] [--clients 16]
-             [--keys 10000] [--bytes 4096] [--seconds 5; 0: every key once]";
+  loadgen s3 --addr H:P --op put|get --access-key A --secret-key S [--bucket bench] [--prefix TEXT]
+             [--first 0] [--keys 10000] [--clients 16] [--bytes 4096] [--seconds 5; 0: every key once]
+  loadgen md5 [--seconds 2]";
 
 fn main() -> ExitCode {
     match run() {
@@ -44,6 +45,7 @@ fn run() -> Result<Report, Box<dyn Error>> {
                 s3_client::client(&endpoint, options.needed("access-key")?, options.needed("secret-key")?);
             Ok(load.run(&sdk)?)
         }
+        "md5" => Ok(md5::run(Duration::from_secs_f64(options.parsed("seconds", 2.0)?))),
         other => Err(format!("unknown protocol {other}").into()),
     }
 }
@@ -76,6 +78,8 @@ fn s3_load(options: &Options) -> Result<s3::Load, Box<dyn Error>> {
         },
         clients: options.parsed("clients", 16)?,
         bucket: options.parsed("bucket", "bench".to_owned())?,
+        prefix: options.parsed("prefix", String::new())?,
+        first: options.parsed("first", 0)?,
         keys: options.parsed("keys", 10_000)?,
         body_bytes: options.parsed("bytes", 4_096)?,
         duration: Duration::from_secs_f64(options.parsed("seconds", 5.0)?),

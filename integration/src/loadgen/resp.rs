@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::Report;
+use super::{Report, nanos_since};
 use crate::resp_wire::encode_command;
 
 /// Batches are chosen at random among pre-encoded ones: at least so many,
@@ -132,7 +132,7 @@ impl Load {
     }
 }
 
-type Done = (u64, u64, Vec<u32>);
+type Done = (u64, u64, Vec<u64>);
 
 struct Client {
     stream: TcpStream,
@@ -140,7 +140,7 @@ struct Client {
     counter: ReplyCounter,
     buffer: Vec<u8>,
     errors: u64,
-    batch_times: Vec<u32>,
+    batch_times: Vec<u64>,
 }
 
 impl Client {
@@ -186,7 +186,7 @@ impl Client {
             missing -= whole.min(missing);
             self.errors += errors;
         }
-        self.batch_times.push(u32::try_from(start.elapsed().as_nanos()).unwrap_or(u32::MAX));
+        self.batch_times.push(nanos_since(start));
         Ok(())
     }
 }

@@ -31,6 +31,11 @@ impl StoredObject {
     /// An object without metadata.
     pub fn plain(body: Bytes) -> Self {
         let etag = md5_hex(&body);
+        Self::with_etag(body, etag)
+    }
+
+    /// The same, if its ETag (without quotes) is known.
+    pub fn with_etag(body: Bytes, etag: String) -> Self {
         Self {
             body,
             etag,

@@ -1,0 +1,283 @@
+"""Cases with large bodies: `large` (PutObject and GetObject), `flush` (beside rclone), `cold` (read-through)."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import time
+
+from harness import ACCESS_KEY, SECRET_KEY, Forebay, S3sFs, Server, create_bucket, free_port, row
+
+MIB = 1 << 20
+ORIGIN_KEY, ORIGIN_SECRET = "origin-access-key", "origin-secret-key"
+# Body, clients, keys: enough of them that the same bytes are not written again and again.
+SIZES = {"64K": (64 << 10, 16, 4000), "1M": (MIB, 16, 400), "64M": (64 * MIB, 16, 16), "256M": (256 * MIB, 1, 4)}
+RCLONE_TRANSFERS = (4, 16, 64)
+# Objects of 1 GiB that a node of 2 GiB keeps, at most.
+COLD_KEPT = 2
+EVICTED_LIMIT_SECONDS = 60
+
+
+class MemoryHttp(Server):
+    """A bare hyper server that sends the same bytes from memory."""
+
+    stdin = subprocess.PIPE
+    ready = S3sFs.ready
+
+    def __init__(self, bench, body_bytes):
+        self.s3_port = free_port()
+        command = [bench.options.target / "memory-http", "--listen", f"127.0.0.1:{self.s3_port}", "--bytes", body_bytes]
+        super().__init__(bench, "memory-http", command)
+
+
+class OriginSim(Server):
+    """The simulated origin of the tests, in memory: fresh for every sample."""
+
+    stdin = subprocess.PIPE
+    ready = S3sFs.ready
+
+    def __init__(self, bench):
+        self.s3_port = free_port()
+        command = [bench.options.target / "origin-sim", "--listen", f"127.0.0.1:{self.s3_port}", "--bucket", "cloud"]
+        super().__init__(bench, "origin-sim", command)
+
+
+def s3_load(bench, server, operation, body_bytes, clients, keys, seconds, first=0):
+    """With zero seconds every key is used once."""
+    # Of the origin the same objects are asked, where the mount has put them.
+    access, secret, bucket, prefix = (ACCESS_KEY, SECRET_KEY, "bench", "")
+    if isinstance(server, OriginSim):
+        access, secret, bucket, prefix = (ORIGIN_KEY, ORIGIN_SECRET, "cloud", "bench/")
+    # What others have left to the kernel is not to be written at this sample's cost.
+    os.sync()
+    report = bench.measure(
+        server,
+        ["s3", "--addr", f"127.0.0.1:{server.s3_port}", "--op", operation, "--access-key", access]
+        + ["--secret-key", secret, "--bucket", bucket, "--prefix", prefix, "--first", str(first), "--keys", str(keys)]
+        + ["--clients", str(clients), "--bytes", str(body_bytes), "--seconds", str(seconds)],
+    )
+    report["cpu_us_per_mib"] = report["cpu_us"] * MIB / body_bytes
+    return report
+
+
+def mount(origin):
+    """Writes the bucket `bench` back to the origin."""
+    return (
+        f'[[mount]]\npath = "/bench"\norigin = "s3://cloud/bench"\nendpoint = "http://127.0.0.1:{origin.s3_port}"\n'
+        f'region = "us-east-1"\naccess_key_id = "{ORIGIN_KEY}"\nsecret_access_key = "{ORIGIN_SECRET}"\n'
+    )
+
+
+def medians(rows):
+    return {field: statistics.median(entry[field] for entry in rows) for field in rows[0]}
+
+
+def large(bench):
+    """PutObject and GetObject beside s3s-fs; 256 MiB beside MD5 and a hyper server that sends from memory."""
+    rows = []
+    for size in bench.options.sizes.split(","):
+        rows += large_alone(bench) if size == "256M" else large_beside_s3s_fs(bench, size)
+        print("\n".join("  ".join(cells) for cells in rows), flush=True)
+    return rows
+
+
+def large_beside_s3s_fs(bench, size):
+    body_bytes, clients, keys = SIZES[size]
+    servers = [Forebay(bench, "forebay", "always")]
+    if shutil.which("s3s-fs"):
+        servers.append(S3sFs(bench))
+    for server in servers:
+        create_bucket(server.s3_port)
+        s3_load(bench, server, "put", body_bytes, clients, keys, 0)
+    rows = []
+    for operation, name in (("put", "PutObject"), ("get", "GetObject")):
+        def sample(server):
+            return s3_load(bench, server, operation, body_bytes, clients, keys, bench.options.seconds)
+        if len(servers) == 2:
+            ours, peer = bench.compare(*servers, sample)
+        else:
+            ours = medians([sample(servers[0]) for _ in range(bench.options.rounds)])
+            peer = {field: 0 for field in ours}
+        what = f"{name} {size}iB, {clients} clients"
+        rows.append(row(f"{what}, MiB/s", ours["mib_per_second"], peer["mib_per_second"]))
+        rows.append(row(f"{what}, server CPU us/MiB", ours["cpu_us_per_mib"], peer["cpu_us_per_mib"]))
+        rows.append(row(f"{what}, p99 us", ours["p99_us"], peer["p99_us"]))
+    for server in servers:
+        server.stop(signal.SIGKILL)
+        shutil.rmtree(server.data)
+    return rows
+
+
+def openssl_md5(bench):
+    """MD5 as OpenSSL computes it, in MiB/s: a second opinion of what a core can."""
+    body = os.urandom(64 * MIB)
+    begin, count = time.monotonic(), 0
+    while time.monotonic() - begin < bench.options.seconds / 2:
+        hashlib.md5(body).digest()
+        count += 1
+    return count * 64 / (time.monotonic() - begin)
+
+
+def large_alone(bench):
+    body_bytes, clients, keys = SIZES["256M"]
+    ours, peer = Forebay(bench, "forebay", "always"), MemoryHttp(bench, body_bytes)
+    create_bucket(ours.s3_port)
+    s3_load(bench, ours, "put", body_bytes, clients, keys, 0)
+    puts, md5, openssl, gets, memory = [], [], [], [], []
+    for _ in range(bench.options.rounds):
+        md5.append(bench.run_loadgen(["md5", "--seconds", str(bench.options.seconds / 2)]))
+        openssl.append({"mib_per_second": openssl_md5(bench)})
+        puts.append(s3_load(bench, ours, "put", body_bytes, clients, keys, bench.options.seconds))
+    for _ in range(bench.options.rounds):
+        gets.append(s3_load(bench, ours, "get", body_bytes, clients, keys, bench.options.seconds))
+        memory.append(s3_load(bench, peer, "get", body_bytes, clients, keys, bench.options.seconds))
+    bench.keep(md5=md5, openssl=openssl)
+    for server in (ours, peer):
+        server.stop(signal.SIGKILL)
+    shutil.rmtree(ours.data)
+    puts, md5, openssl, gets, memory = map(medians, (puts, md5, openssl, gets, memory))
+    return [
+        row("PutObject 256 MiB beside MD5 alone, MiB/s", puts["mib_per_second"], md5["mib_per_second"], 0.8),
+        row("PutObject 256 MiB beside OpenSSL's MD5, MiB/s", puts["mib_per_second"], openssl["mib_per_second"]),
+        row("PutObject 256 MiB, server CPU us/MiB", puts["cpu_us_per_mib"], 0),
+        row("GetObject 256 MiB beside hyper from memory, MiB/s", gets["mib_per_second"], memory["mib_per_second"], 0.8),
+        row("GetObject 256 MiB, server CPU us/MiB", gets["cpu_us_per_mib"], memory["cpu_us_per_mib"]),
+    ]
+
+
+def flush(bench):
+    """The queue to the cloud beside `rclone copy` of the same bodies as files, each into a fresh origin."""
+    rows = []
+    for count, body_bytes, clients, name in ((10_000, 64 << 10, 16, "10,000 x 64 KiB"), (4, 256 * MIB, 4, "4 x 256 MiB")):
+        files = bench.directory("files")
+        body = os.urandom(body_bytes)
+        for number in range(count):
+            (files / f"object-{number}").write_bytes(body)
+        os.sync()
+        ours, peers = [], {transfers: [] for transfers in RCLONE_TRANSFERS}
+        for _ in range(bench.options.rounds):
+            ours.append(flush_sample(bench, count, body_bytes, clients))
+            for transfers, samples in peers.items():
+                samples.append(rclone_sample(bench, files, transfers, count * body_bytes))
+        shutil.rmtree(files)
+        best = min(peers, key=lambda transfers: medians(peers[transfers])["seconds"])
+        ours, peer = medians(ours), medians(peers[best])
+        title = f"flush {name} beside rclone --transfers {best}"
+        rows.append(row(f"{title}, MiB/s", ours["mib_per_second"], peer["mib_per_second"], 1.0))
+        rows.append(row("  sender's CPU us/MiB", ours["cpu_us_per_mib"], peer["cpu_us_per_mib"]))
+        rows.append(row("  origin's CPU us/MiB", ours["origin_cpu_us_per_mib"], peer["origin_cpu_us_per_mib"]))
+        for transfers, samples in peers.items():
+            rows.append(row(f"  beside --transfers {transfers}, MiB/s", ours["mib_per_second"], medians(samples)["mib_per_second"]))
+        rows.append(row("  longest age of a change, ms", ours["oldest_ms"], 0))
+        print("\n".join("  ".join(cells) for cells in rows), flush=True)
+    return rows
+
+
+def flush_sample(bench, count, body_bytes, clients):
+    """The origin is stopped while the bodies are written; the time runs from the moment it goes on."""
+    origin = OriginSim(bench)
+    server = Forebay(bench, "forebay", "always", config=mount(origin))
+    create_bucket(server.s3_port)
+    s3_load(bench, server, "put", 1, 1, 1, 0)
+    # The mount is attached and probed.
+    server.flush()
+    origin.process.send_signal(signal.SIGSTOP)
+    s3_load(bench, server, "put", body_bytes, clients, count, 0)
+    os.sync()
+    before, origin_before = server.cpu_seconds(), origin.cpu_seconds()
+    oldest_ms = 1000 * server.counters().get("forebay_flush_oldest_pending_age_seconds", 0)
+    begin = time.monotonic()
+    origin.process.send_signal(signal.SIGCONT)
+    server.flush()
+    sample = timed(begin, server.cpu_seconds() - before, origin.cpu_seconds() - origin_before, count * body_bytes)
+    sample["oldest_ms"] = oldest_ms + 1000 * sample["seconds"]
+    bench.keep(server="forebay", case="flush", count=count, body_bytes=body_bytes, **sample)
+    server.stop(signal.SIGKILL)
+    origin.stop(signal.SIGKILL)
+    shutil.rmtree(server.data)
+    return sample
+
+
+def rclone_sample(bench, files, transfers, total_bytes):
+    origin = OriginSim(bench)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "RCLONE_"))},
+        "RCLONE_CONFIG_SIM_TYPE": "s3",
+        "RCLONE_CONFIG_SIM_PROVIDER": "Other",
+        "RCLONE_CONFIG_SIM_ENDPOINT": f"http://127.0.0.1:{origin.s3_port}",
+        "RCLONE_CONFIG_SIM_REGION": "us-east-1",
+        "RCLONE_CONFIG_SIM_LIST_VERSION": "2",
+        "RCLONE_CONFIG_SIM_ACCESS_KEY_ID": ORIGIN_KEY,
+        "RCLONE_CONFIG_SIM_SECRET_ACCESS_KEY": ORIGIN_SECRET,
+    }
+    origin_before = origin.cpu_seconds()
+    before = os.times()
+    begin = time.monotonic()
+    copy = ["rclone", "copy", files, "sim:cloud/bench", "--transfers", str(transfers), "--config", "/dev/null"]
+    done = subprocess.run(copy, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(f"rclone: {done.stderr}")
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    sample = timed(begin, cpu, origin.cpu_seconds() - origin_before, total_bytes)
+    bench.keep(server="rclone", case="flush", transfers=transfers, **sample)
+    origin.stop(signal.SIGKILL)
+    return sample
+
+
+def timed(begin, cpu, origin_cpu, total_bytes):
+    seconds = time.monotonic() - begin
+    mib = total_bytes / MIB
+    return {
+        "seconds": seconds,
+        "mib_per_second": mib / seconds,
+        "cpu_us_per_mib": cpu * 1e6 / mib,
+        "origin_cpu_us_per_mib": origin_cpu * 1e6 / mib,
+    }
+
+
+def cold(bench):
+    """GetObject of 1 GiB that was evicted, beside the same GET of the origin itself."""
+    body_bytes, objects = 1 << 30, bench.options.rounds
+    origin = OriginSim(bench)
+    roomy, tight = ('capacity = "64GiB"\n' + mount(origin), 'capacity = "2GiB"\n' + mount(origin))
+    server = Forebay(bench, "forebay-cold", "always", config=roomy)
+    create_bucket(server.s3_port)
+    for number in range(objects + COLD_KEPT):
+        s3_load(bench, server, "put", body_bytes, 1, 1, 0, first=number)
+    server.flush()
+    # A small node gives up the oldest of them; then there is room again, so that nothing has to go for what is read.
+    server.restart(tight)
+    limit = time.monotonic() + EVICTED_LIMIT_SECONDS
+    while (evicted := server.counters()["forebay_evicted_capacity_bytes_total"]) < objects * body_bytes:
+        if time.monotonic() > limit:
+            raise SystemExit(f"only {evicted / MIB:.0f} MiB were evicted, see {bench.raw}")
+        time.sleep(0.1)
+    server.restart(roomy)
+    ours, peer = [], []
+
+    def get(of, number):
+        return s3_load(bench, of, "get", body_bytes, 1, 1, 0, first=number)
+
+    for number in range(objects):
+        before = server.counters()["forebay_fill_bytes_total"]
+        ours.append(get(server, number))
+        filled = server.counters()["forebay_fill_bytes_total"] - before
+        if filled < 0.99 * body_bytes:
+            raise SystemExit(f"object {number} was not cold: {filled / MIB:.0f} MiB came from the origin")
+        peer.append(get(origin, number))
+    again = get(server, objects - 1)
+    kept = server.counters()["forebay_fills_kept_total"]
+    bench.keep(evicted=evicted, kept=kept, ours=ours, peer=peer, again=again)
+    for process in (server, origin):
+        process.stop(signal.SIGKILL)
+    shutil.rmtree(server.data)
+    ours, peer = medians(ours), medians(peer)
+    return [
+        row("GetObject of a cold 1 GiB beside the origin, MiB/s", ours["mib_per_second"], peer["mib_per_second"], 0.8),
+        row("  server CPU us/MiB beside the origin's", ours["cpu_us_per_mib"], peer["cpu_us_per_mib"]),
+        row("  the same object once more, MiB/s", again["mib_per_second"], peer["mib_per_second"]),
+    ]
