@@ -79,6 +79,7 @@ impl From<Error> for CommandError {
             Error::Unavailable(_) | Error::Stopping => "TRYAGAIN",
             Error::Full(_) => "OOM",
             Error::Unknown(_)
+            | Error::NotInOrigin(_)
             | Error::KeyTooLong(_)
             | Error::BodyTooLarge(..)
             | Error::BodyLength { .. }
@@ -112,7 +113,9 @@ impl From<&Refusal> for CommandError {
             )),
             Refusal::Aborted | Refusal::NotHeld => CommandError::text(format!("TRYAGAIN forebay: {refusal}")),
             Refusal::TooLarge(_) => CommandError::STRING_TOO_LONG,
+            Refusal::ReadOnly(_) => CommandError::text(format!("NOPERM forebay: {refusal}")),
             Refusal::NoSuchUpload
+            | Refusal::Existing(_)
             | Refusal::InvalidPart(_)
             | Refusal::PartTooSmall(..)
             | Refusal::NoSuchBucket

@@ -631,6 +631,7 @@ impl Pipeline {
                 Error::Unavailable(_) | Error::ChangedInOrigin(_) => true,
                 Error::Full(_) | Error::GroupTooLarge(..) | Error::BodyTooLarge(..) => true,
                 Error::Unknown(_)
+                | Error::NotInOrigin(_)
                 | Error::KeyTooLong(_)
                 | Error::BodyLength { .. }
                 | Error::Stopping

@@ -142,6 +142,7 @@ impl From<Error> for Refused {
             Error::Unavailable(_) => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
             Error::Unknown(_) => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
             Error::Full(_) => Refused::new("SlowDown", 503, text).retry_after(5),
+            Error::NotInOrigin(_) => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
             Error::KeyTooLong(size) => Refused::new("KeyTooLongError", 400, "Your key is too long")
                 .with("Size", size.to_string())
                 .with("MaxSizeAllowed", forebay_storage::object::KEY_BYTES_MAX.to_string()),
@@ -167,7 +168,8 @@ impl From<Refusal> for Refused {
             Refusal::BucketNotEmpty => {
                 Refused::new("BucketNotEmpty", 409, "The bucket you tried to delete is not empty")
             }
-            Refusal::Mounted(_) => Refused::new("InvalidBucketState", 409, text),
+            Refusal::Mounted(_) | Refusal::Existing(_) => Refused::new("InvalidBucketState", 409, text),
+            Refusal::ReadOnly(_) => Refused::new("AccessDenied", 403, text),
             Refusal::OriginKeyTooLong(size) => Refused::new("KeyTooLongError", 400, text)
                 .with("Size", size.to_string())
                 .with("MaxSizeAllowed", "1024"),

@@ -38,6 +38,10 @@ pub enum Error {
     /// One atomic group is over the cap on its encoded size (bytes given, limit).
     #[error("transaction is {0} bytes long, the limit is {1}")]
     GroupTooLarge(u64, u64),
+    /// The change is committed here, and not in the origin of its write-through mount yet: it stays queued. Says why
+    /// (RESP error, S3 503).
+    #[error("stored here, not yet in origin ({0})")]
+    NotInOrigin(Arc<str>),
     /// The node is stopping.
     #[error("the node is stopping")]
     Stopping,

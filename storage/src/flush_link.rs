@@ -126,8 +126,8 @@ impl FlushLog for CoreLink {
         self.propose_one(&Mutation::FlushAbandon { bucket, key, version }).await
     }
 
-    async fn attach(&self, mount: MountId) -> Result<(), LogError> {
-        self.propose_one(&Mutation::MountAttached { mount: mount.0 }).await
+    async fn attach(&self, mount: MountId, existing: bool) -> Result<(), LogError> {
+        self.propose_one(&Mutation::MountAttached { mount: mount.0, existing }).await
     }
 }
 

@@ -230,7 +230,7 @@ pub(crate) async fn record(
         }
         if row.attached && row.uncovered {
             let mut submission = Submission::new();
-            submission.push(&Mutation::MountAttached { mount: id.0 });
+            submission.push(&Mutation::MountAttached { mount: id.0, existing: false });
             shared.submit(submission).await?;
         }
         specs.push(MountSpec {
@@ -289,8 +289,9 @@ async fn record_one(
         prefix: &mount.prefix,
         origin,
         origin_prefix,
-        mode: if mount.origin.is_some() { MountMode::WriteBack } else { MountMode::Local },
+        mode: if mount.origin.is_some() { mount.mode } else { MountMode::Local },
         flushall: mount.flushall,
+        revalidate: mount.revalidate.is_some(),
     });
     let outcomes = shared.submit(submission).await?;
     let id = match outcomes.results.first() {

@@ -6,11 +6,13 @@
 
 use crate::object::{BucketId, Version};
 
+pub use adopt::{ADOPTED_PIECE_BYTES, AdoptedHead};
 pub(crate) use codec::encode_atomic_head;
 pub(crate) use multipart::{COPIED_EXTENTS_MAX, OBJECT_EXTENTS_MAX};
 pub use multipart::{OBJECT_BYTES_MAX, PART_BYTES_MIN, PART_NUMBER_MAX, PartNames};
 pub use payload::{Payload, StagedPart, StagedParts};
 
+mod adopt;
 mod codec;
 mod multipart;
 mod payload;
@@ -81,10 +83,15 @@ pub enum Guard<'a> {
 }
 
 /// How a mount treats the origin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MountMode {
     /// Acknowledge here, upload later.
+    #[default]
     WriteBack,
+    /// Acknowledge when the origin has it.
+    WriteThrough,
+    /// The origin is read; nothing is written.
+    ReadOnly,
     /// No origin.
     Local,
 }
@@ -376,7 +383,8 @@ pub enum Mutation<'a> {
         /// The epoch that was swept.
         epoch: Version,
     },
-    /// Records a mount (idempotent by bucket and prefix). Outcome `Mount`.
+    /// Records a mount (idempotent by bucket and prefix), or other settings of one. One that was read-only and is not
+    /// any more is to be attached anew. Outcome `Mount`.
     Mount {
         /// Bucket name; created if it does not exist.
         bucket: &'a [u8],
@@ -390,11 +398,57 @@ pub enum Mutation<'a> {
         mode: MountMode,
         /// Whether FLUSHDB and FLUSHALL may empty it.
         flushall: bool,
+        /// Whether foreign changes are looked for.
+        revalidate: bool,
     },
-    /// The origin prefix was found empty and is ours from now on. Outcome `Done` or `Unmet`.
+    /// The origin was reached, and may be written where the mount's mode says so. Outcome `Done` or `Unmet`.
     MountAttached {
         /// Mount number.
         mount: u32,
+        /// Whether something lay under the origin prefix that this cluster has not put there: from then on the
+        /// mount is one over existing data.
+        existing: bool,
+    },
+    /// Takes an object over that was found in the origin: its head, and a body whose bytes are in the origin only.
+    /// Nothing is queued. Outcome `Done` (its version), or `Unmet` if something is known here by now that says
+    /// otherwise, or the mount is not the key's.
+    Adopt {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The mount whose origin was asked.
+        mount: u32,
+        /// What was visible before the origin was asked.
+        read_at: Version,
+        /// The version in whose place it comes; `None` if nothing is here.
+        replaces: Option<Version>,
+        /// What was found.
+        head: AdoptedHead<'a>,
+    },
+    /// Drops an object that the origin held and does not hold any more. Nothing is queued. Outcome as of `Adopt`.
+    Vanish {
+        /// Bucket.
+        bucket: BucketId,
+        /// Key.
+        key: &'a [u8],
+        /// The mount whose origin was asked.
+        mount: u32,
+        /// The version that is here.
+        version: Version,
+        /// What was visible before the origin was asked.
+        read_at: Version,
+    },
+    /// Notes how far an import has come. Outcome `Done`, or `Unmet` if there is no such mount.
+    ImportNote {
+        /// Mount number.
+        mount: u32,
+        /// The last key that was looked at; empty before the first.
+        after: &'a [u8],
+        /// Objects adopted so far.
+        adopted: u64,
+        /// Whether it is finished.
+        done: bool,
     },
     /// Forgets a mount: its origin keeps what it has, its keys are local from now on, and the path may be
     /// mounted anew. With `abandon`, rows still queued for it do not refuse this: the mount then takes no
@@ -571,6 +625,12 @@ pub enum Refusal {
     /// FLUSHDB on a mounted bucket without `flushall = true`.
     #[error("the bucket holds the mount {0}")]
     Mounted(String),
+    /// FLUSHDB on a bucket with a mount over data that was there before it.
+    #[error("the bucket holds the mount {0}, over data that was there before it; it is never emptied")]
+    Existing(String),
+    /// The mount of this path is read-only.
+    #[error("{0} is a read-only mount")]
+    ReadOnly(String),
     /// So many changes still wait for the mount's origin.
     #[error("{0} changes still wait for its origin")]
     MountBusy(u64),
@@ -623,6 +683,8 @@ impl<'a> Mutation<'a> {
             | Mutation::Hold { bucket, key, .. }
             | Mutation::Release { bucket, key, .. }
             | Mutation::Transfer { bucket, key, .. }
+            | Mutation::Adopt { bucket, key, .. }
+            | Mutation::Vanish { bucket, key, .. }
             | Mutation::FlushPark { bucket, key, .. }
             | Mutation::FlushAbandon { bucket, key, .. } => visit(*bucket, key),
             Mutation::Rename { bucket, from, to, .. } => {
@@ -648,6 +710,7 @@ impl<'a> Mutation<'a> {
             | Mutation::SweepDone { .. }
             | Mutation::Mount { .. }
             | Mutation::MountAttached { .. }
+            | Mutation::ImportNote { .. }
             | Mutation::MountForget { .. }
             | Mutation::TransferGone { .. }
             | Mutation::CreateUpload { .. }

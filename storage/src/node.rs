@@ -22,7 +22,7 @@ use crate::journal::{BackgroundPreparer, JournalConfig};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::lmdb::Lmdb;
 use crate::mounts;
-use crate::mutation::{Mutation, Outcome};
+use crate::mutation::{MountMode, Mutation, Outcome};
 use crate::object::BlobId;
 use crate::origin::Origin;
 use crate::origin::dir::DirOrigin;
@@ -159,7 +159,18 @@ pub struct MountConfig {
     pub fifo: bool,
     /// Whether bodies travel with a checksum.
     pub checksums: ChecksumMode,
+    /// How it treats the origin. Without an origin, a mount is local whatever stands here.
+    pub mode: MountMode,
+    /// Age at which what was learnt of the origin's object is asked again; `None`: never. Shorter shows foreign
+    /// changes sooner, at one HEAD for each key that is read.
+    pub revalidate: Option<Duration>,
+    /// Longest wait of a write to a write-through mount for its origin; then the writer is told that the change is
+    /// here and not there yet.
+    pub write_through_timeout: Duration,
 }
+
+/// Default of [`MountConfig::write_through_timeout`].
+pub const WRITE_THROUGH_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl MountConfig {
     /// `/bucket/prefix`, for people.

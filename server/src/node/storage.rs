@@ -67,6 +67,9 @@ fn mount_config(config: &Config, mount: &config::MountConfig) -> MountConfig {
             ChecksumMode::Required => forebay_storage::flush::ChecksumMode::Required,
             ChecksumMode::None => forebay_storage::flush::ChecksumMode::None,
         },
+        mode: forebay_storage::mutation::MountMode::WriteBack,
+        revalidate: None,
+        write_through_timeout: forebay_storage::node::WRITE_THROUGH_TIMEOUT,
     }
 }
 

@@ -144,7 +144,7 @@ impl Applier {
         origin: &str,
         origin_prefix: &str,
         mode: MountMode,
-        flushall: bool,
+        (flushall, revalidate): (bool, bool),
     ) -> Outcome {
         let Outcome::Bucket(bucket, _) = self.create_bucket(bucket) else {
             return Outcome::Refused(Refusal::NoSuchBucket);
@@ -156,6 +156,10 @@ impl Applier {
             attached: false,
             leaving: false,
             uncovered: false,
+            read_only: mode == MountMode::ReadOnly,
+            write_through: mode == MountMode::WriteThrough,
+            existing: false,
+            revalidate,
             prefix: Box::from(prefix),
             origin: origin.to_owned(),
             origin_prefix: origin_prefix.to_owned(),
@@ -168,8 +172,10 @@ impl Applier {
                 if old.leaving || (old.attached && !same_origin) {
                     return Outcome::Refused(Refusal::Mounted(old.origin.clone()));
                 }
-                self.state.mounts[at].1 =
-                    MountRow { attached: old.attached, uncovered: old.uncovered, ..row };
+                // What lay here before was not queued, and the origin was not tried for writing.
+                let attached = old.attached && (row.read_only || !old.read_only);
+                let (uncovered, existing) = (old.uncovered, old.existing);
+                self.state.mounts[at].1 = MountRow { attached, uncovered, existing, ..row };
                 at
             }
             None => {
@@ -186,11 +192,12 @@ impl Applier {
         Outcome::Mount(number)
     }
 
-    pub(super) fn mount_attached(&mut self, mount: u32) -> Outcome {
+    pub(super) fn mount_attached(&mut self, mount: u32, existing: bool) -> Outcome {
         let Some((_, row)) = self.state.mounts.iter_mut().find(|(number, _)| *number == mount) else {
             return Outcome::Unmet;
         };
         (row.attached, row.uncovered) = (true, false);
+        row.existing |= existing;
         let row = row.encode();
         self.state.tables_changed = true;
         self.put(RowKey::encoded(&numbered_key(Table::Mount, mount)), Some(row));

@@ -25,7 +25,7 @@ impl Applier {
         Ok(row.seen_by(self.state.mount_of(bucket, key).map(|(mount, _)| mount)))
     }
 
-    fn put_origin_row(&mut self, bucket: BucketId, key: &[u8], row: &OriginRow) {
+    pub(super) fn put_origin_row(&mut self, bucket: BucketId, key: &[u8], row: &OriginRow) {
         let value = (!row.is_empty()).then(|| row.encode());
         self.put(RowKey::object(Table::Origin, bucket, key), value);
     }
@@ -81,6 +81,7 @@ impl Applier {
             barrier,
             overwrite,
             transfer: false,
+            blind: false,
             mount,
             stamp_ms: self.place.stamp_ms,
             bytes: new.map_or(0, |row| row.body_len),
@@ -164,6 +165,7 @@ impl Applier {
             barrier: false,
             overwrite,
             transfer: false,
+            blind: false,
             mount,
             stamp_ms: self.place.stamp_ms,
             bytes: object.body_len,
@@ -215,7 +217,11 @@ impl Applier {
             self.put(RowKey::object(Table::Started, bucket, key), None);
         }
         // Of a mount that is being forgotten nothing is kept.
-        origin.mount = self.state.mount_of(bucket, key).map(|(mount, _)| mount);
+        let mount = self.state.mount_of(bucket, key).map(|(mount, row)| (mount, row.looks_up()));
+        if let (None, Some((mount, true))) = (origin_etag, mount) {
+            self.mark_deleted(mount, key);
+        }
+        origin.mount = mount.map(|(mount, _)| mount);
         origin.origin = origin_etag.filter(|_| origin.mount.is_some()).map(|etag| (version, etag.to_owned()));
         self.put_origin_row(bucket, key, &origin);
         if let (true, Some(mount), Some(_)) = (removed, origin.mount, &origin.origin) {

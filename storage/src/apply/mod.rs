@@ -8,6 +8,7 @@
 //! This file owns the walk over an entry and the one way a row is replaced ([`Applier::replace`]); the
 //! families of mutations live beside it.
 
+mod adopt;
 mod body;
 mod bucket;
 mod clean;
@@ -40,6 +41,7 @@ use crate::mutation::{Guard, Mutation, Outcome, Refusal};
 use crate::object::{BlobId, BucketId, ClusterId, Version};
 use crate::registry::Registry;
 
+use adopt::ForeignKey;
 use multipart::{PartSource, UploadName};
 
 pub(crate) use bucket::mount_path;
@@ -351,10 +353,21 @@ impl Applier {
             Mutation::ExpireDue { bucket, key } => self.expire_due(*bucket, key),
             Mutation::Sweep { bucket, key } => self.sweep(*bucket, key),
             Mutation::SweepDone { bucket, epoch } => Ok(self.sweep_done(*bucket, *epoch)),
-            Mutation::Mount { bucket, prefix, origin, origin_prefix, mode, flushall } => {
-                Ok(self.mount(bucket, prefix, origin, origin_prefix, *mode, *flushall))
+            Mutation::Mount { bucket, prefix, origin, origin_prefix, mode, flushall, revalidate } => {
+                Ok(self.mount(bucket, prefix, origin, origin_prefix, *mode, (*flushall, *revalidate)))
             }
-            Mutation::MountAttached { mount } => Ok(self.mount_attached(*mount)),
+            Mutation::MountAttached { mount, existing } => Ok(self.mount_attached(*mount, *existing)),
+            Mutation::Adopt { bucket, key, mount, read_at, replaces, head } => self.adopt(
+                ForeignKey { bucket: *bucket, key, mount: *mount, read_at: *read_at },
+                *replaces,
+                head,
+            ),
+            Mutation::Vanish { bucket, key, mount, version, read_at } => {
+                self.vanish(ForeignKey { bucket: *bucket, key, mount: *mount, read_at: *read_at }, *version)
+            }
+            Mutation::ImportNote { mount, after, adopted, done } => {
+                Ok(self.import_note(*mount, after, *adopted, *done))
+            }
             Mutation::MountForget { mount, abandon } => Ok(self.mount_forget(*mount, *abandon)),
             Mutation::MarkDirty { bucket, key } => self.mark_dirty(*bucket, key),
             Mutation::FlushStarted { bucket, key, version, deadline_ms } => {

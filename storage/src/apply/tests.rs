@@ -34,6 +34,7 @@ impl Story {
             origin_prefix: "p/",
             mode: MountMode::WriteBack,
             flushall: false,
+            revalidate: false,
         });
         assert_eq!(outcome, Outcome::Mount(1));
         story
@@ -377,6 +378,7 @@ fn mount_at<'a>(prefix: &'a [u8], origin: &'a str) -> Mutation<'a> {
         origin_prefix: "",
         mode: MountMode::WriteBack,
         flushall: false,
+        revalidate: false,
     }
 }
 
@@ -449,7 +451,7 @@ fn what_was_learnt_of_a_forgotten_origin_says_nothing_of_the_next() {
 fn a_mount_above_a_forgotten_one_looks_at_what_it_uncovers() {
     let mut story = Story::mounted();
     let bucket = story.bucket;
-    done(story.run(&Mutation::MountAttached { mount: 1 }));
+    done(story.run(&Mutation::MountAttached { mount: 1, existing: false }));
     assert_eq!(story.run(&mount_at(b"sub/", "s3://other")), Outcome::Mount(2));
     let version = story.set(b"sub/k", b"1");
     done(story.run(&Mutation::Flushed { bucket, key: b"sub/k", version, origin_etag: Some("e") }));
@@ -458,7 +460,7 @@ fn a_mount_above_a_forgotten_one_looks_at_what_it_uncovers() {
     assert!(MountRow::decode(&row).unwrap().uncovered);
     done(story.run(&Mutation::MarkDirty { bucket, key: b"sub/k" }));
     assert!(story.queued(b"sub/k", version).unwrap().overwrite, "the origin above may hold an older one");
-    done(story.run(&Mutation::MountAttached { mount: 1 }));
+    done(story.run(&Mutation::MountAttached { mount: 1, existing: false }));
     let row = story.raw(RowKey::encoded(&numbered_key(Table::Mount, 1))).unwrap();
     assert!(!MountRow::decode(&row).unwrap().uncovered);
 }

@@ -227,8 +227,8 @@ pub trait FlushLog: Send + Sync + 'static {
     async fn unpark(&self, row: RowId) -> Result<(), LogError>;
     /// Gives a row up by an operator's word; its started row stays.
     async fn abandon(&self, row: RowId) -> Result<(), LogError>;
-    /// The mount's origin prefix was found empty and is ours from now on.
-    async fn attach(&self, mount: MountId) -> Result<(), LogError>;
+    /// The mount's origin was reached; `existing`: something lay under its prefix that this cluster has not put there.
+    async fn attach(&self, mount: MountId, existing: bool) -> Result<(), LogError>;
 }
 
 /// What [`FlushSource::load`] hands over.

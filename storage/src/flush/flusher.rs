@@ -649,7 +649,7 @@ impl Flusher {
                 Ok(false) => return Err(format!("origin prefix {} is not empty", mount.shown_origin())),
                 Err(error) => return Err(error.to_string()),
             }
-            self.log.attach(*id).await.map_err(|error| format!("recording the mount: {error}"))?;
+            self.log.attach(*id, false).await.map_err(|error| format!("recording the mount: {error}"))?;
             mount.state.lock().attached = true;
         }
         let found = origin.probe(origin_prefix).await.map_err(|error| error.to_string())?;

@@ -20,6 +20,9 @@
 //! V upload   'V' bucket:u32be key upload:u64be        upload row
 //! W part     'W' upload:u64be number:u16be            object row: the part's body, MD5 and checksum
 //! T transfer 'T' version:u64be number:u32be           number 0: transfer row; else a part that the origin has
+//! D deletes  'D' mount:u32be slot:u16be               version:u64le of the last delete of ours that this origin took, of
+//!                                                     the keys of a slot; only of mounts that look up
+//! I import   'I' mount:u32be                          import row: how far an import has come
 //! A boot     'A' node:u32be                           number:u64le of the node's present run
 //! X meta     'X' name                                 applied index, cluster identity, ... (local and replicated)
 //! U usage    'U' segment:u32be                        live bytes of a segment (local)
@@ -38,10 +41,11 @@
 //! scan row:    'Xscan' (local): layout:u8=1, then segment:u32le to the end: where a start must look for staged
 //!              extents that no B row names yet
 //! bucket row:  layout:u8=1 created_ms:u64 epoch:u64 swept:u64 objects:u64 bytes:u64 name (to the end)
-//! mount row:   layout:u8=1 flags:u8 (1 local, 2 flushall, 4 attached, 8 leaving, 16 uncovered) bucket:u32 prefix
-//!              origin origin_prefix
-//! queue row:   layout:u8=1 flags:u8 (1 delete, 2 barrier, 4 overwrite, 8 parked, 16 transfer) mount:u32 stamp_ms:u64
-//!              bytes:u64 reason held (an object row, or empty)
+//! mount row:   layout:u8=1 flags:u8 (1 local, 2 flushall, 4 attached, 8 leaving, 16 uncovered, 32 read_only,
+//!              64 write_through, 128 existing) bucket:u32 prefix origin origin_prefix [more:u8 (1 revalidate)]
+//! queue row:   layout:u8=1 flags:u8 (1 delete, 2 barrier, 4 overwrite, 8 parked, 16 transfer, 32 blind) mount:u32
+//!              stamp_ms:u64 bytes:u64 reason held (an object row, or empty)
+//! import row:  layout:u8=1 flags:u8 (1 done) adopted:u64 last key (to the end)
 //! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin, 8 mount) rows:u32 [pending:u64]
 //!              [started:u64 deadline_ms:u64] [origin:u64 etag] [mount:u32]   (byte strings: len:u32 bytes)
 //! transfer row: layout:u8=1 flags:u8 (1 crc32c, 2 stale) mount:u32 bucket:u32 part_bytes:u64 last_part:u32 key
@@ -85,6 +89,10 @@ pub(crate) enum Table {
     Clean = b'C',
     /// Multipart uploads of ours at the origin.
     Transfer = b'T',
+    /// The last delete of ours that an origin took, by slot.
+    Deletes = b'D',
+    /// How far imports have come.
+    Import = b'I',
     /// The present run of each node.
     Boot = b'A',
     /// Live bytes by segment (local).
@@ -94,7 +102,7 @@ pub(crate) enum Table {
 impl Table {
     /// Tables that are a function of the log alone.
     #[cfg(test)]
-    pub(crate) const REPLICATED: [Table; 14] = [
+    pub(crate) const REPLICATED: [Table; 16] = [
         Table::Object,
         Table::Expiry,
         Table::Blob,
@@ -108,6 +116,8 @@ impl Table {
         Table::UploadPart,
         Table::Clean,
         Table::Transfer,
+        Table::Deletes,
+        Table::Import,
         Table::Boot,
     ];
 }
@@ -166,6 +176,24 @@ pub(crate) fn numbered_key(table: Table, number: u32) -> [u8; 5] {
     out[0] = table as u8;
     out[1..].copy_from_slice(&number.to_be_bytes());
     out
+}
+
+/// Key of the mark of the last delete of a slot.
+pub(crate) fn deletes_key(mount: u32, slot: u16) -> [u8; 7] {
+    let mut out = [0; 7];
+    out[..5].copy_from_slice(&numbered_key(Table::Deletes, mount));
+    out[5..].copy_from_slice(&slot.to_be_bytes());
+    out
+}
+
+/// Value of the mark of the last delete of a slot.
+pub(crate) fn encode_deletes(version: Version) -> Arc<[u8]> {
+    Arc::from(&version.0.to_le_bytes()[..])
+}
+
+/// Decodes what [`encode_deletes`] wrote.
+pub(crate) fn decode_deletes(mut row: &[u8]) -> Option<Version> {
+    take_u64(&mut row).map(Version)
 }
 
 /// Key of a boot row.
@@ -739,6 +767,14 @@ pub(crate) struct MountRow {
     pub(crate) leaving: bool,
     /// A mount below it was forgotten: what lay under that one must be looked at again.
     pub(crate) uncovered: bool,
+    /// No object under it is changed by clients.
+    pub(crate) read_only: bool,
+    /// A change is acknowledged when the origin has it.
+    pub(crate) write_through: bool,
+    /// When it was attached, the origin held what this cluster had not put there.
+    pub(crate) existing: bool,
+    /// Foreign changes are looked for.
+    pub(crate) revalidate: bool,
     pub(crate) prefix: Box<[u8]>,
     pub(crate) origin: String,
     pub(crate) origin_prefix: String,
@@ -750,13 +786,24 @@ impl MountRow {
             | u8::from(self.flushall) << 1
             | u8::from(self.attached) << 2
             | u8::from(self.leaving) << 3
-            | u8::from(self.uncovered) << 4;
+            | u8::from(self.uncovered) << 4
+            | u8::from(self.read_only) << 5
+            | u8::from(self.write_through) << 6
+            | u8::from(self.existing) << 7;
         let mut out = vec![LAYOUT, flags];
         out.extend_from_slice(&self.bucket.0.to_le_bytes());
         put_bytes(&mut out, &self.prefix);
         put_bytes(&mut out, self.origin.as_bytes());
         put_bytes(&mut out, self.origin_prefix.as_bytes());
+        out.push(u8::from(self.revalidate));
         Arc::from(out)
+    }
+
+    /// Whether a key without a row may be an object of the origin all the same: nothing is known of what this
+    /// cluster has not put there, or somebody else may put something there.
+    pub(crate) fn looks_up(&self) -> bool {
+        let unknown = self.existing || self.read_only || !self.attached || self.revalidate;
+        !self.local && !self.leaving && unknown
     }
 
     pub(crate) fn decode(mut row: &[u8]) -> Option<MountRow> {
@@ -771,10 +818,14 @@ impl MountRow {
             attached: flags & 4 != 0,
             leaving: flags & 8 != 0,
             uncovered: flags & 16 != 0,
+            read_only: flags & 32 != 0,
+            write_through: flags & 64 != 0,
+            existing: flags & 128 != 0,
             bucket: BucketId(take_u32(b)?),
             prefix: Box::from(take_bytes(b)?),
             origin: String::from_utf8(take_bytes(b)?.to_vec()).ok()?,
             origin_prefix: String::from_utf8(take_bytes(b)?.to_vec()).ok()?,
+            revalidate: take_u8(b).is_some_and(|more| more & 1 != 0),
         })
     }
 }
@@ -790,6 +841,8 @@ pub(crate) struct QueueRow {
     pub(crate) bytes: u64,
     /// Whether there is a transfer row of its version.
     pub(crate) transfer: bool,
+    /// It was written without knowing what the origin holds under its key, and wins over whatever that is.
+    pub(crate) blind: bool,
     /// Why it was set aside.
     pub(crate) parked: Option<String>,
     /// The object row whose bytes this still needs, once the object itself has moved on.
@@ -802,7 +855,8 @@ impl QueueRow {
             | u8::from(self.barrier) << 1
             | u8::from(self.overwrite) << 2
             | u8::from(self.parked.is_some()) << 3
-            | u8::from(self.transfer) << 4;
+            | u8::from(self.transfer) << 4
+            | u8::from(self.blind) << 5;
         let mut out = vec![LAYOUT, flags];
         out.extend_from_slice(&self.mount.to_le_bytes());
         out.extend_from_slice(&self.stamp_ms.to_le_bytes());
@@ -826,12 +880,41 @@ impl QueueRow {
             barrier: flags & 2 != 0,
             overwrite: flags & 4 != 0,
             transfer: flags & 16 != 0,
+            blind: flags & 32 != 0,
             mount,
             stamp_ms,
             bytes,
             parked: (flags & 8 != 0).then_some(reason),
             held: (!held.is_empty()).then(|| Arc::from(held)),
         })
+    }
+}
+
+/// How far an import has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ImportRow {
+    pub(crate) done: bool,
+    /// Objects adopted so far.
+    pub(crate) adopted: u64,
+    /// The last key that was looked at; empty before the first.
+    pub(crate) after: Box<[u8]>,
+}
+
+impl ImportRow {
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let mut out = vec![LAYOUT, u8::from(self.done)];
+        out.extend_from_slice(&self.adopted.to_le_bytes());
+        out.extend_from_slice(&self.after);
+        Arc::from(out)
+    }
+
+    #[allow(dead_code, reason = "read by the import, which is not here yet")]
+    pub(crate) fn decode(mut row: &[u8]) -> Option<ImportRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        Some(ImportRow { done: take_u8(b)? & 1 != 0, adopted: take_u64(b)?, after: Box::from(*b) })
     }
 }
 

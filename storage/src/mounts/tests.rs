@@ -24,6 +24,9 @@ fn mounted(dir: &Path, origin: Option<(&str, &Arc<MemoryOrigin>)>) -> StorageCon
         min_interval: Duration::ZERO,
         fifo: false,
         checksums: Default::default(),
+        mode: Default::default(),
+        revalidate: None,
+        write_through_timeout: crate::node::WRITE_THROUGH_TIMEOUT,
     }));
     config
 }

@@ -3,7 +3,8 @@
 //! A tag per mutation, then its fields; old tags stay readable, and decoding trusts no length.
 
 use super::{
-    Existence, ExpireIf, Guard, MountMode, Mutation, PartNames, Payload, PutIf, SetExpiry, TransferStep,
+    AdoptedHead, Existence, ExpireIf, Guard, MountMode, Mutation, PartNames, Payload, PutIf, SetExpiry,
+    TransferStep,
 };
 use crate::keyspace::tables::{put_bytes, take_bytes, take_u8, take_u32, take_u64};
 use crate::object::{BucketId, KEY_BYTES_MAX, Version};
@@ -117,17 +118,46 @@ impl<'a> Mutation<'a> {
                 out.extend_from_slice(&bucket.0.to_le_bytes());
                 out.extend_from_slice(&epoch.0.to_le_bytes());
             }
-            Mutation::Mount { bucket, prefix, origin, origin_prefix, mode, flushall } => {
+            Mutation::Mount { bucket, prefix, origin, origin_prefix, mode, flushall, revalidate } => {
                 out.push(18);
-                out.push(u8::from(*mode == MountMode::Local) | u8::from(*flushall) << 1);
+                out.push(mode_tag(*mode) | u8::from(*flushall) << 1 | u8::from(*revalidate) << 4);
                 put_bytes(out, bucket);
                 put_bytes(out, prefix);
                 put_bytes(out, origin.as_bytes());
                 put_bytes(out, origin_prefix.as_bytes());
             }
-            Mutation::MountAttached { mount } => {
-                out.push(19);
+            Mutation::MountAttached { mount, existing } => {
+                // Tag 19, without a flag, was written of prefixes that were empty.
+                out.push(43);
+                out.push(u8::from(*existing));
                 out.extend_from_slice(&mount.to_le_bytes());
+            }
+            Mutation::Adopt { bucket, key, mount, read_at, replaces, head } => {
+                out.push(44);
+                out.push(u8::from(replaces.is_some()));
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&mount.to_le_bytes());
+                let AdoptedHead { len, modified_ms, origin_etag, etag, meta } = head;
+                for number in [read_at.0, replaces.unwrap_or(Version::ZERO).0, *len, *modified_ms] {
+                    out.extend_from_slice(&number.to_le_bytes());
+                }
+                put_bytes(out, origin_etag.as_bytes());
+                put_bytes(out, etag.as_bytes());
+                put_bytes(out, meta);
+            }
+            Mutation::Vanish { bucket, key, mount, version, read_at } => {
+                out.push(45);
+                put_key(out, *bucket, key);
+                out.extend_from_slice(&mount.to_le_bytes());
+                out.extend_from_slice(&version.0.to_le_bytes());
+                out.extend_from_slice(&read_at.0.to_le_bytes());
+            }
+            Mutation::ImportNote { mount, after, adopted, done } => {
+                out.push(46);
+                out.push(u8::from(*done));
+                out.extend_from_slice(&mount.to_le_bytes());
+                out.extend_from_slice(&adopted.to_le_bytes());
+                put_bytes(out, after);
             }
             Mutation::MountForget { mount, abandon } => {
                 out.push(40);
@@ -352,11 +382,37 @@ impl<'a> Mutation<'a> {
                     prefix: take_bytes(b)?,
                     origin: take_str(b)?,
                     origin_prefix: take_str(b)?,
-                    mode: if tags & 1 != 0 { MountMode::Local } else { MountMode::WriteBack },
+                    mode: take_mode(tags)?,
                     flushall: tags & 2 != 0,
+                    revalidate: tags & 16 != 0,
                 }
             }
-            19 => Mutation::MountAttached { mount: take_u32(b)? },
+            19 => Mutation::MountAttached { existing: false, mount: take_u32(b)? },
+            43 => Mutation::MountAttached { existing: take_u8(b)? != 0, mount: take_u32(b)? },
+            44 => {
+                let present = take_u8(b)? != 0;
+                let ((bucket, key), mount) = (take_key(b)?, take_u32(b)?);
+                let (read_at, version) = (Version(take_u64(b)?), Version(take_u64(b)?));
+                let head = AdoptedHead {
+                    len: take_u64(b)?,
+                    modified_ms: take_u64(b)?,
+                    origin_etag: take_str(b)?,
+                    etag: take_str(b)?,
+                    meta: take_bytes(b)?,
+                };
+                let replaces = present.then_some(version);
+                Mutation::Adopt { bucket, key, mount, read_at, replaces, head }
+            }
+            45 => {
+                let ((bucket, key), mount) = (take_key(b)?, take_u32(b)?);
+                let (version, read_at) = (Version(take_u64(b)?), Version(take_u64(b)?));
+                Mutation::Vanish { bucket, key, mount, version, read_at }
+            }
+            46 => {
+                let done = take_u8(b)? != 0;
+                let (mount, adopted) = (take_u32(b)?, take_u64(b)?);
+                Mutation::ImportNote { mount, after: take_key_bytes(b)?, adopted, done }
+            }
             20 => {
                 let (bucket, key) = take_key(b)?;
                 Mutation::MarkDirty { bucket, key }
@@ -481,6 +537,25 @@ pub(crate) fn encode_atomic_head(out: &mut Vec<u8>, guards: &[Guard<'_>], count:
         out.extend_from_slice(&version.unwrap_or(Version::ZERO).0.to_le_bytes());
     }
     out.extend_from_slice(&count.to_le_bytes());
+}
+
+fn mode_tag(mode: MountMode) -> u8 {
+    match mode {
+        MountMode::WriteBack => 0,
+        MountMode::Local => 1,
+        MountMode::ReadOnly => 4,
+        MountMode::WriteThrough => 8,
+    }
+}
+
+fn take_mode(tags: u8) -> Option<MountMode> {
+    Some(match tags & !(2 | 16) {
+        0 => MountMode::WriteBack,
+        1 => MountMode::Local,
+        4 => MountMode::ReadOnly,
+        8 => MountMode::WriteThrough,
+        _ => return None,
+    })
 }
 
 fn existence_tag(existence: Existence) -> u8 {

@@ -78,8 +78,19 @@ fn examples<'a>(key: &'a [u8], bytes: &'a [u8], text: &'a str, number: u64) -> V
             origin_prefix: text,
             mode: MountMode::Local,
             flushall: true,
+            revalidate: true,
         },
-        Mutation::MountAttached { mount: 9 },
+        Mutation::MountAttached { mount: 9, existing: true },
+        Mutation::Adopt {
+            bucket,
+            key,
+            mount: 9,
+            read_at: version,
+            replaces: Some(version),
+            head: AdoptedHead { len: number, modified_ms: 7, origin_etag: text, etag: text, meta: bytes },
+        },
+        Mutation::Vanish { bucket, key, mount: 9, version, read_at: version },
+        Mutation::ImportNote { mount: 9, after: key, adopted: number, done: true },
         Mutation::MountForget { mount: 9, abandon: true },
         Mutation::MarkDirty { bucket, key },
         Mutation::FlushStarted { bucket, key, version, deadline_ms: number },
@@ -132,6 +143,22 @@ proptest! {
             Mutation::decode(&mut &bytes[..at.index(bytes.len())]);
         }
     }
+}
+
+#[test]
+fn every_mode_of_a_mount_reads_back_and_old_attachments_were_of_empty_prefixes() {
+    for mode in [MountMode::WriteBack, MountMode::WriteThrough, MountMode::ReadOnly, MountMode::Local] {
+        for flushall in [false, true] {
+            let (bucket, prefix) = (&b"b"[..], &b"p/"[..]);
+            let (origin, origin_prefix, revalidate) = ("o", "", !flushall);
+            let mount = Mutation::Mount { bucket, prefix, origin, origin_prefix, mode, flushall, revalidate };
+            let mut bytes = Vec::new();
+            mount.encode(&mut bytes);
+            assert_eq!(Mutation::decode(&mut &bytes[..]), Some(mount));
+        }
+    }
+    let attached = Mutation::decode(&mut &[19, 7, 0, 0, 0][..]);
+    assert_eq!(attached, Some(Mutation::MountAttached { mount: 7, existing: false }));
 }
 
 #[test]

@@ -152,6 +152,7 @@ impl Site {
             origin_prefix: "",
             mode: MountMode::WriteBack,
             flushall: false,
+            revalidate: false,
         });
         let mount = match self.submit(submission)?.results[..] {
             [Outcome::Mount(mount)] => mount,

@@ -51,6 +51,9 @@ fn mount(bucket: &str, prefix: &[u8], origin: &Arc<MemoryOrigin>) -> MountConfig
         min_interval: Duration::ZERO,
         fifo: false,
         checksums: ChecksumMode::Auto,
+        mode: Default::default(),
+        revalidate: None,
+        write_through_timeout: crate::node::WRITE_THROUGH_TIMEOUT,
     }
 }
 

@@ -132,7 +132,7 @@ impl FlushLog for Core {
         self.apply(|inner| inner.rows.abandon(row))
     }
 
-    async fn attach(&self, mount: MountId) -> Result<(), LogError> {
+    async fn attach(&self, mount: MountId, _existing: bool) -> Result<(), LogError> {
         self.inner.lock().attached.push(mount);
         Ok(())
     }

@@ -15,6 +15,8 @@ fn decode_all(bytes: &[u8]) {
     MountRow::decode(bytes);
     QueueRow::decode(bytes);
     TransferRow::decode(bytes);
+    ImportRow::decode(bytes);
+    decode_deletes(bytes);
     decode_sent_part(bytes);
     split_transfer_key(bytes);
     OriginRow::decode(bytes);
@@ -99,7 +101,9 @@ proptest! {
         let [delete, barrier, overwrite] = flags;
         let (mount, stamp_ms, bytes) = (rows, 5, 6);
         let transfer = barrier;
-        let row = QueueRow { delete, barrier, overwrite, transfer, mount, stamp_ms, bytes, parked, held: None };
+        let (blind, held) = (overwrite, None);
+        let row =
+            QueueRow { delete, barrier, overwrite, transfer, blind, mount, stamp_ms, bytes, parked, held };
         prop_assert_eq!(QueueRow::decode(&row.encode()), Some(row));
         let row = MountRow {
             bucket: BucketId(rows),
@@ -108,6 +112,10 @@ proptest! {
             attached: overwrite,
             leaving: barrier,
             uncovered: delete,
+            read_only: overwrite,
+            write_through: barrier,
+            existing: delete,
+            revalidate: barrier,
             prefix: Box::from(&b"p/"[..]),
             origin: "s3://o/p".to_owned(),
             origin_prefix: "p/".to_owned(),
@@ -124,6 +132,8 @@ proptest! {
             upload_id: "id".to_owned(),
         };
         prop_assert_eq!(TransferRow::decode(&row.encode()), Some(row));
+        let row = ImportRow { done: delete, adopted: 7, after: Box::from(&b"k"[..]) };
+        prop_assert_eq!(ImportRow::decode(&row.encode()), Some(row));
         let crc = delete.then_some(rows);
         prop_assert_eq!(decode_sent_part(&encode_sent_part("e", crc)), Some(("e".to_owned(), crc)));
         prop_assert_eq!(split_transfer_key(&transfer_key(Version(5), rows)), Some((Version(5), rows)));
