@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::apply::{Applied, Applier, EntryHead};
@@ -32,6 +33,7 @@ use crate::keyspace::base::BaseError;
 use crate::keyspace::tables::CheckpointRow;
 use crate::keyspace::view::View;
 use crate::keyspace::{Frozen, Keyspace};
+use crate::lookup::Cover;
 use crate::mutation::Outcome;
 use crate::object::BlobId;
 use crate::stage::Stager;
@@ -100,6 +102,10 @@ pub(crate) struct EngineStatus {
     pub(crate) mutations: AtomicU64,
     pub(crate) entries: AtomicU64,
     pub(crate) mounts: Mutex<Vec<(u32, crate::keyspace::tables::MountRow)>>,
+    /// The same as look-ups need it.
+    pub(crate) cover: ArcSwap<Cover>,
+    /// Whether any of them looks up.
+    pub(crate) looks_up: AtomicBool,
     pub(crate) unswept: Mutex<Vec<(crate::object::BucketId, crate::object::Version)>>,
     /// Why the journal has no room, while it has none.
     pub(crate) journal_full: Mutex<Option<Arc<str>>>,
@@ -446,7 +452,11 @@ impl Engine {
         if !self.applier.take_tables_changed() {
             return;
         }
+        let cover = Cover::of(self.applier.state().mounts());
+        let looks_up = cover.looks_up();
         *self.status.mounts.lock() = self.applier.state().mounts().to_vec();
+        self.status.cover.store(Arc::new(cover));
+        self.status.looks_up.store(looks_up, Relaxed);
         *self.status.unswept.lock() = self.applier.state().unswept();
     }
 
