@@ -38,6 +38,8 @@ struct Mount {
     path: String,
     origin_url: String,
     endpoint: String,
+    /// Options of this mount alone, over those of all.
+    settings: BTreeMap<String, String>,
 }
 
 /// How to start a node. The defaults need no origin and make everything happen often: small journal files,
@@ -99,6 +101,7 @@ impl NodeOptions {
             path: path.to_owned(),
             origin_url: format!("s3://{bucket_and_prefix}"),
             endpoint: endpoint.to_owned(),
+            settings: BTreeMap::new(),
         });
         self
     }
@@ -109,6 +112,7 @@ impl NodeOptions {
             path: path.to_owned(),
             origin_url: format!("file://{}", directory.display()),
             endpoint: String::new(),
+            settings: BTreeMap::new(),
         });
         self
     }
@@ -122,6 +126,13 @@ impl NodeOptions {
     /// One option of every `[[mount]]`.
     pub fn mount_set(mut self, key: &str, value: &str) -> Self {
         self.mount_settings.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// One option of the mount that was named last.
+    pub fn last_mount_set(mut self, key: &str, value: &str) -> Self {
+        let mount = self.mounts.last_mut().expect("a mount was named before");
+        mount.settings.insert(key.to_owned(), value.to_owned());
         self
     }
 
@@ -155,14 +166,16 @@ impl NodeOptions {
         };
         let mut text = lines(&self.settings);
         for mount in &self.mounts {
+            let mut settings = self.mount_settings.clone();
+            settings.extend(mount.settings.clone());
+            let settings = lines(&settings);
             if mount.endpoint.is_empty() {
                 let (path, origin) = (&mount.path, &mount.origin_url);
-                let settings = lines(&self.mount_settings);
                 text.push_str(&format!("\n[[mount]]\npath = {path:?}\norigin = {origin:?}\n{settings}"));
                 continue;
             }
             text.push_str(&format!(
-                "\n[[mount]]\npath = {:?}\norigin = {:?}\nendpoint = {:?}\nregion = {:?}\nmode = \"write-back\"\n\
+                "\n[[mount]]\npath = {:?}\norigin = {:?}\nendpoint = {:?}\nregion = {:?}\n\
                  access_key_id = {:?}\nsecret_access_key = {:?}\n{}",
                 mount.path,
                 mount.origin_url,
@@ -170,7 +183,7 @@ impl NodeOptions {
                 origin_sim::REGION,
                 origin_sim::ACCESS_KEY_ID,
                 origin_sim::SECRET_ACCESS_KEY,
-                lines(&self.mount_settings),
+                settings,
             ));
         }
         text

@@ -90,7 +90,7 @@ pub(crate) struct FlushStatus {
 pub(crate) struct Mount {
     /// `/bucket/prefix`.
     pub(crate) path: String,
-    /// `write-back` or `local`.
+    /// `write-back`, `write-through`, `read-only` or `local`.
     pub(crate) mode: String,
     /// `s3://bucket/prefix`; none for a local mount.
     pub(crate) origin: Option<String>,
@@ -229,7 +229,7 @@ pub(crate) struct Mounts {
 pub(crate) struct RecordedMount {
     /// `/bucket/prefix`.
     pub(crate) path: String,
-    /// `write-back` or `local`.
+    /// `write-back`, `write-through`, `read-only` or `local`.
     pub(crate) mode: String,
     /// Where it goes; none for a local mount.
     pub(crate) origin: Option<String>,

@@ -94,6 +94,7 @@ impl Origin {
             }
             plan.decide(target.op, &target.key)
         };
+        *self.shared.requests.lock().entry(target.op).or_default() += 1;
         let flight = Flight::start(&self.shared, &target);
         let Some(fault) = fault else {
             let response = self.apply(request.map(Body::from)).await;

@@ -24,7 +24,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -33,7 +33,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use buckets::{Buckets, StoredObject};
-use fault::{FaultPlan, Rule, RuleId};
+use fault::{FaultPlan, Op, Rule, RuleId};
 use record::{Change, Record, Source};
 
 /// The only access key the origin knows.
@@ -61,6 +61,10 @@ pub(crate) struct Shared {
     pub(crate) uploads: Mutex<HashMap<String, service::Upload>>,
     /// Requests held back by [`ApplyLate`](fault::Fault::ApplyLate).
     pub(crate) held_back: AtomicUsize,
+    /// Requests that arrived, by what they asked for.
+    pub(crate) requests: Mutex<HashMap<Op, u64>>,
+    /// GETs that were answered with bytes of an object.
+    pub(crate) bodies_read: AtomicU64,
     started: Instant,
 }
 
@@ -93,6 +97,8 @@ impl OriginSim {
             plan: Mutex::default(),
             uploads: Mutex::default(),
             held_back: AtomicUsize::new(0),
+            requests: Mutex::default(),
+            bodies_read: AtomicU64::new(0),
             started: Instant::now(),
         });
         for name in bucket_names {
@@ -156,6 +162,30 @@ impl OriginSim {
         self.shared.foreign_put(bucket, key, body.into());
     }
 
+    /// Somebody else stores an object with all that belongs to it.
+    pub fn foreign_store(&self, bucket: &str, key: &str, object: StoredObject) {
+        self.shared.foreign_store(bucket, key, object);
+    }
+
+    /// Somebody else removes `key`.
+    pub fn foreign_delete(&self, bucket: &str, key: &str) {
+        let change = Change::delete(self.shared.elapsed(), bucket, key, Source::Foreign);
+        let mut state = self.shared.state.lock();
+        if state.buckets.delete(bucket, key) {
+            state.record.push(change);
+        }
+    }
+
+    /// Requests of this kind that have arrived so far, failed ones too.
+    pub fn requests(&self, op: Op) -> u64 {
+        self.shared.requests.lock().get(&op).copied().unwrap_or(0)
+    }
+
+    /// GETs so far that were answered with bytes of an object.
+    pub fn bodies_read(&self) -> u64 {
+        self.shared.bodies_read.load(Ordering::Acquire)
+    }
+
     /// The object as stored now.
     pub fn object(&self, bucket: &str, key: &str) -> Option<StoredObject> {
         self.shared.state.lock().buckets.get(bucket, key).cloned()
@@ -190,7 +220,10 @@ impl OriginSim {
 
 impl Shared {
     pub(crate) fn foreign_put(&self, bucket: &str, key: &str, body: Bytes) {
-        let object = StoredObject::plain(body);
+        self.foreign_store(bucket, key, StoredObject::plain(body));
+    }
+
+    pub(crate) fn foreign_store(&self, bucket: &str, key: &str, object: StoredObject) {
         let change = Change::put(self.elapsed(), bucket, key, &object, Source::Foreign);
         let mut state = self.state.lock();
         if state.buckets.put(bucket, key, object) {

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -218,6 +219,7 @@ impl S3 for SimS3 {
                 (object.body.slice(bounds), Some(text))
             }
         };
+        self.shared.bodies_read.fetch_add(1, Ordering::AcqRel);
         let header = |name: &str| object.headers.get(name).cloned();
         Ok(S3Response::new(GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),

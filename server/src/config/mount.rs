@@ -1,24 +1,33 @@
 //! Mounts: which bucket or prefix is written back to which place in the cloud.
 //!
 //! Owns the forms `/bucket/prefix`, `s3://bucket/prefix` and `file:///path`, and the rules between mounts: no two may
-//! share a path, and no two may write into the same place of an origin. A mount below another one wins for
+//! share a path, and no two may stand for the same place of an origin. A mount below another one wins for
 //! its keys.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::{Component, PathBuf};
 use std::time::Duration;
 
 use super::secret::Secret;
 use super::section::{Place, Problems, Section};
+use super::units::parse_duration;
 use super::value::OptionValue;
+
+/// Shorter would ask the origin at nearly every read.
+const REVALIDATE_MIN: Duration = Duration::from_millis(100);
+/// Waits of writes for the origin: shorter answers an error to most of them, longer than any client waits.
+const WRITE_THROUGH_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(3_600);
 
 /// One `[[mount]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct MountConfig {
     /// Bucket, or bucket and key prefix, that is mounted.
     pub(crate) path: MountPath,
-    /// `write-back`: acknowledged here, uploaded later. `local`: no origin; the bytes count against
-    /// `capacity` and are never evicted.
+    /// `write-back` (default): acknowledged here, uploaded later. `write-through`: acknowledged once the origin has
+    /// it, a round trip and an upload later. `read-only`: nothing is ever written there, and writes are refused.
+    /// `local`: no origin; the bytes count against `capacity` and are never evicted.
     pub(crate) mode: MountMode,
     /// Where it goes; there for every mode but `local`.
     pub(crate) origin: Option<OriginConfig>,
@@ -37,6 +46,12 @@ pub(crate) struct MountConfig {
     /// `required` takes no origin that does not. `none` sends Content-MD5 instead: for origins that refuse
     /// what they do not know.
     pub(crate) checksums: ChecksumMode,
+    /// `revalidate`: `never` (default) trusts what the origin said of a key once. A duration: a read whose answer is
+    /// older asks the origin again, so that what others change there is seen; shorter costs more requests.
+    pub(crate) revalidate: Revalidate,
+    /// `write_through_timeout`: how long a write waits for the origin before it is answered with an error, while it
+    /// stays queued. 30 s by default; of no meaning but for `write-through`.
+    pub(crate) write_through_timeout: Duration,
 }
 
 /// The far side of a mount.
@@ -77,8 +92,33 @@ pub(crate) struct BucketConfig {
 pub(crate) enum MountMode {
     /// Acknowledge here, upload later.
     WriteBack,
+    /// Acknowledge once the origin has it.
+    WriteThrough,
+    /// Write nothing there.
+    ReadOnly,
     /// No origin.
     Local,
+}
+
+impl MountMode {
+    /// As the config and the admin API name it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            MountMode::WriteBack => "write-back",
+            MountMode::WriteThrough => "write-through",
+            MountMode::ReadOnly => "read-only",
+            MountMode::Local => "local",
+        }
+    }
+}
+
+/// Whether what the origin said of a key is asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Revalidate {
+    /// No: nobody else writes there.
+    Never,
+    /// At the first read after so long.
+    After(Duration),
 }
 
 /// Whether bodies travel with a checksum.
@@ -155,13 +195,27 @@ impl fmt::Display for BucketUrl {
 
 impl OptionValue for MountMode {
     fn from_text(text: &str) -> Result<MountMode, String> {
-        match text {
-            "write-back" => Ok(MountMode::WriteBack),
-            "local" => Ok(MountMode::Local),
-            "write-through" | "read-only" => {
-                Err(format!("\"{text}\" is not in this version; write \"write-back\" or \"local\""))
-            }
-            _ => Err(format!("\"{text}\" is not a mode; write \"write-back\" or \"local\"")),
+        const MODES: [MountMode; 4] =
+            [MountMode::WriteBack, MountMode::WriteThrough, MountMode::ReadOnly, MountMode::Local];
+        MODES.into_iter().find(|mode| mode.as_str() == text).ok_or_else(|| {
+            format!(
+                "\"{text}\" is not a mode; write \"write-back\", \"write-through\", \"read-only\" or \"local\""
+            )
+        })
+    }
+}
+
+impl OptionValue for Revalidate {
+    const EXPECTED: &'static str = "\"never\", or a duration such as \"5m\"";
+
+    fn from_text(text: &str) -> Result<Revalidate, String> {
+        if text == "never" {
+            return Ok(Revalidate::Never);
+        }
+        match parse_duration(text) {
+            Ok(after) if after >= REVALIDATE_MIN => Ok(Revalidate::After(after)),
+            Ok(_) => Err(format!("\"{text}\" is too short; write \"never\", or 100ms at least")),
+            Err(_) => Err(format!("\"{text}\" is neither \"never\" nor a duration such as \"5m\"")),
         }
     }
 }
@@ -280,21 +334,33 @@ fn read_mount(place: Place, mut section: Section<'_>, problems: &Problems) -> Op
     let order = section.get("order").unwrap_or(FlushOrder::Newest);
     let flushall = section.get("flushall").unwrap_or(false);
     let checksums = section.get("checksums").unwrap_or(ChecksumMode::Auto);
+    let revalidate = section.placed("revalidate");
+    let write_through_timeout = section.placed("write_through_timeout");
     section.end();
 
     let Some(path) = given_path else {
         problems.add(place, "a mount needs a path, as in path = \"/photos\"");
         return None;
     };
-    let mount =
-        |origin| MountConfig { path: path.clone(), mode, origin, min_interval, order, flushall, checksums };
+    mode_rules(&path, mode, flushall, revalidate, write_through_timeout, place, problems);
+    let mount = |origin| MountConfig {
+        path: path.clone(),
+        mode,
+        origin,
+        min_interval,
+        order,
+        flushall,
+        checksums,
+        revalidate: revalidate.map_or(Revalidate::Never, |(_, revalidate)| revalidate),
+        write_through_timeout: write_through_timeout.map_or(Duration::from_secs(30), |(_, timeout)| timeout),
+    };
     match (mode, url) {
         (MountMode::Local, None) => Some(mount(None)),
         (MountMode::Local, Some((place, _))) => {
             problems.add(place, format!("mount {path} is local, so it has no origin; remove one of the two"));
             None
         }
-        (MountMode::WriteBack, None) => {
+        (_, None) => {
             problems.add(
                 place,
                 format!(
@@ -303,7 +369,7 @@ fn read_mount(place: Place, mut section: Section<'_>, problems: &Problems) -> Op
             );
             None
         }
-        (MountMode::WriteBack, Some((place, OriginUrl::Directory(directory)))) => {
+        (_, Some((place, OriginUrl::Directory(directory)))) => {
             if endpoint.is_some() || id.is_some() || secret.is_some() {
                 problems.add(
                     place,
@@ -312,7 +378,7 @@ fn read_mount(place: Place, mut section: Section<'_>, problems: &Problems) -> Op
             }
             Some(mount(Some(OriginConfig::Directory(directory))))
         }
-        (MountMode::WriteBack, Some((place, OriginUrl::S3(url)))) => {
+        (_, Some((place, OriginUrl::S3(url)))) => {
             let (Some((id_place, id)), Some((secret_place, secret))) = (id, secret) else {
                 problems.add(
                     place,
@@ -325,6 +391,31 @@ fn read_mount(place: Place, mut section: Section<'_>, problems: &Problems) -> Op
             let bucket = BucketConfig { url, endpoint, region, access_key_id, secret_access_key };
             Some(mount(Some(OriginConfig::S3(bucket))))
         }
+    }
+}
+
+/// Notes options that a mount of this mode has no use for: whoever gave them expects what will not happen.
+fn mode_rules(
+    path: &MountPath,
+    mode: MountMode,
+    flushall: bool,
+    revalidate: Option<(Place, Revalidate)>,
+    write_through_timeout: Option<(Place, Duration)>,
+    place: Place,
+    problems: &Problems,
+) {
+    if let (MountMode::Local, Some((place, _))) = (mode, revalidate) {
+        problems.add(place, format!("mount {path} is local, so there is nothing to revalidate; remove it"));
+    }
+    if let (MountMode::ReadOnly, true) = (mode, flushall) {
+        problems.add(place, format!("mount {path} is read-only, so flushall = true can do nothing; remove it"));
+    }
+    let Some((place, timeout)) = write_through_timeout else { return };
+    if mode != MountMode::WriteThrough {
+        let mode = mode.as_str();
+        problems.add(place, format!("mount {path} is {mode}; write_through_timeout is for write-through"));
+    } else if !WRITE_THROUGH_TIMEOUTS.contains(&timeout) {
+        problems.add(place, "write_through_timeout must be from 100ms to 1h");
     }
 }
 
@@ -347,7 +438,7 @@ fn conflict(mount: &MountConfig, other: &MountConfig) -> Option<String> {
     };
     same_place.then(|| {
         format!(
-            "mounts {} and {} write into the same place of the origin ({ours} and {theirs}); give each its own prefix",
+            "mounts {} and {} stand for the same place of the origin ({ours} and {theirs}); give each its own prefix",
             mount.path, other.path
         )
     })

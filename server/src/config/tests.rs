@@ -184,6 +184,21 @@ fn a_mount_is_read_whole() {
 }
 
 #[test]
+fn a_mounts_mode_comes_with_what_belongs_to_it() {
+    let read = |more: &str| parse(&format!("{MOUNT}{more}")).unwrap().mounts.remove(0);
+    let usual = read("");
+    assert_eq!((usual.mode, usual.revalidate), (MountMode::WriteBack, Revalidate::Never));
+    assert_eq!(usual.write_through_timeout, Duration::from_secs(30));
+    let through = read("mode = \"write-through\"\nwrite_through_timeout = \"5s\"\n");
+    assert_eq!(through.mode, MountMode::WriteThrough);
+    assert_eq!(through.write_through_timeout, Duration::from_secs(5));
+    let reading = read("mode = \"read-only\"\nrevalidate = \"5m\"\n");
+    assert_eq!(reading.mode, MountMode::ReadOnly);
+    assert_eq!(reading.revalidate, Revalidate::After(Duration::from_secs(300)));
+    assert_eq!(read("revalidate = \"never\"\n").revalidate, Revalidate::Never);
+}
+
+#[test]
 fn mounts_that_cannot_be_together_are_refused() {
     let other = |path: &str, origin: &str| {
         format!(
@@ -227,7 +242,19 @@ fn mounts_say_what_they_lack() {
         ("path = \"/photos\"", "needs an origin"),
         ("path = \"/photos\"\norigin = \"gs://backup\"", "not an origin"),
         ("path = \"/photos\"\norigin = \"s3://backup\"", "needs access_key_id"),
-        ("path = \"/photos\"\nmode = \"write-through\"", "not in this version"),
+        ("path = \"/photos\"\nmode = \"write-through\"", "needs an origin"),
+        ("path = \"/photos\"\nmode = \"readonly\"", "not a mode; write \"write-back\""),
+        ("path = \"/photos\"\nrevalidate = \"always\"", "neither \"never\" nor a duration"),
+        ("path = \"/photos\"\nrevalidate = \"1ms\"", "too short"),
+        ("path = \"/photos\"\nrevalidate = 5", "expected \"never\", or a duration"),
+        ("path = \"/photos\"\nrevalidte = \"5m\"", "did you mean \"revalidate\"?"),
+        ("path = \"/photos\"\nmode = \"local\"\nrevalidate = \"5m\"", "nothing to revalidate"),
+        ("path = \"/photos\"\nmode = \"read-only\"\nflushall = true", "flushall = true can do nothing"),
+        ("path = \"/photos\"\nwrite_through_timeout = \"5s\"", "line 3: mount /photos is write-back"),
+        (
+            "path = \"/photos\"\nmode = \"write-through\"\nwrite_through_timeout = \"2h\"",
+            "line 4: write_through_timeout must be from 100ms to 1h",
+        ),
         ("path = \"/photos\"\nmode = \"local\"\norigin = \"s3://backup\"", "is local"),
         ("path = \"/photos\"\nendpoint = \"ftp://host\"", "not an endpoint"),
         ("path = \"/photos\"\nendpoint = \"http://id:key@host\"", "no credentials"),

@@ -4,12 +4,15 @@ use std::sync::Arc;
 
 use forebay_resp::RespConfig;
 use forebay_s3::{S3Config, SecretAccessKey};
+use forebay_storage::mutation::MountMode as CoreMode;
 use forebay_storage::node::{FlushSettings, MountConfig, OriginBackend, OriginConfig, StorageConfig};
 use forebay_storage::origin::s3::{S3OriginConfig, Secret};
 use forebay_storage::store::{Limits, SyncMode as CoreSync};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, ChecksumMode, Config, EtagMode, FlushOrder, S3Credentials, SyncMode};
+use crate::config::{
+    self, ChecksumMode, Config, EtagMode, FlushOrder, MountMode, Revalidate, S3Credentials, SyncMode,
+};
 
 /// This node's number, until a cluster descriptor says otherwise.
 pub(super) const NODE_ID: u64 = 1;
@@ -67,9 +70,17 @@ fn mount_config(config: &Config, mount: &config::MountConfig) -> MountConfig {
             ChecksumMode::Required => forebay_storage::flush::ChecksumMode::Required,
             ChecksumMode::None => forebay_storage::flush::ChecksumMode::None,
         },
-        mode: forebay_storage::mutation::MountMode::WriteBack,
-        revalidate: None,
-        write_through_timeout: forebay_storage::node::WRITE_THROUGH_TIMEOUT,
+        mode: match mount.mode {
+            MountMode::WriteBack => CoreMode::WriteBack,
+            MountMode::WriteThrough => CoreMode::WriteThrough,
+            MountMode::ReadOnly => CoreMode::ReadOnly,
+            MountMode::Local => CoreMode::Local,
+        },
+        revalidate: match mount.revalidate {
+            Revalidate::Never => None,
+            Revalidate::After(age) => Some(age),
+        },
+        write_through_timeout: mount.write_through_timeout,
     }
 }
 

@@ -20,7 +20,7 @@ use super::rate::UploadRate;
 use crate::admin::core::{Core, CoreError, Identity, RowState, Uploads, Which};
 use crate::api::{FlushPage, FlushRow, Mount, RecordedMount};
 use crate::config::units::human_duration;
-use crate::config::{MountConfig, MountMode};
+use crate::config::MountConfig;
 
 /// Rows that one request changes at once: they share the log's commits.
 const CHANGES_AT_ONCE: usize = 256;
@@ -118,10 +118,7 @@ impl Core for NodeView {
             let forgotten = || (id.is_none() && mount.origin.is_some()).then(|| "forgotten".to_owned());
             Mount {
                 path,
-                mode: match mount.mode {
-                    MountMode::WriteBack => "write-back".into(),
-                    MountMode::Local => "local".into(),
-                },
+                mode: mount.mode.as_str().into(),
                 origin: mount.origin.as_ref().map(|origin| origin.to_string()),
                 up: worker.map(|worker| worker.health == MountHealth::Up),
                 last_success_ms: worker.and_then(|worker| worker.last_success_ms),
