@@ -123,7 +123,11 @@ impl FlushLog for CoreLink {
 
     async fn abandon(&self, row: RowId) -> Result<(), LogError> {
         let (bucket, version, key) = (row.bucket, row.version, &row.key);
-        self.propose_one(&Mutation::FlushAbandon { bucket, key, version }).await
+        self.propose_one(&Mutation::FlushAbandon { bucket, key, version }).await?;
+        if let Some(mount) = self.shared.mount_of(bucket, key) {
+            self.shared.lookups.forget_absence(mount, key);
+        }
+        Ok(())
     }
 
     async fn attach(&self, mount: MountId, existing: bool) -> Result<(), LogError> {

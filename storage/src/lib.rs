@@ -28,6 +28,7 @@ pub mod flush;
 pub mod identity;
 pub mod io;
 pub mod journal;
+pub mod lookup;
 pub mod mounts;
 pub mod multipart;
 pub mod mutation;

@@ -95,7 +95,7 @@ impl Shared {
         look(*number, mount)
     }
 
-    fn mount_path(&self, row: &MountRow) -> String {
+    pub(crate) fn mount_path(&self, row: &MountRow) -> String {
         let bucket = self.registry.get(row.bucket);
         mount_path(bucket.as_ref().map_or(&[][..], |bucket| &bucket.name), &row.prefix)
     }
@@ -269,6 +269,7 @@ pub(crate) async fn record(
         }
         let (id, row) = record_one(shared, mount).await?;
         let (Some(origin), Some(connected)) = (&mount.origin, connected) else { continue };
+        shared.lookups.configure(id.0, mount.revalidate);
         if before.is_none() {
             shared.fills.add_origin(id.0, &row.prefix, &row.origin_prefix, connected.clone());
         }

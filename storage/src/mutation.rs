@@ -6,8 +6,8 @@
 
 use crate::object::{BucketId, Version};
 
-pub use adopt::{ADOPTED_PIECE_BYTES, AdoptedHead};
-pub(crate) use codec::encode_atomic_head;
+pub use adopt::{ADOPTED_PIECE_BYTES, AdoptedHead, ImportState};
+pub(crate) use codec::{encode_atomic_head, import_state, import_tag};
 pub(crate) use multipart::{COPIED_EXTENTS_MAX, OBJECT_EXTENTS_MAX};
 pub use multipart::{OBJECT_BYTES_MAX, PART_BYTES_MIN, PART_NUMBER_MAX, PartNames};
 pub use payload::{Payload, StagedPart, StagedParts};
@@ -444,12 +444,14 @@ pub enum Mutation<'a> {
     ImportNote {
         /// Mount number.
         mount: u32,
-        /// The last key that was looked at; empty before the first.
+        /// The origin's last name that was looked at; empty before the first.
         after: &'a [u8],
+        /// Names listed so far.
+        listed: u64,
         /// Objects adopted so far.
         adopted: u64,
-        /// Whether it is finished.
-        done: bool,
+        /// Whether it goes on.
+        state: ImportState,
     },
     /// Forgets a mount: its origin keeps what it has, its keys are local from now on, and the path may be
     /// mounted anew. With `abandon`, rows still queued for it do not refuse this: the mount then takes no

@@ -304,6 +304,7 @@ impl Node {
             checkpointer: checkpointer.clone(),
             stager,
             fills: Default::default(),
+            lookups: Default::default(),
             evictor: Default::default(),
             recency: Default::default(),
             space: SpaceWatch::new(disk, config.limits.disk_reserve_bytes),
@@ -361,6 +362,10 @@ impl Node {
             let (worker, stop) = (worker.clone(), stop.clone());
             async move { worker.run(stop).await }
         });
+        // What is wrong with it now is found by whoever asks for it.
+        if let Err(error) = crate::lookup::resume(&shared).await {
+            tracing::warn!(%error, "imports that were under way do not go on");
+        }
         let housekeeping = tokio::spawn(background::run(shared.clone(), config.upload_expiry, stop.clone()));
         Ok(Node { shared, driver, stop, housekeeping, flusher: worker, flushing, evicting, _lock: lock })
     }
@@ -379,6 +384,7 @@ impl Node {
     /// directory. The front ends must have been stopped.
     pub async fn stop(self) -> Stopped {
         self.stop.cancel();
+        self.shared.lookups.stop().await;
         match self.flushing.await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::error!(%error, "the flush worker had stopped"),

@@ -248,8 +248,25 @@ impl ReadView {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Vec<Listed>> {
+        self.list_until(bucket, prefix, after, None, limit).await
+    }
+
+    /// The same up to a last key.
+    pub(crate) async fn list_until(
+        &self,
+        bucket: BucketId,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        last: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Listed>> {
         let mut listed = Vec::new();
-        let end = prefix_end(&object_key(Table::Object, bucket, prefix));
+        let mut end = prefix_end(&object_key(Table::Object, bucket, prefix));
+        if let Some(last) = last {
+            // No key lies between one and itself with a zero behind it.
+            let behind = object_key(Table::Object, bucket, &[last, &[0]].concat());
+            end = end.min(behind);
+        }
         let mut from = match after {
             Some(after) if after >= prefix => Bound::Excluded(object_key(Table::Object, bucket, after)),
             _ => Bound::Included(object_key(Table::Object, bucket, prefix)),

@@ -26,6 +26,7 @@ use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{MountRow, OriginRow, QueueRow, Table, queue_key};
 use crate::keyspace::view::{View, ViewError};
 use crate::keyspace::{Got, Keyspace, PREFETCH_KEYS};
+use crate::lookup::Lookups;
 use crate::mutation::{Mutation, Outcome, Payload};
 use crate::object::{BucketId, ClusterId, KEY_BYTES_MAX, ObjectRow, Version};
 use crate::read::{Lookup, ReadView, base_error, judge, view_error};
@@ -136,6 +137,7 @@ pub(crate) struct Shared {
     pub(crate) checkpointer: Arc<Checkpointer>,
     pub(crate) stager: Arc<Stager>,
     pub(crate) fills: Fills,
+    pub(crate) lookups: Lookups,
     pub(crate) evictor: Evictor,
     pub(crate) recency: Recency,
     pub(crate) space: SpaceWatch,
@@ -192,13 +194,8 @@ impl Shared {
         if buckets.is_empty() {
             return None;
         }
-        let (used, map) = self.keyspace.base.usage();
-        if used > map / 100 * MAP_SOFT_PERCENT {
-            return other(format!(
-                "forebay: keyspace {} of {} MiB used; raise lmdb.map_size",
-                used >> 20,
-                map >> 20
-            ));
+        if let Some(text) = self.keyspace_full() {
+            return other(text);
         }
         let promised = self.stager.promised_bytes();
         let stored = self.stored_bytes() + promised;
@@ -223,9 +220,28 @@ impl Shared {
                 return Some(Refused { error: full(text), by: Limit::Room });
             }
         }
+        self.log_full().and_then(other)
+    }
+
+    /// Why the keyspace takes nothing that grows it.
+    fn keyspace_full(&self) -> Option<String> {
+        let (used, map) = self.keyspace.base.usage();
+        let is_full = used > map / 100 * MAP_SOFT_PERCENT;
+        let text =
+            || format!("forebay: keyspace {} of {} MiB used; raise lmdb.map_size", used >> 20, map >> 20);
+        is_full.then(text)
+    }
+
+    /// Why the log takes nothing that grows it.
+    fn log_full(&self) -> Option<String> {
         let why =
             self.status.journal_full.lock().clone().or_else(|| self.status.checkpoint_full.lock().clone());
-        why.and_then(|why| other(format!("forebay: {why}")))
+        why.map(|why| format!("forebay: {why}"))
+    }
+
+    /// Refuses a row without a body where there is no room even for that: a look-up brings no bytes.
+    pub(crate) fn admit_row(&self) -> Result<()> {
+        self.keyspace_full().or_else(|| self.log_full()).map_or(Ok(()), |text| Err(full(text)))
     }
 
     /// Refuses deletes of keys that are not here where they would have to be queued all the same, while the limit of
@@ -473,7 +489,7 @@ impl Store {
         self.shared.registry.get(id).map(|bucket| bucket.info())
     }
 
-    fn check_readable(&self) -> Result<()> {
+    pub(crate) fn check_readable(&self) -> Result<()> {
         // One voter that has committed an entry of its own term is always within its lease.
         match self.shared.status.leads.load(Relaxed) {
             true => Ok(()),
@@ -525,13 +541,6 @@ impl Store {
         }
         self.shared.refuse_unknown_deletes(&submission).await?;
         write_through::submit(&self.shared, submission).await
-    }
-
-    /// Whether clients may not change the key: its mount is read-only. One atomic load where no mount is.
-    pub fn is_read_only(&self, bucket: BucketId, key: &[u8]) -> bool {
-        let shared = &self.shared;
-        shared.status.read_only.load(Relaxed)
-            && shared.with_mount(bucket, key, |_, row| row.read_only.then_some(())).is_some()
     }
 
     /// Refuses keys longer than 1,024 bytes; every key of a submission must have passed.
@@ -634,6 +643,7 @@ impl Store {
         let buckets = self.buckets();
         let flush = shared.flusher().map(|flusher| flusher.status());
         let (evicted, fills): (EvictCounts, FillCounts) = (shared.evictor.counts(), shared.fills.counts());
+        let lookups = shared.lookups.counts();
         let frozen = set.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
         Stats {
             started_ms: shared.started_ms,
@@ -673,6 +683,10 @@ impl Store {
             fills_kept_total: fills.kept,
             body_hits: fills.hits,
             body_misses: fills.misses,
+            lookups_total: lookups.asked,
+            lookups_failed_total: lookups.failed,
+            adopted_total: lookups.adopted,
+            vanished_total: lookups.vanished,
         }
     }
 
@@ -771,4 +785,12 @@ pub struct Stats {
     pub body_hits: u64,
     /// Bodies opened of which bytes were only in an origin, since the start.
     pub body_misses: u64,
+    /// Keys that an origin was asked about, since the start.
+    pub lookups_total: u64,
+    /// Of these, ones that it could not be asked about.
+    pub lookups_failed_total: u64,
+    /// Objects of origins that were taken over, since the start.
+    pub adopted_total: u64,
+    /// Objects that were dropped because their origin did not hold them any more, since the start.
+    pub vanished_total: u64,
 }

@@ -23,7 +23,7 @@ use crate::slot::{SLOTS, slot_of};
 
 /// How long after its deadline an attempt is dead whatever the clocks and margins say, in milliseconds. Only for
 /// attempts whose queue row is gone: the queue waits for the others by its own rules.
-const ATTEMPT_DEAD_MS: u64 = 10 * 60 * 1000;
+pub(crate) const ATTEMPT_DEAD_MS: u64 = 10 * 60 * 1000;
 
 /// A key that an origin was asked about.
 pub(super) struct ForeignKey<'a> {
@@ -175,12 +175,11 @@ impl Applier {
         head.row_parts(&parts, &mut self.scratch)
     }
 
-    pub(super) fn import_note(&mut self, mount: u32, after: &[u8], adopted: u64, done: bool) -> Outcome {
+    pub(super) fn import_note(&mut self, mount: u32, note: &ImportRow) -> Outcome {
         if !self.state.mounts.iter().any(|(number, _)| *number == mount) {
             return Outcome::Unmet;
         }
-        let row = ImportRow { done, adopted, after: Box::from(after) };
-        self.put(RowKey::encoded(&numbered_key(Table::Import, mount)), Some(row.encode()));
+        self.put(RowKey::encoded(&numbered_key(Table::Import, mount)), Some(note.encode()));
         Outcome::Done(self.version())
     }
 }

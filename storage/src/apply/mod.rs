@@ -33,7 +33,7 @@ use crate::flush::FlushEvent;
 use crate::keyspace::base::BaseError;
 use crate::keyspace::memtable::{Horizon, RowKey, Value};
 use crate::keyspace::tables::{
-    BodyPart, QueueRow, RowReader, Table, blob_key, expiry_key, object_key, take_u8, take_u64,
+    BodyPart, ImportRow, QueueRow, RowReader, Table, blob_key, expiry_key, object_key, take_u8, take_u64,
 };
 use crate::keyspace::view::View;
 use crate::keyspace::{Keyspace, MemSet, PREFETCH_KEYS};
@@ -44,6 +44,7 @@ use crate::registry::Registry;
 use adopt::ForeignKey;
 use multipart::{PartSource, UploadName};
 
+pub(crate) use adopt::ATTEMPT_DEAD_MS;
 pub(crate) use bucket::mount_path;
 pub(crate) use flush::{content_of, flush_row};
 pub(crate) use state::State;
@@ -367,8 +368,10 @@ impl Applier {
             Mutation::Vanish { bucket, key, mount, version, read_at } => {
                 self.vanish(ForeignKey { bucket: *bucket, key, mount: *mount, read_at: *read_at }, *version)
             }
-            Mutation::ImportNote { mount, after, adopted, done } => {
-                Ok(self.import_note(*mount, after, *adopted, *done))
+            Mutation::ImportNote { mount, after, listed, adopted, state } => {
+                let note =
+                    ImportRow { state: *state, listed: *listed, adopted: *adopted, after: Box::from(*after) };
+                Ok(self.import_note(*mount, &note))
             }
             Mutation::MountForget { mount, abandon } => self.mount_forget(*mount, *abandon),
             Mutation::MarkDirty { bucket, key } => self.mark_dirty(*bucket, key),

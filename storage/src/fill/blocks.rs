@@ -118,6 +118,7 @@ impl Blocks {
         let asked = Asked {
             origin: body.origin.clone(),
             key: body.key.clone(),
+            of: body.of.clone(),
             etag: body.etag.clone(),
             body_len: body.len,
             range: in_body..in_body + (block.end - block.start),
@@ -160,6 +161,8 @@ impl Blocks {
 struct Asked {
     origin: Arc<dyn Origin>,
     key: OriginKey,
+    /// The mount, and the object's key.
+    of: (u32, Bytes),
     etag: OriginETag,
     body_len: u64,
     range: Range<u64>,
@@ -199,6 +202,7 @@ impl Run {
                     return Ok(bytes);
                 }
                 Err(Trouble::Changed(what)) => {
+                    self.shared.lookups.doubt(asked.of.0, &asked.of.1);
                     tracing::error!(key = %asked.key, origin = asked.origin.name(), what, "a read found the object changed in the origin");
                     let text = format!("forebay: the object's bytes are only in the origin, where {what}");
                     return Err(Error::ChangedInOrigin(text.into()));

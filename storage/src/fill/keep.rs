@@ -67,6 +67,7 @@ pub(super) fn consider(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPar
     let body = OriginBody {
         origin: body.origin.clone(),
         key: body.key.clone(),
+        of: body.of.clone(),
         etag: body.etag.clone(),
         len: body.len,
     };

@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::flush::origin_key;
 use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::tables::{OriginRow, Table, blob_key, object_key};
+use crate::lookup::Reach;
 use crate::object::{BlobId, ObjectRow};
 use crate::origin::{Origin, OriginETag, OriginKey};
 use crate::read::{ReadView, base_error};
@@ -44,6 +45,8 @@ pub(crate) const BLOCK_BYTES: u64 = 4 << 20;
 pub(crate) struct OriginBody {
     origin: Arc<dyn Origin>,
     key: OriginKey,
+    /// The mount, and the object's key.
+    of: (u32, Bytes),
     /// Of exactly the version that is read.
     etag: OriginETag,
     /// Length of the whole body.
@@ -126,6 +129,14 @@ impl Fills {
         self.any.load(Relaxed)
     }
 
+    /// A mount's origin, and where in it its keys are.
+    pub(crate) fn reach(&self, mount: u32) -> Option<Reach> {
+        let origins = self.origins.read();
+        let of = origins.iter().find(|it| it.mount == mount)?;
+        let (origin, key_prefix) = (of.origin.clone(), of.key_prefix.clone());
+        Some(Reach { origin, key_prefix, origin_prefix: of.origin_prefix.clone() })
+    }
+
     /// Whether this mount's origin is known.
     pub(crate) fn knows(&self, mount: u32) -> bool {
         self.origins.read().iter().any(|it| it.mount == mount)
@@ -165,8 +176,9 @@ impl Fills {
             return Err(Error::Unavailable("the bytes are only in an origin that is not attached yet"));
         };
         let rest = key.strip_prefix(&*of.key_prefix).ok_or_else(|| lost("its mount has another prefix"))?;
-        let key = origin_key(&of.origin_prefix, rest);
-        Ok(OriginBody { origin: of.origin.clone(), key, etag: OriginETag(etag), len: row.body_len() })
+        let (name, of_key) = (origin_key(&of.origin_prefix, rest), Bytes::copy_from_slice(key));
+        let (origin, etag, len) = (of.origin.clone(), OriginETag(etag), row.body_len());
+        Ok(OriginBody { origin, key: name, of: (of.mount, of_key), etag, len })
     }
 }
 

@@ -165,6 +165,7 @@ mod tests {
         let head = |mark: Option<String>| HeadReply {
             etag: crate::origin::OriginETag("e".to_owned()),
             content_length: 0,
+            modified_ms: 0,
             headers: Default::default(),
             user_metadata: mark.map(|mark| (VERSION_META.to_owned(), mark)).into_iter().collect(),
         };

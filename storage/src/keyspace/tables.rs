@@ -45,7 +45,8 @@
 //!              64 write_through, 128 existing) bucket:u32 prefix origin origin_prefix [more:u8 (1 revalidate)]
 //! queue row:   layout:u8=1 flags:u8 (1 delete, 2 barrier, 4 overwrite, 8 parked, 16 transfer, 32 blind) mount:u32
 //!              stamp_ms:u64 bytes:u64 reason held (an object row, or empty)
-//! import row:  layout:u8=1 flags:u8 (1 done) adopted:u64 last key (to the end)
+//! import row:  layout:u8=1 state:u8 (0 running, 1 done, 2 cancelled) listed:u64 adopted:u64 the origin's last name (to
+//!              the end)
 //! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin, 8 mount, 16 adopted) rows:u32 [pending:u64]
 //!              [started:u64 deadline_ms:u64] [origin:u64 etag] [mount:u32]   (byte strings: len:u32 bytes)
 //! transfer row: layout:u8=1 flags:u8 (1 crc32c, 2 stale) mount:u32 bucket:u32 part_bytes:u64 last_part:u32 key
@@ -57,7 +58,7 @@
 use std::sync::Arc;
 
 use crate::blob::SegmentId;
-use crate::mutation::MountMode;
+use crate::mutation::{ImportState, MountMode, import_state, import_tag};
 use crate::object::{BlobId, BucketId, ObjectMeta, Version};
 
 /// First byte of every key: which table.
@@ -904,28 +905,35 @@ impl QueueRow {
 /// How far an import has come.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ImportRow {
-    pub(crate) done: bool,
+    pub(crate) state: ImportState,
+    /// Names listed so far.
+    pub(crate) listed: u64,
     /// Objects adopted so far.
     pub(crate) adopted: u64,
-    /// The last key that was looked at; empty before the first.
+    /// The origin's last name that was looked at; empty before the first.
     pub(crate) after: Box<[u8]>,
 }
 
 impl ImportRow {
     pub(crate) fn encode(&self) -> Arc<[u8]> {
-        let mut out = vec![LAYOUT, u8::from(self.done)];
+        let mut out = vec![LAYOUT, import_tag(self.state)];
+        out.extend_from_slice(&self.listed.to_le_bytes());
         out.extend_from_slice(&self.adopted.to_le_bytes());
         out.extend_from_slice(&self.after);
         Arc::from(out)
     }
 
-    #[allow(dead_code, reason = "read by the import, which is not here yet")]
     pub(crate) fn decode(mut row: &[u8]) -> Option<ImportRow> {
         let b = &mut row;
         if take_u8(b)? != LAYOUT {
             return None;
         }
-        Some(ImportRow { done: take_u8(b)? & 1 != 0, adopted: take_u64(b)?, after: Box::from(*b) })
+        Some(ImportRow {
+            state: import_state(take_u8(b)?)?,
+            listed: take_u64(b)?,
+            adopted: take_u64(b)?,
+            after: Box::from(*b),
+        })
     }
 }
 

@@ -4,6 +4,18 @@
 /// have too many pieces has longer ones, multiples of this.
 pub const ADOPTED_PIECE_BYTES: u64 = 4 << 20;
 
+/// Whether an import goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImportState {
+    /// It goes on, also after a restart.
+    #[default]
+    Running,
+    /// Everything that the origin listed was looked at.
+    Done,
+    /// It was ended before.
+    Cancelled,
+}
+
 /// What the origin said of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdoptedHead<'a> {

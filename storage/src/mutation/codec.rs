@@ -3,8 +3,8 @@
 //! A tag per mutation, then its fields; old tags stay readable, and decoding trusts no length.
 
 use super::{
-    AdoptedHead, Existence, ExpireIf, Guard, MountMode, Mutation, PartNames, Payload, PutIf, SetExpiry,
-    TransferStep,
+    AdoptedHead, Existence, ExpireIf, Guard, ImportState, MountMode, Mutation, PartNames, Payload, PutIf,
+    SetExpiry, TransferStep,
 };
 use crate::keyspace::tables::{put_bytes, take_bytes, take_u8, take_u32, take_u64};
 use crate::object::{BucketId, KEY_BYTES_MAX, Version};
@@ -152,10 +152,11 @@ impl<'a> Mutation<'a> {
                 out.extend_from_slice(&version.0.to_le_bytes());
                 out.extend_from_slice(&read_at.0.to_le_bytes());
             }
-            Mutation::ImportNote { mount, after, adopted, done } => {
+            Mutation::ImportNote { mount, after, listed, adopted, state } => {
                 out.push(46);
-                out.push(u8::from(*done));
+                out.push(import_tag(*state));
                 out.extend_from_slice(&mount.to_le_bytes());
+                out.extend_from_slice(&listed.to_le_bytes());
                 out.extend_from_slice(&adopted.to_le_bytes());
                 put_bytes(out, after);
             }
@@ -409,9 +410,9 @@ impl<'a> Mutation<'a> {
                 Mutation::Vanish { bucket, key, mount, version, read_at }
             }
             46 => {
-                let done = take_u8(b)? != 0;
-                let (mount, adopted) = (take_u32(b)?, take_u64(b)?);
-                Mutation::ImportNote { mount, after: take_key_bytes(b)?, adopted, done }
+                let state = import_state(take_u8(b)?)?;
+                let (mount, listed, adopted) = (take_u32(b)?, take_u64(b)?, take_u64(b)?);
+                Mutation::ImportNote { mount, after: take_key_bytes(b)?, listed, adopted, state }
             }
             20 => {
                 let (bucket, key) = take_key(b)?;
@@ -537,6 +538,25 @@ pub(crate) fn encode_atomic_head(out: &mut Vec<u8>, guards: &[Guard<'_>], count:
         out.extend_from_slice(&version.unwrap_or(Version::ZERO).0.to_le_bytes());
     }
     out.extend_from_slice(&count.to_le_bytes());
+}
+
+/// Also the flags of an import row.
+pub(crate) fn import_tag(state: ImportState) -> u8 {
+    match state {
+        ImportState::Running => 0,
+        ImportState::Done => 1,
+        ImportState::Cancelled => 2,
+    }
+}
+
+/// What [`import_tag`] wrote.
+pub(crate) fn import_state(tag: u8) -> Option<ImportState> {
+    Some(match tag {
+        0 => ImportState::Running,
+        1 => ImportState::Done,
+        2 => ImportState::Cancelled,
+        _ => return None,
+    })
 }
 
 fn mode_tag(mode: MountMode) -> u8 {

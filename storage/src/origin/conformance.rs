@@ -88,6 +88,12 @@ async fn objects(origin: &dyn Origin) {
     for (n, key) in keys.iter().enumerate() {
         assert_eq!(body(origin, key).await, Some(Bytes::from(format!("1 {n}"))), "{key}");
     }
+    for object in origin.list(ListRequest::new("", 1000)).await.unwrap().objects {
+        let head = origin.head(&object.key).await.unwrap().unwrap();
+        // To the second: a HEAD says no more.
+        let (listed, told) = (object.modified_ms / 1_000, head.modified_ms / 1_000);
+        assert!(told > 1_500_000_000 && listed == told, "{}: {listed} {told}", object.key);
+    }
     let mut sorted = keys.clone();
     sorted.sort_unstable();
     for max in [1, 3, 1000] {

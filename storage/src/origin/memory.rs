@@ -11,12 +11,15 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 use parking_lot::Mutex;
 
-use super::page::Page;
+use super::page::{Facts, Page};
 use super::{
     BeginRequest, BodyChecksums, Capabilities, CompleteRequest, Condition, ContentHeaders, DeleteRequest,
     ErrorClass, HeadReply, Landing, ListReply, ListRequest, NO_SUCH_UPLOAD, Origin, OriginETag, OriginError,
     OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest, SentPart, UploadId,
 };
+
+/// Objects are younger than this: 2020, milliseconds since the Unix epoch.
+const FIRST_MS: u64 = 1_577_836_800_000;
 
 /// Which operation a call is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,6 +99,7 @@ struct State {
     late: BTreeMap<u64, LateRequest>,
     uploads: BTreeMap<String, Upload>,
     calls: u64,
+    changes: u64,
     hook: Option<FaultHook>,
 }
 
@@ -105,6 +109,7 @@ struct Stored {
     headers: ContentHeaders,
     user_metadata: Vec<(String, String)>,
     etag: OriginETag,
+    modified_ms: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -132,6 +137,7 @@ impl MemoryOrigin {
             late: BTreeMap::new(),
             uploads: BTreeMap::new(),
             calls: 0,
+            changes: 0,
             hook: None,
         };
         MemoryOrigin { name: name.into(), state: Mutex::new(state) }
@@ -174,10 +180,18 @@ impl MemoryOrigin {
 
     /// Puts an object that is not ours, without a call and without a record.
     pub fn put_foreign(&self, key: &str, body: &'static [u8]) {
-        let body = Bytes::from_static(body);
-        let etag = md5_etag(&body);
-        let stored = Stored { body, headers: ContentHeaders::default(), user_metadata: Vec::new(), etag };
-        self.state.lock().objects.insert(key.to_owned(), stored);
+        self.put_foreign_with(key, Bytes::from_static(body), ContentHeaders::default(), &[]);
+    }
+
+    /// The same, with what may stand beside the bytes.
+    pub fn put_foreign_with(&self, key: &str, body: Bytes, headers: ContentHeaders, user: &[(&str, &str)]) {
+        let mut user_metadata: Vec<_> =
+            user.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        user_metadata.sort();
+        let mut state = self.state.lock();
+        let (etag, modified_ms) = (md5_etag(&body), state.next_ms());
+        let stored = Stored { body, headers, user_metadata, etag, modified_ms };
+        state.objects.insert(key.to_owned(), stored);
     }
 
     /// Removes an object as somebody else would, without a call and without a record.
@@ -225,6 +239,12 @@ impl State {
         (call.number, fault)
     }
 
+    /// The time of the next change: without a clock, a second after the one before.
+    fn next_ms(&mut self) -> u64 {
+        self.changes += 1;
+        FIRST_MS + self.changes * 1_000
+    }
+
     fn put(&mut self, request: &PutRequest, call: u64, late: bool) -> Result<PutReply, OriginError> {
         self.judge(&request.key, &request.condition)?;
         if self.honours.checksums && !checksums_match(&request.checksums, &request.body) {
@@ -233,7 +253,8 @@ impl State {
         let mut user_metadata = request.user_metadata.clone();
         user_metadata.sort();
         let (body, headers) = (request.body.clone(), request.headers.clone());
-        let stored = Stored { etag: md5_etag(&body), body, headers, user_metadata };
+        let modified_ms = self.next_ms();
+        let stored = Stored { etag: md5_etag(&body), body, headers, user_metadata, modified_ms };
         Ok(self.store(&request.key, stored, call, late))
     }
 
@@ -280,7 +301,8 @@ impl State {
         self.uploads.remove(&request.upload.0);
         let mut user_metadata = upload.user_metadata;
         user_metadata.sort();
-        let stored = Stored { body: Bytes::from(body), headers: upload.headers, user_metadata, etag };
+        let (body, headers, modified_ms) = (Bytes::from(body), upload.headers, self.next_ms());
+        let stored = Stored { body, headers, user_metadata, etag, modified_ms };
         Ok(self.store(&request.key, stored, call, late))
     }
 
@@ -299,10 +321,15 @@ impl State {
 }
 
 impl Stored {
+    fn facts(&self) -> Facts {
+        Facts { etag: Some(self.etag.clone()), bytes: self.body.len() as u64, modified_ms: self.modified_ms }
+    }
+
     fn head(&self) -> HeadReply {
         HeadReply {
             etag: self.etag.clone(),
             content_length: self.body.len() as u64,
+            modified_ms: self.modified_ms,
             headers: self.headers.clone(),
             user_metadata: self.user_metadata.clone(),
         }
@@ -435,7 +462,7 @@ impl Origin for MemoryOrigin {
             if !key.starts_with(&request.prefix) || page.is_full() {
                 break;
             }
-            page.offer(key, || (Some(stored.etag.clone()), stored.body.len() as u64));
+            page.offer(key, || stored.facts());
         }
         Ok(page.finish())
     }

@@ -243,6 +243,8 @@ pub struct HeadReply {
     pub etag: OriginETag,
     /// Its length in bytes.
     pub content_length: u64,
+    /// When it was last changed by the origin's clock, milliseconds since the Unix epoch; 0 if it was not told.
+    pub modified_ms: u64,
     /// Content headers.
     pub headers: ContentHeaders,
     /// User metadata, names without `x-amz-meta-`, lower case, sorted.
@@ -320,6 +322,8 @@ pub struct ListedObject {
     pub etag: Option<OriginETag>,
     /// Length in bytes.
     pub bytes: u64,
+    /// As [`HeadReply::modified_ms`].
+    pub modified_ms: u64,
 }
 
 /// Answer to a list.

@@ -2,6 +2,14 @@
 
 use super::{ListReply, ListRequest, ListedObject, OriginETag, OriginKey};
 
+/// What a listing says of an object beside its key.
+#[derive(Default)]
+pub(super) struct Facts {
+    pub(super) etag: Option<OriginETag>,
+    pub(super) bytes: u64,
+    pub(super) modified_ms: u64,
+}
+
 /// See the file's head. Keys are offered in ascending order; those before the page, and those that are rolled
 /// up already, are passed over.
 pub(super) struct Page<'a> {
@@ -40,7 +48,7 @@ impl<'a> Page<'a> {
         })
     }
 
-    pub(super) fn offer(&mut self, key: &str, facts: impl FnOnce() -> (Option<OriginETag>, u64)) {
+    pub(super) fn offer(&mut self, key: &str, facts: impl FnOnce() -> Facts) {
         let Some(rest) = key.strip_prefix(self.request.prefix.as_str()) else { return };
         let after = |bound: &Option<String>| bound.as_deref().is_none_or(|bound| key > bound);
         if self.full || !after(&self.request.start_after) || !after(&self.last) {
@@ -64,9 +72,9 @@ impl<'a> Page<'a> {
             self.reply.prefixes.push(prefix);
             return;
         }
-        let (etag, bytes) = facts();
+        let Facts { etag, bytes, modified_ms } = facts();
         self.last = Some(key.to_owned());
-        self.reply.objects.push(ListedObject { key: OriginKey(key.to_owned()), etag, bytes });
+        self.reply.objects.push(ListedObject { key: OriginKey(key.to_owned()), etag, bytes, modified_ms });
     }
 
     pub(super) fn finish(self) -> ListReply {

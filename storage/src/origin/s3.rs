@@ -45,7 +45,7 @@ use aws_smithy_runtime_api::client::interceptors::context::{
 };
 use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_types::base64;
+use aws_smithy_types::{DateTime, base64};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body::{Frame, SizeHint};
@@ -552,6 +552,7 @@ impl Origin for S3Origin {
                 key: OriginKey(key),
                 etag: object.e_tag().map(unquoted),
                 bytes: u64::try_from(object.size().unwrap_or(0)).unwrap_or(0),
+                modified_ms: millis(object.last_modified()),
             });
         }
         let next = reply.next_continuation_token().map(str::to_owned);
@@ -887,6 +888,11 @@ fn url_decoded(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
+/// Milliseconds since the Unix epoch; 0 for no time, or one before.
+fn millis(time: Option<&DateTime>) -> u64 {
+    time.and_then(|time| u64::try_from(time.to_millis().ok()?).ok()).unwrap_or(0)
+}
+
 macro_rules! head_reply {
     ($reply:expr) => {{
         let reply = $reply;
@@ -896,6 +902,7 @@ macro_rules! head_reply {
         HeadReply {
             etag: unquoted(reply.e_tag().unwrap_or_default()),
             content_length: u64::try_from(reply.content_length().unwrap_or(0)).unwrap_or(0),
+            modified_ms: millis(reply.last_modified()),
             headers: ContentHeaders {
                 content_type: reply.content_type().map(str::to_owned),
                 content_encoding: reply.content_encoding().map(str::to_owned),

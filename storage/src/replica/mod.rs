@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
 use crate::apply::{Applied, Applier, EntryHead};
@@ -32,6 +33,7 @@ use crate::keyspace::base::BaseError;
 use crate::keyspace::tables::{CheckpointRow, MountRow};
 use crate::keyspace::view::View;
 use crate::keyspace::{Frozen, Keyspace};
+use crate::lookup::Cover;
 use crate::mutation::Outcome;
 use crate::object::BlobId;
 use crate::stage::Stager;
@@ -100,12 +102,12 @@ pub(crate) struct EngineStatus {
     pub(crate) mutations: AtomicU64,
     pub(crate) entries: AtomicU64,
     pub(crate) mounts: Mutex<Vec<(u32, MountRow)>>,
+    /// The same as look-ups need it.
+    pub(crate) cover: ArcSwap<Cover>,
     /// Whether one of them looks up: what is not here may be in its origin.
     pub(crate) looks_up: AtomicBool,
     /// Whether one of them is write-through.
     pub(crate) write_through: AtomicBool,
-    /// Whether one of them is read-only.
-    pub(crate) read_only: AtomicBool,
     pub(crate) unswept: Mutex<Vec<(crate::object::BucketId, crate::object::Version)>>,
     /// Why the journal has no room, while it has none.
     pub(crate) journal_full: Mutex<Option<Arc<str>>>,
@@ -453,11 +455,13 @@ impl Engine {
             return;
         }
         let mounts = self.applier.state().mounts();
-        let any = |is: fn(&MountRow) -> bool| mounts.iter().any(|(_, row)| is(row));
-        self.status.looks_up.store(any(MountRow::looks_up), Relaxed);
-        self.status.write_through.store(any(|row| row.write_through && !row.leaving), Relaxed);
-        self.status.read_only.store(any(|row| row.read_only && !row.leaving), Relaxed);
+        let through = |(_, row): &(u32, MountRow)| row.write_through && !row.leaving;
+        self.status.write_through.store(mounts.iter().any(through), Relaxed);
         *self.status.mounts.lock() = mounts.to_vec();
+        let cover = Cover::of(mounts);
+        let looks_up = cover.looks_up();
+        self.status.cover.store(Arc::new(cover));
+        self.status.looks_up.store(looks_up, Relaxed);
         *self.status.unswept.lock() = self.applier.state().unswept();
     }
 

@@ -112,6 +112,7 @@ impl Site {
             checkpointer: node.checkpointer.clone(),
             stager: node.stager.clone(),
             fills: Default::default(),
+            lookups: Default::default(),
             evictor: Default::default(),
             recency: Default::default(),
             space: SpaceWatch::new(Arc::new(SimDisk::new()), Some(0)),

@@ -133,7 +133,7 @@ proptest! {
             upload_id: "id".to_owned(),
         };
         prop_assert_eq!(TransferRow::decode(&row.encode()), Some(row));
-        let row = ImportRow { done: delete, adopted: 7, after: Box::from(&b"k"[..]) };
+        let row = ImportRow { state: ImportState::Cancelled, listed: 9, adopted: 7, after: Box::from(&b"k"[..]) };
         prop_assert_eq!(ImportRow::decode(&row.encode()), Some(row));
         let crc = delete.then_some(rows);
         prop_assert_eq!(decode_sent_part(&encode_sent_part("e", crc)), Some(("e".to_owned(), crc)));

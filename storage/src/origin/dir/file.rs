@@ -18,6 +18,7 @@ use super::name::{ASIDE, path_of};
 use super::{Root, failed, random_hex, unknown};
 use crate::keyspace::tables::{decode_meta, encode_meta};
 use crate::object::ObjectMeta;
+use crate::origin::page::Facts;
 use crate::origin::{
     Condition, ContentHeaders, ErrorClass, Fence, HeadReply, Landing, OriginETag, OriginError, OriginKey,
     PutReply,
@@ -110,10 +111,15 @@ pub(super) struct Found {
     pub(super) file: File,
     pub(super) bytes: u64,
     pub(super) etag: OriginETag,
+    modified_ms: u64,
     meta: ObjectMeta,
 }
 
 impl Found {
+    pub(super) fn facts(&self) -> Facts {
+        Facts { etag: Some(self.etag.clone()), bytes: self.bytes, modified_ms: self.modified_ms }
+    }
+
     pub(super) fn head(&self) -> HeadReply {
         let meta = self.meta.clone();
         let mut user_metadata = meta.user;
@@ -121,6 +127,7 @@ impl Found {
         HeadReply {
             etag: self.etag.clone(),
             content_length: self.bytes,
+            modified_ms: self.modified_ms,
             headers: ContentHeaders {
                 content_type: meta.content_type,
                 content_encoding: meta.content_encoding,
@@ -183,7 +190,10 @@ pub(super) fn open(path: PathBuf) -> Result<Option<Found>, OriginError> {
         }
         (format!("file-{}", &hasher.finalize().to_hex()[..32]), ObjectMeta::default())
     });
-    Ok(Some(Found { path, file, bytes: found.len(), etag: OriginETag(etag), meta }))
+    // A file may be older than the epoch.
+    let modified_ms = found.mtime().saturating_mul(1_000).saturating_add(found.mtime_nsec() / 1_000_000);
+    let modified_ms = u64::try_from(modified_ms).unwrap_or(0);
+    Ok(Some(Found { path, file, bytes: found.len(), etag: OriginETag(etag), modified_ms, meta }))
 }
 
 fn parse(value: &[u8], (bytes, seconds, nanos): Stamp) -> Option<(String, ObjectMeta)> {

@@ -36,7 +36,7 @@ fn visit(mut entries: Vec<(String, Entry)>, key: &str, page: &mut Page<'_>) -> R
                 page.offer(&key, || {
                     facts = file::open(path);
                     let found = facts.as_ref().ok().and_then(Option::as_ref);
-                    (found.map(|found| found.etag.clone()), found.map_or(0, |found| found.bytes))
+                    found.map(file::Found::facts).unwrap_or_default()
                 });
                 facts?;
             }

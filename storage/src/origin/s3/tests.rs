@@ -277,11 +277,12 @@ async fn head_tells_absence_from_trouble() {
     let broken = Server::start(Answer::Reply("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")).await;
     assert!(broken.origin().head(&OriginKey("k".to_owned())).await.is_err());
     let found = "HTTP/1.1 200 OK\r\netag: \"e\"\r\ncontent-length: 5\r\n\
-        x-amz-meta-forebay-version: 00-01\r\nexpires: never\r\n\r\n";
+        last-modified: Mon, 12 Oct 2009 17:50:00 GMT\r\nx-amz-meta-forebay-version: 00-01\r\nexpires: never\r\n\r\n";
     let found = Server::start(Answer::Reply(found)).await;
     let head = found.origin().head(&OriginKey("k".to_owned())).await.unwrap().unwrap();
     assert_eq!(head.user("forebay-version"), Some("00-01"));
     assert_eq!((head.content_length, head.headers.expires.as_deref()), (5, Some("never")));
+    assert_eq!(head.modified_ms, 1_255_369_800_000);
 }
 
 #[tokio::test]
@@ -299,12 +300,14 @@ async fn get_refuses_a_body_beyond_the_limit() {
 #[tokio::test]
 async fn list_decodes_url_encoded_keys() {
     let body = "<ListBucketResult><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>\
-        <NextContinuationToken>next</NextContinuationToken><Contents><Key>a%2Bb+c%25</Key><Size>3</Size></Contents></ListBucketResult>";
+        <NextContinuationToken>next</NextContinuationToken><Contents><Key>a%2Bb+c%25</Key><Size>3</Size>\
+        <LastModified>2009-10-12T17:50:00.250Z</LastModified></Contents></ListBucketResult>";
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     let server = Server::start(Answer::Reply(Box::leak(answer.into_boxed_str()))).await;
     let request = ListRequest::new(String::new(), 1);
     let reply = server.origin().list(request).await.unwrap();
     assert_eq!(reply.objects[0].key, OriginKey("a+b c%".to_owned()));
+    assert_eq!((reply.objects[0].bytes, reply.objects[0].modified_ms), (3, 1_255_369_800_250));
     assert_eq!((reply.truncated, reply.next.as_deref()), (true, Some("next")));
 }
 
