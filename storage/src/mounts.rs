@@ -4,8 +4,9 @@
 //! record itself (apply's), nor what a mount does (`flush/`).
 //!
 //! What must hold: an object is queued for the origin that its key has now, and what was learnt of another
-//! origin says nothing about it; apply sees to that by the mount's number in the origin rows. What a crash
-//! leaves: a mount that takes no more rows and still has some; the next start gives them up and forgets it.
+//! origin says nothing about it; apply sees to that by the mount's number in the origin rows. Objects that were found
+//! in a mount's origin and never written here go with it: their bytes are nowhere else. What a crash leaves: a mount
+//! that takes no more rows and still has some, or such objects; the next start gives them up and forgets it.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -75,6 +76,12 @@ impl Shared {
         self.with_mount(bucket, key, |number, _| Some(number))
     }
 
+    /// Whether the key lies under this mount, whatever that one does.
+    pub(crate) fn lies_under(&self, mount: u32, bucket: BucketId, key: &[u8]) -> bool {
+        let mounts = self.status.mounts.lock();
+        covering(&mounts, bucket, key).is_some_and(|(number, _)| *number == mount)
+    }
+
     /// What `look` says of the mount that takes a key's changes, if there is one. Takes a short lock.
     pub(crate) fn with_mount<T>(
         &self,
@@ -83,9 +90,8 @@ impl Shared {
         look: impl FnOnce(u32, &MountRow) -> Option<T>,
     ) -> Option<T> {
         let mounts = self.status.mounts.lock();
-        let covers = |(_, mount): &&(u32, MountRow)| mount.bucket == bucket && key.starts_with(&mount.prefix);
-        let longest = mounts.iter().filter(covers).max_by_key(|(_, mount)| mount.prefix.len());
-        let (number, mount) = longest.filter(|(_, mount)| !mount.local && !mount.leaving)?;
+        let (number, mount) =
+            covering(&mounts, bucket, key).filter(|(_, mount)| !mount.local && !mount.leaving)?;
         look(*number, mount)
     }
 
@@ -118,7 +124,8 @@ impl Store {
 
     /// Forgets the mount at `/bucket/prefix`: the origin keeps what it has, nothing more is sent to it, the
     /// objects stay here, and what was only in the origin is brought back first (an error if that cannot be done). But
-    /// objects that were found in the origin and never written here go: they are there, as they were before. With `abandon`, changes that wait for it are given up; without, they refuse it.
+    /// objects that were found in the origin and never written here go: they are there, as they were before. With
+    /// `abandon`, changes that wait for it are given up; without, they refuse it.
     /// A dropped future, or an error, may leave a mount that takes no more rows; call this again.
     pub async fn forget_mount(&self, bucket: &str, prefix: &[u8], abandon: bool) -> Result<Forgotten> {
         let shared = self.shared();
@@ -155,9 +162,33 @@ impl Store {
     }
 }
 
+/// The mount with the longest prefix of a key.
+fn covering<'a>(mounts: &'a [(u32, MountRow)], bucket: BucketId, key: &[u8]) -> Option<&'a (u32, MountRow)> {
+    let covers = |(_, mount): &&(u32, MountRow)| mount.bucket == bucket && key.starts_with(&mount.prefix);
+    mounts.iter().filter(covers).max_by_key(|(_, mount)| mount.prefix.len())
+}
+
 async fn forget(shared: &Arc<Shared>, mount: u32, abandon: bool) -> Result<Forgotten> {
     let mut abandoned = 0;
     loop {
+        let leaving = |(number, row): &(u32, MountRow)| {
+            (*number == mount && row.leaving).then(|| (row.bucket, row.prefix.clone()))
+        };
+        // Also of one that a crash has interrupted.
+        let place = shared.status.mounts.lock().iter().find_map(leaving);
+        if let Some((bucket, prefix)) = place {
+            if abandon {
+                abandoned += abandon_rows(shared, mount).await?;
+            }
+            let objects = drop_adopted(shared, bucket, &prefix, Some(mount)).await?;
+            if objects > 0 {
+                tracing::info!(
+                    objects,
+                    mount,
+                    "objects that were adopted and never written are gone from here"
+                );
+            }
+        }
         let mut submission = Submission::new();
         submission.push(&Mutation::MountForget { mount, abandon });
         match shared.submit(submission).await?.results.first() {
@@ -168,14 +199,6 @@ async fn forget(shared: &Arc<Shared>, mount: u32, abandon: bool) -> Result<Forgo
         }
         if !shared.status.mounts.lock().iter().any(|(number, _)| *number == mount) {
             return Ok(Forgotten::Done { abandoned });
-        }
-        abandoned += abandon_rows(shared, mount).await?;
-        let of =
-            |(number, row): &(u32, MountRow)| (*number == mount).then(|| (row.bucket, row.prefix.clone()));
-        let place = shared.status.mounts.lock().iter().find_map(of);
-        if let Some((bucket, prefix)) = place {
-            let objects = drop_adopted(shared, bucket, &prefix, Some(mount)).await?;
-            tracing::info!(objects, mount, "objects that were adopted and never written are gone from here");
         }
     }
 }

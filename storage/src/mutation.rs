@@ -455,8 +455,9 @@ pub enum Mutation<'a> {
     },
     /// Forgets a mount: its origin keeps what it has, its keys are local from now on, and the path may be
     /// mounted anew. With `abandon`, rows still queued for it do not refuse this: the mount then takes no
-    /// more rows, and goes with the next `MountForget` after they were given up. Outcome `Done`, `Unmet`
-    /// (no such mount), or refusal `MountBusy`.
+    /// more rows, and goes with the next `MountForget` after they were given up. One over existing data takes two
+    /// steps in any case: between them what was adopted is dropped (`Vanish`). Outcome `Done`, `Unmet` (no such
+    /// mount), or refusal `MountBusy`.
     MountForget {
         /// Mount number.
         mount: u32,

@@ -107,3 +107,6 @@ fn changes_of(shared: &Shared, submission: &Submission) -> Vec<Change> {
     }
     changes
 }
+
+#[cfg(test)]
+mod tests;

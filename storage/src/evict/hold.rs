@@ -336,7 +336,7 @@ pub(crate) async fn bring_all_back(
         let look = move || -> Result<Vec<Bytes>, ViewError> {
             let mut away = Vec::new();
             for (key, row) in rows {
-                let elsewhere = of.is_some() && looking.mount_of(bucket, &key) != of;
+                let elsewhere = of.is_some_and(|of| !looking.lies_under(of, bucket, &key));
                 if elsewhere || adopted_from(&view, bucket, &key, &row)?.is_some() {
                     continue;
                 }
@@ -373,7 +373,8 @@ pub(crate) async fn drop_adopted(
     let (mut after, mut dropped): (Option<Bytes>, u64) = (None, 0);
     loop {
         let (rows, view, last) = page_of(shared, bucket, prefix, after.as_deref()).await?;
-        let read_at = shared.keyspace.visible();
+        // Nothing was asked of the origin, so nothing can have come too late.
+        let read_at = Version(u64::MAX);
         let look = move || -> Result<Submission, ViewError> {
             let mut submission = Submission::new();
             for (key, row) in rows {

@@ -108,8 +108,6 @@ pub(crate) struct EngineStatus {
     pub(crate) looks_up: AtomicBool,
     /// Whether one of them is write-through.
     pub(crate) write_through: AtomicBool,
-    /// Whether one of them is read-only.
-    pub(crate) read_only: AtomicBool,
     pub(crate) unswept: Mutex<Vec<(crate::object::BucketId, crate::object::Version)>>,
     /// Why the journal has no room, while it has none.
     pub(crate) journal_full: Mutex<Option<Arc<str>>>,
@@ -457,9 +455,8 @@ impl Engine {
             return;
         }
         let mounts = self.applier.state().mounts();
-        let any = |is: fn(&MountRow) -> bool| mounts.iter().any(|(_, row)| is(row));
-        self.status.write_through.store(any(|row| row.write_through && !row.leaving), Relaxed);
-        self.status.read_only.store(any(|row| row.read_only && !row.leaving), Relaxed);
+        let through = |(_, row): &(u32, MountRow)| row.write_through && !row.leaving;
+        self.status.write_through.store(mounts.iter().any(through), Relaxed);
         *self.status.mounts.lock() = mounts.to_vec();
         let cover = Cover::of(mounts);
         let looks_up = cover.looks_up();

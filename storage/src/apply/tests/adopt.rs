@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::keyspace::tables::{ImportRow, deletes_key};
-use crate::mutation::{ADOPTED_PIECE_BYTES, AdoptedHead, PartNames, Payload};
+use crate::mutation::{ADOPTED_PIECE_BYTES, AdoptedHead, ImportState, PartNames, Payload};
 use crate::slot::slot_of;
 
 const FAR: u64 = 1 << 40;
@@ -170,10 +170,11 @@ fn a_mark_of_a_delete_concerns_its_slot_and_mount_alone_and_goes_with_the_mount(
     done(story.adopt_at(b"{b}2", read_at, None, head(1, "e")));
     let mark = deletes_key(1, slot_of(b"{a}1"));
     assert!(story.raw(RowKey::encoded(&mark)).is_some());
-    done(story.run(&Mutation::ImportNote { mount: 1, after: b"k", adopted: 3, done: false }));
+    let state = ImportState::Running;
+    done(story.run(&Mutation::ImportNote { mount: 1, after: b"k", listed: 4, adopted: 3, state }));
     let import = numbered_key(Table::Import, 1);
     let noted = story.raw(RowKey::encoded(&import)).unwrap();
-    let row = ImportRow { done: false, adopted: 3, after: Box::from(&b"k"[..]) };
+    let row = ImportRow { state, listed: 4, adopted: 3, after: Box::from(&b"k"[..]) };
     assert_eq!(ImportRow::decode(&noted), Some(row));
     done(story.run(&forget(1, false)));
     done(story.run(&forget(1, false)));
@@ -181,7 +182,7 @@ fn a_mark_of_a_delete_concerns_its_slot_and_mount_alone_and_goes_with_the_mount(
     for row in [&mark[..], &import[..]] {
         assert!(story.raw(RowKey::encoded(row)).is_none());
     }
-    let note = Mutation::ImportNote { mount: 1, after: b"", adopted: 0, done: true };
+    let note = Mutation::ImportNote { mount: 1, after: b"", listed: 0, adopted: 0, state };
     assert_eq!(story.run(&note), Outcome::Unmet);
 }
 
