@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::apply::mount_path;
 use crate::error::{Error, Result};
-use crate::evict::bring_all_back;
+use crate::evict::{bring_all_back, drop_adopted};
 use crate::flush::{MountId, MountSpec};
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
@@ -41,8 +41,14 @@ pub struct RecordedMount {
     pub origin: String,
     /// No origin.
     pub local: bool,
-    /// The origin prefix is ours.
+    /// How it treats the origin.
+    pub mode: MountMode,
+    /// The origin was reached.
     pub attached: bool,
+    /// The origin held, or holds, what this cluster has not put there: keys without a row are looked up.
+    pub existing: bool,
+    /// Foreign changes are looked for.
+    pub revalidate: bool,
     /// Takes no more rows: it is being forgotten.
     pub leaving: bool,
     /// Changes that wait for its origin.
@@ -66,13 +72,21 @@ pub enum Forgotten {
 impl Shared {
     /// The number of the mount that takes a key's changes.
     pub(crate) fn mount_of(&self, bucket: BucketId, key: &[u8]) -> Option<u32> {
+        self.with_mount(bucket, key, |number, _| Some(number))
+    }
+
+    /// What `look` says of the mount that takes a key's changes, if there is one. Takes a short lock.
+    pub(crate) fn with_mount<T>(
+        &self,
+        bucket: BucketId,
+        key: &[u8],
+        look: impl FnOnce(u32, &MountRow) -> Option<T>,
+    ) -> Option<T> {
         let mounts = self.status.mounts.lock();
-        mounts
-            .iter()
-            .filter(|(_, mount)| mount.bucket == bucket && key.starts_with(&mount.prefix))
-            .max_by_key(|(_, mount)| mount.prefix.len())
-            .filter(|(_, mount)| !mount.local && !mount.leaving)
-            .map(|(number, _)| *number)
+        let covers = |(_, mount): &&(u32, MountRow)| mount.bucket == bucket && key.starts_with(&mount.prefix);
+        let longest = mounts.iter().filter(covers).max_by_key(|(_, mount)| mount.prefix.len());
+        let (number, mount) = longest.filter(|(_, mount)| !mount.local && !mount.leaving)?;
+        look(*number, mount)
     }
 
     pub(crate) fn mount_path(&self, row: &MountRow) -> String {
@@ -92,7 +106,10 @@ impl Store {
             path: shared.mount_path(row),
             origin: row.origin.clone(),
             local: row.local,
+            mode: row.mode(),
             attached: row.attached,
+            existing: row.existing,
+            revalidate: row.revalidate,
             leaving: row.leaving,
             queued: queued.iter().find(|(of, _)| of == number).map_or(0, |(_, rows)| *rows),
         });
@@ -100,8 +117,8 @@ impl Store {
     }
 
     /// Forgets the mount at `/bucket/prefix`: the origin keeps what it has, nothing more is sent to it, the
-    /// objects stay here, and what was only in the origin is brought back first (an error if that cannot be done).
-    /// With `abandon`, changes that wait for it are given up; without, they refuse it.
+    /// objects stay here, and what was only in the origin is brought back first (an error if that cannot be done). But
+    /// objects that were found in the origin and never written here go: they are there, as they were before. With `abandon`, changes that wait for it are given up; without, they refuse it.
     /// A dropped future, or an error, may leave a mount that takes no more rows; call this again.
     pub async fn forget_mount(&self, bucket: &str, prefix: &[u8], abandon: bool) -> Result<Forgotten> {
         let shared = self.shared();
@@ -121,7 +138,7 @@ impl Store {
             return Ok(Forgotten::Busy(rows));
         }
         shared.evictor.leave(number).await;
-        let forgotten = match bring_all_back(shared, bucket, prefix).await {
+        let forgotten = match bring_all_back(shared, bucket, prefix, Some(number)).await {
             Ok(0) => forget(shared, number, abandon).await,
             Ok(objects) => {
                 tracing::info!(
@@ -153,6 +170,13 @@ async fn forget(shared: &Arc<Shared>, mount: u32, abandon: bool) -> Result<Forgo
             return Ok(Forgotten::Done { abandoned });
         }
         abandoned += abandon_rows(shared, mount).await?;
+        let of =
+            |(number, row): &(u32, MountRow)| (*number == mount).then(|| (row.bucket, row.prefix.clone()));
+        let place = shared.status.mounts.lock().iter().find_map(of);
+        if let Some((bucket, prefix)) = place {
+            let objects = drop_adopted(shared, bucket, &prefix, Some(mount)).await?;
+            tracing::info!(objects, mount, "objects that were adopted and never written are gone from here");
+        }
     }
 }
 
@@ -226,10 +250,11 @@ pub(crate) async fn record(
         if before.is_none() {
             shared.fills.add_origin(id.0, &row.prefix, &row.origin_prefix, connected.clone());
         }
-        if !row.attached || row.uncovered {
+        // What lies here under a mount that is only read waits until it may be written.
+        if (!row.attached || row.uncovered) && !row.read_only {
             mark_dirty(shared, row.bucket, &mount.prefix).await?;
         }
-        if row.attached && row.uncovered {
+        if row.attached && row.uncovered && !row.read_only {
             let mut submission = Submission::new();
             submission.push(&Mutation::MountAttached { mount: id.0, existing: false });
             shared.submit(submission).await?;
@@ -244,6 +269,10 @@ pub(crate) async fn record(
             fifo: mount.fifo,
             min_interval: mount.min_interval,
             checksums: mount.checksums,
+            read_only: row.read_only,
+            existing: row.existing,
+            revalidate: row.revalidate,
+            write_through_timeout: mount.write_through_timeout,
         });
     }
     Ok(specs)
@@ -260,7 +289,9 @@ fn recorded(shared: &Shared, mount: &MountConfig) -> Option<(u32, MountRow)> {
 /// A new mount takes objects over that another one's origin has: their bytes must be here for that.
 async fn bring_back_for(shared: &Arc<Shared>, mount: &MountConfig) -> std::result::Result<(), StartError> {
     let Some(bucket) = shared.registry.by_name(mount.bucket.as_bytes()) else { return Ok(()) };
-    match bring_all_back(shared, bucket, &mount.prefix).await {
+    // What was found in the origin of a mount above is that mount's data, known here only because somebody asked.
+    drop_adopted(shared, bucket, &mount.prefix, None).await?;
+    match bring_all_back(shared, bucket, &mount.prefix, None).await {
         Ok(_) => Ok(()),
         Err(error) => {
             let text = format!(

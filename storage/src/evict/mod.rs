@@ -43,7 +43,7 @@ use crate::keyspace::view::{View, ViewError};
 use crate::object::BlobId;
 use crate::store::Shared;
 
-pub(crate) use hold::{bring_all_back, submit_held};
+pub(crate) use hold::{bring_all_back, drop_adopted, submit_held};
 pub(crate) use recency::Recency;
 
 /// Share of `capacity` at which room is made, and down to which, in percent. Closer together: smaller rounds, and
@@ -304,6 +304,16 @@ fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) 
     let made = made?;
     evictor.barren.store(made == 0, Relaxed);
     Ok(if made == 0 { Round::Barren } else { Round::Made })
+}
+
+/// Gives up all that may go, as one round. Blocks.
+#[cfg(test)]
+pub(crate) fn give_up_all(shared: &Arc<Shared>) -> Result<Round, EvictError> {
+    let wait = |batch: &Batch| {
+        while batch.wait(COMMIT_LOOK).open > 0 {}
+        true
+    };
+    make_room(shared, Want::Capacity(u64::MAX / 4), &wait)
 }
 
 /// Queues the changes of as many segments as are needed; returns the bytes that become free.
