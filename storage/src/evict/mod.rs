@@ -306,6 +306,16 @@ fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) 
     Ok(if made == 0 { Round::Barren } else { Round::Made })
 }
 
+/// Gives up all that may go, as one round. Blocks.
+#[cfg(test)]
+pub(crate) fn give_up_all(shared: &Arc<Shared>) -> Result<Round, EvictError> {
+    let wait = |batch: &Batch| {
+        while batch.wait(COMMIT_LOOK).open > 0 {}
+        true
+    };
+    make_room(shared, Want::Capacity(u64::MAX / 4), &wait)
+}
+
 /// Queues the changes of as many segments as are needed; returns the bytes that become free.
 fn begin(
     shared: &Arc<Shared>,

@@ -29,8 +29,6 @@ pub(crate) struct Covered {
     pub(crate) attached: bool,
     /// Whether foreign changes are looked for.
     pub(crate) revalidate: bool,
-    /// Whether clients change nothing under it.
-    pub(crate) read_only: bool,
 }
 
 /// See the file's head.
@@ -49,16 +47,10 @@ impl Cover {
             looks_up: row.looks_up(),
             attached: row.attached,
             revalidate: row.revalidate,
-            read_only: row.read_only && !row.local && !row.leaving,
         };
         let mut mounts: Vec<Covered> = rows.iter().map(covered).collect();
         mounts.sort_by_key(|mount| std::cmp::Reverse(mount.prefix.len()));
         Cover { mounts }
-    }
-
-    /// Whether any mount looks up.
-    pub(crate) fn looks_up(&self) -> bool {
-        self.mounts.iter().any(|mount| mount.looks_up)
     }
 
     /// A mount by its number.

@@ -3,7 +3,7 @@
 use crate::flush::tag::{ETAG_META, OriginTag, VERSION_META};
 use crate::keyspace::tables::encode_meta;
 use crate::mutation::AdoptedHead;
-use crate::object::ObjectMeta;
+use crate::object::{ClusterId, ObjectMeta, Version};
 use crate::origin::HeadReply;
 
 /// Names of user metadata that begin with this are ours, and not shown.
@@ -19,6 +19,8 @@ pub(super) struct Found {
     origin_etag: String,
     etag: String,
     meta: Vec<u8>,
+    /// Whose upload it is, if a forebay's.
+    mark: Option<OriginTag>,
 }
 
 impl Found {
@@ -29,8 +31,8 @@ impl Found {
             return None;
         }
         // What a forebay has uploaded carries the ETag that its clients know.
-        let ours = head.user(VERSION_META).is_some_and(|mark| OriginTag::parse(mark).is_some());
-        let etag = head.user(ETAG_META).filter(|etag| ours && is_etag(etag));
+        let mark = head.user(VERSION_META).and_then(OriginTag::parse);
+        let etag = head.user(ETAG_META).filter(|etag| mark.is_some() && is_etag(etag));
         let etag = etag.unwrap_or(&origin_etag).to_owned();
         let (len, modified_ms, headers) = (head.content_length, head.modified_ms, head.headers);
         let fits = |(name, value): &(String, String)| {
@@ -47,11 +49,16 @@ impl Found {
             user: head.user_metadata.into_iter().filter(fits).collect(),
             checksum: None,
         };
-        Some(Found { len, modified_ms, origin_etag, etag, meta: encode_meta(&meta) })
+        Some(Found { len, modified_ms, origin_etag, etag, meta: encode_meta(&meta), mark })
     }
 
     pub(super) fn origin_etag(&self) -> &str {
         &self.origin_etag
+    }
+
+    /// Whether this cluster has uploaded it, in a version from after that.
+    pub(super) fn is_newer(&self, cluster: ClusterId, than: Version) -> bool {
+        self.mark.is_some_and(|mark| mark.cluster == cluster && mark.version > than)
     }
 
     pub(super) fn head(&self) -> AdoptedHead<'_> {
@@ -70,7 +77,6 @@ fn is_etag(text: &str) -> bool {
 mod tests {
     use super::*;
     use crate::keyspace::tables::decode_meta;
-    use crate::object::{ClusterId, Version};
     use crate::origin::{ContentHeaders, OriginETag};
 
     fn head(etag: &str, user: &[(&str, &str)]) -> HeadReply {
@@ -94,6 +100,8 @@ mod tests {
         let mark = OriginTag { cluster: ClusterId([3; 16]), version: Version(9) }.to_string();
         let user = [("forebay-version", mark.as_str()), ("forebay-etag", "abc-1"), ("color", "red")];
         let found = Found::of(head("o", &user)).unwrap();
+        let newer = |cluster, than| found.is_newer(ClusterId([cluster; 16]), Version(than));
+        assert!(newer(3, 8) && !newer(3, 9) && !newer(4, 8));
         let told = found.head();
         assert_eq!((told.etag, told.origin_etag, told.len, told.modified_ms), ("abc-1", "o", 5, 7));
         let meta = decode_meta(told.meta).unwrap();

@@ -343,6 +343,10 @@ impl Run {
                 // It may have come up since it was found to be absent.
                 shared.lookups.absent.forget(self.mount, &key);
                 let found = Found::of(head).ok_or(super::NO_ETAG)?;
+                // Written here since: known, or deleted again. A mount that does not look up marks no deletes.
+                if found.is_newer(shared.cluster, read_at) {
+                    return Ok(Head::Settled);
+                }
                 Ok(Head::Found { key, read_at, found, asked_at })
             }
             None => Ok(Head::Settled),

@@ -20,7 +20,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use super::cover::Cover;
 use super::local::{Local, deleted_at, last_deleted_at};
 use super::source::{Item, Listed as SourceListed, Source};
-use super::{KEYS_AT_ONCE, settle};
+use super::{KEYS_AT_ONCE, Rule, settle};
 use crate::error::{Error, Result};
 use crate::keyspace::tables::{Table, object_key};
 use crate::keyspace::view::{View, ViewError};
@@ -395,7 +395,9 @@ fn judge_all(
             Item::Object { key, etag, .. } => match Local::read(shared, view, (listing.bucket, key), *mount)?
             {
                 // Rows are listed by themselves.
-                Local::Here { .. } | Local::Gone => Judged::Hidden,
+                Local::Here { .. } => Judged::Hidden,
+                Local::Gone if shared.lookups.has(Rule::Deletes) => Judged::Hidden,
+                Local::Gone => Judged::Shown,
                 Local::Unknown if etag.is_none() || deleted_at(view, *mount, key)? > *read_at => {
                     Judged::Doubtful
                 }
@@ -433,7 +435,7 @@ fn judge_prefix(
         |raw| matches!(judge(shared, (listing.bucket, prefix), Some(raw), view.at()), Lookup::Found(_));
     Ok(match rows.into_iter().any(|(_, raw)| is_alive(raw)) {
         true => Judged::Shown,
-        false if is_certain && !known => Judged::Shown,
+        false if is_certain && !known || !shared.lookups.has(Rule::Prefixes) => Judged::Shown,
         false => Judged::Doubtful,
     })
 }

@@ -103,6 +103,23 @@ pub(crate) struct Lookups {
     stop: CancellationToken,
     tasks: TaskTracker,
     counters: Counters,
+    #[cfg(test)]
+    missing: Mutex<Option<Rule>>,
+}
+
+/// A rule that a test takes away, and must notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rule {
+    /// What is visible is noted before an origin is asked.
+    Order,
+    /// What was deleted here is not listed.
+    Deletes,
+    /// Trouble is an error.
+    Trouble,
+    /// What is known under a common prefix is looked at.
+    Prefixes,
+    /// The longest prefix has a key.
+    Owners,
 }
 
 impl Lookups {
@@ -133,6 +150,17 @@ impl Lookups {
         let load = |counter: &AtomicU64| counter.load(Relaxed);
         let (asked, failed, adopted, vanished) = (load(asked), load(failed), load(adopted), load(vanished));
         LookupCounts { asked, failed, adopted, vanished }
+    }
+
+    /// Whether a rule is in force: always, but in tests.
+    #[cfg(not(test))]
+    const fn has(&self, _: Rule) -> bool {
+        true
+    }
+
+    #[cfg(test)]
+    fn has(&self, rule: Rule) -> bool {
+        *self.missing.lock() != Some(rule)
     }
 
     fn is_absent(&self, mount: u32, key: &[u8]) -> bool {
@@ -175,12 +203,6 @@ impl Store {
             [(bucket, key)] => settle(shared, *bucket, key).await,
             _ => settle_all(shared, unknown).await,
         }
-    }
-
-    /// Whether the key lies under a read-only mount.
-    pub fn is_read_only(&self, bucket: BucketId, key: &[u8]) -> bool {
-        let cover = self.shared().status.cover.load();
-        cover.owner(bucket, key).is_some_and(|mount| mount.read_only)
     }
 
     /// Whether listings of keys that begin with `prefix` ask an origin.
@@ -281,6 +303,14 @@ impl Flight {
             if answer.is_err() {
                 counters.failed.fetch_add(1, Relaxed);
             }
+            let answer = match self.shared.lookups.has(Rule::Trouble) {
+                true => answer,
+                false => Ok(answer.unwrap_or(None)),
+            };
+            let question = match self.shared.lookups.has(Rule::Order) {
+                true => question,
+                false => Question { read_at: self.shared.keyspace.visible(), ..question },
+            };
             let found = match answer {
                 Ok(Some(head)) => Found::of(head).map(Some).ok_or(NO_ETAG),
                 Ok(None) => Ok(None),
@@ -377,3 +407,6 @@ fn bucket_name(shared: &Shared, bucket: BucketId) -> String {
         .get(bucket)
         .map_or_else(String::new, |bucket| String::from_utf8_lossy(&bucket.name).into_owned())
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use super::ask;
 use super::cover::{Cover, Covered, Reach};
 use super::local::{Local, deleted_at};
 use super::merge::Listing;
-use super::settle;
+use super::{Rule, settle};
 use crate::error::{Error, Result};
 use crate::keyspace::view::View;
 use crate::object::Version;
@@ -142,13 +142,16 @@ impl Source {
         self.read_at = shared.keyspace.visible();
         let page = ask::list(&self.reach, &self.request, &shared.lookups.stop).await?;
         drop(turn);
+        if !shared.lookups.has(Rule::Order) {
+            self.read_at = shared.keyspace.visible();
+        }
         let last = last_name(&page.objects, &page.prefixes)?;
         let mut escaped = Vec::new();
         for object in page.objects {
             let name = &object.key.0;
-            let Some(key) = self.reach.key(name).filter(|key| self.is_wanted(cover, listing, key)) else {
-                continue;
-            };
+            let is_wanted =
+                |key: &Bytes| self.is_wanted(cover, listing, key) || !shared.lookups.has(Rule::Owners);
+            let Some(key) = self.reach.key(name).filter(is_wanted) else { continue };
             if self.reach.is_escaped(name) {
                 escaped.push(key);
             } else if done.is_none_or(|done| *key > *done) {
