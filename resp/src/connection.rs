@@ -97,14 +97,15 @@ impl Connection {
         while !self.pipeline.session.closing {
             rules.authenticated = self.pipeline.session.authenticated;
             let end = self.parse_ahead(&rules);
-            self.pipeline.prefetch(&self.requests, &self.parser);
+            self.pipeline.begin(&self.requests, &self.parser);
             let mut long = self.pipeline.has_long();
             for next in 0..self.requests.len() {
                 let request = self.requests[next].clone();
                 if mem::replace(&mut long, false) {
                     self.pipeline.long_request(request, &self.parser).await;
                 } else if let Some(blocked) = self.pipeline.request(request.clone(), &self.parser) {
-                    self.pipeline.unblock(blocked, request, &self.parser).await;
+                    let behind = &self.requests[next + 1..];
+                    self.pipeline.unblock(blocked, request, behind, &self.parser).await;
                 }
                 if self.pipeline.is_full() {
                     self.pipeline.close(&self.parser).await;

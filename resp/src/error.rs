@@ -1,7 +1,7 @@
 //! What a command answers when it cannot do what was asked, and the one place where the core's errors and
 //! refusals become RESP error lines.
 //!
-//! The first word is the code clients act on: `TRYAGAIN` and `OOM` are worth a retry, `ERR` is not.
+//! The first word is the code clients act on: `TRYAGAIN` and `OOM` are worth a retry, `NOPERM` and `ERR` are not.
 
 use std::borrow::Cow;
 use std::fmt;

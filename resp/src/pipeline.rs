@@ -9,6 +9,7 @@
 
 mod exec;
 mod long;
+mod look_up;
 
 use std::mem;
 use std::ops::Range;
@@ -27,6 +28,7 @@ use smallvec::SmallVec;
 use self::exec::ExecStep;
 use self::long::Arriving;
 pub(crate) use self::long::Intake;
+use self::look_up::LookUps;
 use crate::command::args::Args;
 use crate::command::plan::{LongValue, Needs, Plan, Planner, Read, WaitFn, Waiting, Write};
 use crate::command::{self, Command, Flags};
@@ -73,6 +75,8 @@ pub(crate) struct Pipeline {
     arriving: Arriving,
     /// Those of the command that is planned.
     long: Vec<LongValue>,
+    /// Requests whose keys were looked up in their origins.
+    look_ups: LookUps,
     tally: Tally,
     last_command: &'static str,
 }
@@ -125,6 +129,8 @@ pub(crate) enum Blocked {
     Open(&'static Command, usize),
     /// It waits for something itself.
     Wait(WaitFn),
+    /// Its keys must be looked up in their origins first.
+    LookUp(&'static Command),
     /// EXEC.
     Exec(&'static Command, Box<Queue>),
 }
@@ -144,6 +150,7 @@ impl Pipeline {
             held: Held::default(),
             arriving: Arriving::default(),
             long: Vec::new(),
+            look_ups: LookUps::default(),
             tally: Tally::default(),
             last_command: "NULL",
         }
@@ -207,8 +214,9 @@ impl Pipeline {
         mem::take(&mut self.tally)
     }
 
-    /// Asks for the rows that these requests are going to read, all at once. Only a hint.
-    pub(crate) fn prefetch(&self, requests: &[Range<usize>], parser: &Parser) {
+    /// These requests come next. Asks for the rows that they are going to read, all at once: only a hint.
+    pub(crate) fn begin(&mut self, requests: &[Range<usize>], parser: &Parser) {
+        self.look_ups.clear();
         let Some(bucket) = self.session.database_at(self.session.database()).bucket else { return };
         if requests.len() < 2 {
             return;
@@ -296,8 +304,14 @@ impl Pipeline {
         self.answer(request, |reply| reply.error(&error));
     }
 
-    /// Carries on with a request that could not be planned at once.
-    pub(crate) async fn unblock(&mut self, blocked: Blocked, request: Range<usize>, parser: &Parser) {
+    /// Carries on with a request that could not be planned at once; `behind` are requests that come after it.
+    pub(crate) async fn unblock(
+        &mut self,
+        blocked: Blocked,
+        request: Range<usize>,
+        behind: &[Range<usize>],
+        parser: &Parser,
+    ) {
         let args = parser.args(request.clone());
         let mut next = Some(blocked);
         while let Some(blocked) = next.take() {
@@ -310,6 +324,12 @@ impl Pipeline {
                     Ok(()) => next = self.plan(command, request.clone(), args),
                     Err(error) => self.answer(request.clone(), |reply| reply.error(&error)),
                 },
+                Blocked::LookUp(command) => {
+                    match self.look_up(command, request.clone(), behind, parser).await {
+                        Ok(()) => next = self.plan(command, request.clone(), args),
+                        Err(error) => self.answer(request.clone(), |reply| reply.error(&error)),
+                    }
+                }
                 Blocked::Wait(wait) => self.wait(wait, args).await,
                 Blocked::Exec(command, queue) => {
                     self.exec(command, queue, request.clone(), parser).await;
@@ -395,6 +415,9 @@ impl Pipeline {
                 return Some(Blocked::Open(command, place));
             }
         }
+        if self.server.store.has_lookups() && self.must_look_up(command, &request, args) {
+            return Some(Blocked::LookUp(command));
+        }
         let reply = if idle { &mut self.out } else { &mut self.ready };
         let from = reply.len();
         reply.set_protocol(self.session.protocol);
@@ -426,10 +449,8 @@ impl Pipeline {
                 self.carry_long();
                 self.push_step(command, request, database, Work::ReadThenWrite { view, read, write });
             }
-            Ok(Plan::Wait(wait)) => {
-                debug_assert!(idle, "{} waits and must run alone", command.name);
-                return Some(Blocked::Wait(wait));
-            }
+            Ok(Plan::Wait(wait)) if idle => return Some(Blocked::Wait(wait)),
+            Ok(Plan::Wait(_)) => return Some(Blocked::Close(command)),
             Ok(Plan::Exec(queue)) => return Some(Blocked::Exec(command, queue)),
         }
         None
@@ -631,10 +652,11 @@ impl Pipeline {
                 Error::Unavailable(_) | Error::ChangedInOrigin(_) => true,
                 Error::Full(_) | Error::GroupTooLarge(..) | Error::BodyTooLarge(..) => true,
                 Error::Unknown(_)
-                | Error::NotInOrigin(_)
                 | Error::KeyTooLong(_)
                 | Error::BodyLength { .. }
                 | Error::Stopping
+                // All of it is done here.
+                | Error::NotInOrigin(_)
                 | Error::Damaged(_)
                 | Error::Disk(_)
                 | Error::InvalidBucketName => false,

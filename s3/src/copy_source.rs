@@ -50,6 +50,7 @@ impl CopySource {
     ) -> Result<(BucketId, ObjectRow), Refused> {
         let bucket = operations.bucket(&self.bucket)?;
         Store::check_key(&self.key)?;
+        operations.look_up(bucket, &self.key).await?;
         let (row, _) = operations.object(bucket, &self.key).await?;
         let etag = row.etag(operations.store.cluster_id()).to_string();
         let modified = timestamp::from_ms(row.modified_ms()).unix_timestamp();

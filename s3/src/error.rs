@@ -58,6 +58,11 @@ impl Refused {
         Refused::new("NoSuchKey", 404, "The specified key does not exist.")
     }
 
+    /// The object lies under a mount that nothing is written to.
+    pub(crate) fn read_only() -> Refused {
+        Refused::new("AccessDenied", 403, "The object lies under a read-only mount")
+    }
+
     /// A condition of the request did not hold.
     pub(crate) fn precondition_failed(condition: &'static str) -> Refused {
         Refused::new(
@@ -141,8 +146,9 @@ impl From<Error> for Refused {
         match error {
             Error::Unavailable(_) => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
             Error::Unknown(_) => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
+            // Sent again, it is written again, and waits again.
+            Error::NotInOrigin(_) => Refused::new("ServiceUnavailable", 503, text).retry_after(5),
             Error::Full(_) => Refused::new("SlowDown", 503, text).retry_after(5),
-            Error::NotInOrigin(_) => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
             Error::KeyTooLong(size) => Refused::new("KeyTooLongError", 400, "Your key is too long")
                 .with("Size", size.to_string())
                 .with("MaxSizeAllowed", forebay_storage::object::KEY_BYTES_MAX.to_string()),

@@ -125,6 +125,35 @@ impl Operations {
         Ok(Document { bytes: body.bytes, _held: held })
     }
 
+    /// Looks the key up in its origin, if it must be known and nothing is known of it here.
+    pub(crate) async fn look_up(&self, bucket: BucketId, key: &[u8]) -> Result<(), Refused> {
+        if self.store.has_lookups() && self.store.is_unknown(bucket, key) {
+            self.store.look_up(&[(bucket, key)]).await?;
+        }
+        Ok(())
+    }
+
+    /// What an operation needs before it runs: a mount that takes its write, before a body travels in vain; and what
+    /// it depends on looked up, under a mount over data that was there before.
+    async fn prepare(
+        &self,
+        operation: Operation,
+        headers: &HeaderMap,
+        bucket: BucketId,
+        key: &[u8],
+    ) -> Result<(), Refused> {
+        if !self.store.has_lookups() {
+            return Ok(());
+        }
+        if operation.writes_object() && self.store.is_read_only(bucket, key) {
+            return Err(Refused::read_only());
+        }
+        if operation.depends_on_object(headers) {
+            self.look_up(bucket, key).await?;
+        }
+        Ok(())
+    }
+
     /// The object as it stands, with a view that reads its body where the row does not hold it.
     pub(crate) async fn object(
         &self,
@@ -303,6 +332,7 @@ async fn run_object_operation(
     };
     let bucket = operations.bucket(bucket)?;
     Store::check_key(key)?;
+    operations.prepare(facts.operation, headers, bucket, key).await?;
     match facts.operation {
         Operation::PutObject => operation::put_object::run(operations, facts, headers, bucket, key).await,
         Operation::CopyObject => operation::copy_object::run(operations, facts, headers, bucket, key).await,

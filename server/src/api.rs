@@ -233,8 +233,10 @@ pub(crate) struct RecordedMount {
     pub(crate) mode: String,
     /// Where it goes; none for a local mount.
     pub(crate) origin: Option<String>,
-    /// Whether the origin prefix is recorded as ours.
+    /// Whether the origin was reached, and may be written where the mode says so.
     pub(crate) attached: bool,
+    /// Whether the origin held somebody's data when the mount came: what is not known here is looked up there.
+    pub(crate) existing: bool,
     /// Whether it takes no more changes: it is being forgotten.
     pub(crate) leaving: bool,
     /// Changes that wait for it.
@@ -262,6 +264,50 @@ pub(crate) struct ForgetRequest {
 pub(crate) struct Forgotten {
     /// Changes that were given up.
     pub(crate) abandoned: u64,
+}
+
+/// Answer of `GET /_/api/v1/import`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Imports {
+    /// The last import of each mount that had one, or of the one that was asked for.
+    pub(crate) imports: Vec<Import>,
+}
+
+/// How an import stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Import {
+    /// `/bucket/prefix` of the mount.
+    pub(crate) path: String,
+    /// `running`, `done` or `cancelled`.
+    pub(crate) state: ImportState,
+    /// Objects that the origin has listed so far.
+    pub(crate) listed_objects: u64,
+    /// Objects taken over so far: those that were not known here.
+    pub(crate) adopted_objects: u64,
+    /// Name of the last object in the origin that it is done with.
+    pub(crate) after: String,
+    /// Why it waits, if it does: it goes on by itself.
+    pub(crate) trouble: Option<String>,
+}
+
+/// Whether an import goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ImportState {
+    /// Yes, also after a restart.
+    Running,
+    /// Everything was taken over.
+    Done,
+    /// It was ended before.
+    Cancelled,
+}
+
+/// Body of `POST /_/api/v1/import/start` and `…/cancel`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImportRequest {
+    /// `/bucket/prefix` of the mount.
+    pub(crate) path: String,
 }
 
 /// Every answer that is not a success.

@@ -1,6 +1,7 @@
 //! kill -9, power cuts, failing origins, stops: nothing acknowledged is lost, nothing deleted returns.
 
 mod evict;
+mod existing_data;
 mod faults;
 mod fence;
 mod kill;

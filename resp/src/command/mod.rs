@@ -15,6 +15,7 @@ mod forebay;
 mod info;
 mod introspect;
 pub(crate) mod key;
+pub(crate) mod known;
 mod scan;
 mod server;
 mod string;
@@ -23,6 +24,7 @@ mod transaction;
 pub(crate) use table::{COMMANDS, NONE};
 
 use self::args::Args;
+use self::known::Known;
 use self::plan::PlanFn;
 use crate::error::CommandError;
 
@@ -37,6 +39,8 @@ pub(crate) struct Command {
     pub(crate) keys: Places,
     /// Which arguments are values: only these may be longer than what is kept in memory.
     pub(crate) values: Places,
+    /// What must be known of its keys before it is planned.
+    pub(crate) known: Known,
     pub(crate) plan: PlanFn,
     pub(crate) subcommands: &'static [Command],
     /// What is told about it.

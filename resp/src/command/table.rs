@@ -2,6 +2,7 @@
 //!
 //! Arity, flags, key places, categories and tips are Redis 7.0's, since clients and proxies act on them.
 
+use super::known::Known;
 use super::plan::{Plan, PlanFn};
 use super::{About, Command, Flags, Places};
 use super::{client, config, connection, expire, forebay, info, introspect, key, scan, server};
@@ -40,15 +41,15 @@ pub(crate) static NONE: Command = command("none", 0, |_, _| Ok(Plan::Answered), 
 #[rustfmt::skip]
 pub(crate) static COMMANDS: &[Command] = &[
     command("get", 2, string::get, R.and(FAST)).string(1, 1, 1, &["RO access"]).since("1.0.0").says("Returns a value."),
-    command("set", -3, string::set, W_OOM).string(1, 1, 1, &["RW access update variable_flags"]).value(2).since("1.0.0").says("Sets a value, with conditions and an expiry time."),
+    command("set", -3, string::set, W_OOM).string(1, 1, 1, &["RW access update variable_flags"]).value(2).knows(Known::Options).since("1.0.0").says("Sets a value, with conditions and an expiry time."),
     command("setnx", 3, string::setnx, W_OOM.and(FAST)).string(1, 1, 1, &["OW insert"]).value(2).since("1.0.0").says("Sets a value if the key is absent."),
-    command("setex", 4, string::setex, W_OOM).string(1, 1, 1, &["OW update"]).value(3).since("2.0.0").says("Sets a value that expires in so many seconds."),
-    command("psetex", 4, string::psetex, W_OOM).string(1, 1, 1, &["OW update"]).value(3).since("2.6.0").says("Sets a value that expires in so many milliseconds."),
+    command("setex", 4, string::setex, W_OOM).string(1, 1, 1, &["OW update"]).value(3).knows(Known::Nothing).since("2.0.0").says("Sets a value that expires in so many seconds."),
+    command("psetex", 4, string::psetex, W_OOM).string(1, 1, 1, &["OW update"]).value(3).knows(Known::Nothing).since("2.6.0").says("Sets a value that expires in so many milliseconds."),
     command("getset", 3, string::getset, W_OOM.and(FAST)).string(1, 1, 1, &["RW access update"]).value(2).since("1.0.0").says("Sets a value and returns the one before."),
     command("getdel", 2, string::getdel, W.and(FAST)).string(1, 1, 1, &["RW access delete"]).since("6.2.0").says("Returns a value and deletes the key."),
     command("getex", -2, string::getex, W.and(FAST)).string(1, 1, 1, &["RW access update"]).since("6.2.0").says("Returns a value and sets or drops its expiry time."),
     command("mget", -2, string::mget, R.and(FAST)).string(1, -1, 1, &["RO access"]).since("1.0.0").tips(&[MULTI_SHARD]).says("Returns several values, read at one moment."),
-    command("mset", -3, string::mset, W_OOM).string(1, -1, 2, &["OW update"]).values(2, -1, 2).since("1.0.1").tips(&[MULTI_SHARD, ALL_SUCCEEDED]).says("Sets several values together."),
+    command("mset", -3, string::mset, W_OOM).string(1, -1, 2, &["OW update"]).values(2, -1, 2).knows(Known::Nothing).since("1.0.1").tips(&[MULTI_SHARD, ALL_SUCCEEDED]).says("Sets several values together."),
     command("msetnx", -3, string::msetnx, W_OOM).string(1, -1, 2, &["OW insert"]).values(2, -1, 2).since("1.0.1").tips(&[MULTI_SHARD, "response_policy:agg_min"]).says("Sets several values if all keys are absent."),
     command("append", 3, string::append, W_OOM.and(FAST).and(Flags::EXTENDS)).string(1, 1, 1, &["RW insert"]).value(2).since("2.0.0").says("Appends to a value."),
     command("strlen", 2, string::strlen, R.and(FAST)).string(1, 1, 1, &["RO"]).since("2.2.0").says("Returns a value's length."),
@@ -61,14 +62,14 @@ pub(crate) static COMMANDS: &[Command] = &[
     command("decrby", 3, string::decrby, W_OOM.and(FAST)).string(1, 1, 1, &["RW access update"]).since("1.0.0").says("Takes from a number."),
     command("incrbyfloat", 3, string::incrbyfloat, W_OOM.and(FAST)).string(1, 1, 1, &["RW access update"]).since("2.6.0").says("Adds to a floating-point number."),
 
-    command("del", -2, key::del, W).keyspace(1, -1, 1, &["RM delete"]).since("1.0.0").tips(&[MULTI_SHARD, SUM]).says("Deletes keys."),
-    command("unlink", -2, key::del, W.and(FAST)).keyspace(1, -1, 1, &["RM delete"]).since("4.0.0").tips(&[MULTI_SHARD, SUM]).says("Deletes keys, as DEL does here."),
+    command("del", -2, key::del, W).keyspace(1, -1, 1, &["RM delete"]).knows(Known::Nothing).since("1.0.0").tips(&[MULTI_SHARD, SUM]).says("Deletes keys."),
+    command("unlink", -2, key::del, W.and(FAST)).keyspace(1, -1, 1, &["RM delete"]).knows(Known::Nothing).since("4.0.0").tips(&[MULTI_SHARD, SUM]).says("Deletes keys, as DEL does here."),
     command("exists", -2, key::count, R.and(FAST)).keyspace(1, -1, 1, &["RO"]).since("1.0.0").tips(&[MULTI_SHARD, SUM]).says("Counts how many of the keys exist."),
     command("touch", -2, key::count, R.and(FAST)).keyspace(1, -1, 1, &["RO"]).since("3.2.1").tips(&[MULTI_SHARD, SUM]).says("Counts how many of the keys exist."),
     command("type", 2, key::kind, R.and(FAST)).keyspace(1, 1, 1, &["RO"]).since("1.0.0").says("Returns the type of a value."),
-    command("rename", 3, key::rename, W).keyspace(1, 2, 1, &["RW access delete", "OW update"]).since("1.0.0").says("Renames a key, replacing another."),
+    command("rename", 3, key::rename, W).keyspace(1, 2, 1, &["RW access delete", "OW update"]).knows(Known::First).since("1.0.0").says("Renames a key, replacing another."),
     command("renamenx", 3, key::renamenx, W.and(FAST)).keyspace(1, 2, 1, &["RW access delete", "OW insert"]).since("1.0.0").says("Renames a key if the new name is absent."),
-    command("copy", -3, key::copy, W_OOM).keyspace(1, 2, 1, &["RO access", "OW update"]).since("6.2.0").says("Copies a key, also to another database."),
+    command("copy", -3, key::copy, W_OOM).keyspace(1, 2, 1, &["RO access", "OW update"]).knows(Known::Copy).since("6.2.0").says("Copies a key, also to another database."),
     command("persist", 2, expire::persist, W.and(FAST)).keyspace(1, 1, 1, &["RW update"]).since("2.2.0").says("Drops an expiry time."),
     command("expire", -3, expire::expire, W.and(FAST)).keyspace(1, 1, 1, &["RW update"]).since("1.0.0").says("Lets a key expire in so many seconds."),
     command("pexpire", -3, expire::pexpire, W.and(FAST)).keyspace(1, 1, 1, &["RW update"]).since("2.6.0").says("Lets a key expire in so many milliseconds."),
@@ -78,8 +79,8 @@ pub(crate) static COMMANDS: &[Command] = &[
     command("pttl", 2, expire::pttl, R.and(FAST)).keyspace(1, 1, 1, &["RO access"]).since("2.6.0").tips(&[VARYING]).says("Returns the milliseconds a key has left."),
     command("expiretime", 2, expire::expiretime, R.and(FAST)).keyspace(1, 1, 1, &["RO access"]).since("7.0.0").says("Returns when a key expires, as a Unix time in seconds."),
     command("pexpiretime", 2, expire::pexpiretime, R.and(FAST)).keyspace(1, 1, 1, &["RO access"]).since("7.0.0").says("Returns when a key expires, as a Unix time in milliseconds."),
-    command("keys", 2, scan::keys, R).filed("generic", &["keyspace", "dangerous"]).since("1.0.0").tips(&[ALL_SHARDS, UNORDERED]).says("Returns all keys that match a pattern."),
-    command("scan", -2, scan::scan, R).filed("generic", KEYSPACE).since("2.8.0").tips(&[VARYING, "request_policy:special"]).says("Walks the keys in steps."),
+    command("keys", 2, scan::keys, R).filed("generic", &["keyspace", "dangerous"]).knows(Known::Listing).since("1.0.0").tips(&[ALL_SHARDS, UNORDERED]).says("Returns all keys that match a pattern."),
+    command("scan", -2, scan::scan, R).filed("generic", KEYSPACE).knows(Known::Listing).since("2.8.0").tips(&[VARYING, "request_policy:special"]).says("Walks the keys in steps."),
     command("randomkey", 1, scan::randomkey, R).filed("generic", KEYSPACE).since("1.0.0").tips(&[ALL_SHARDS, VARYING]).says("Returns some key."),
     command("object", -2, container, Flags::EMPTY).filed("generic", &[]).since("2.2.3").says("Tells how a value is kept.").with(OBJECT),
     command("wait", 3, server::wait, Flags::NOSCRIPT).filed("generic", CONNECTION).since("3.0.0").tips(&[ALL_SHARDS, "response_policy:agg_min"]).says("Returns how many replicas hold all writes so far."),
@@ -115,7 +116,7 @@ pub(crate) static COMMANDS: &[Command] = &[
 
     command("fb.stat", 2, forebay::stat, R.and(WAITS)).keyspace(1, 1, 1, &["RO"]).since("0.1.0").says("Tells of an object: version, ETag, and where it stands with its origin."),
     command("fb.use", 2, forebay::use_bucket, SESSION.and(WAITS)).filed("connection", CONNECTION).since("0.1.0").says("Switches to any bucket by name."),
-    command("fb.flushwait", -2, forebay::flushwait, Flags::NOSCRIPT.and(WAITS)).keyed(2, -1, 1, &["RO"]).filed("server", &[]).since("0.1.0").says("Waits until writes so far are in the origin; returns how many are not."),
+    command("fb.flushwait", -2, forebay::flushwait, Flags::NOSCRIPT.and(WAITS)).keyed(2, -1, 1, &["RO"]).filed("server", &[]).knows(Known::Nothing).since("0.1.0").says("Waits until writes so far are in the origin; returns how many are not."),
 ];
 
 #[rustfmt::skip]
@@ -182,6 +183,7 @@ const fn command(name: &'static str, arity: i32, plan: PlanFn, flags: Flags) -> 
         flags,
         keys: Places::NONE,
         values: Places::NONE,
+        known: Known::Nothing,
         plan,
         subcommands: &[],
         about: About { group: "", since: "", summary: "", categories: &[], tips: &[], access: &[] },
@@ -191,7 +193,13 @@ const fn command(name: &'static str, arity: i32, plan: PlanFn, flags: Flags) -> 
 impl Command {
     const fn keyed(mut self, first: i32, last: i32, step: i32, access: &'static [&'static str]) -> Command {
         self.keys = Places { first, last, step };
+        self.known = Known::Keys;
         self.about.access = access;
+        self
+    }
+
+    const fn knows(mut self, known: Known) -> Command {
+        self.known = known;
         self
     }
 

@@ -14,6 +14,7 @@ use forebay_storage::read::ReadView;
 use forebay_storage::submission::{Outcomes, Submission};
 
 use super::{Pipeline, ReadAt, Step, Unfinished, Work, reply_error};
+use crate::command::args::Args;
 use crate::command::plan::{LongValue, Plan, Planner};
 use crate::command::{Command, Flags};
 use crate::error::CommandError;
@@ -49,9 +50,12 @@ impl Pipeline {
         request: Range<usize>,
         parser: &Parser,
     ) {
+        let watched = mem::take(&mut self.session.watched);
+        if let Err(error) = self.look_up_queue(&queue, parser).await {
+            return self.answer(request, |reply| reply.error(&error));
+        }
         let long = queue.take_long();
         let alone = !long.is_empty();
-        let watched = mem::take(&mut self.session.watched);
         let database = self.session.database();
         let has = |flag| queue.iter().any(|(command, _)| command.flags.has(flag));
         let only_data = queue
@@ -231,19 +235,24 @@ impl Pipeline {
         let mut missing = Vec::new();
         let mut database = present;
         for (command, args) in queue.iter() {
-            let names = &self.server.keyspace;
-            if command.name == "select"
-                && let Ok(number) = args.int(1).and_then(|number| names.checked(number))
-            {
-                database = self.session.place_of(names.database(&self.server.store, number));
-            }
-            let session = &mut self.session;
+            database = self.selected(command, args).unwrap_or(database);
+            let (names, session) = (&self.server.keyspace, &mut self.session);
             missing.extend(bucket_to_open(names, &self.server.store, session, command, args, database));
         }
         for place in missing {
             self.open_bucket(place).await?;
         }
         Ok(())
+    }
+
+    /// The place of the database that a queued SELECT switches to.
+    pub(super) fn selected(&mut self, command: &Command, args: Args<'_>) -> Option<usize> {
+        let names = &self.server.keyspace;
+        if command.name != "select" {
+            return None;
+        }
+        let number = args.int(1).and_then(|number| names.checked(number)).ok()?;
+        Some(self.session.place_of(names.database(&self.server.store, number)))
     }
 
     /// Plans the queue as one group; `None` if a watched key's bucket has changed, so that the guards

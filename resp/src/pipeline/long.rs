@@ -11,6 +11,7 @@ use std::mem;
 use std::ops::Range;
 
 use forebay_storage::error::{Error, Result};
+use forebay_storage::mutation::Refusal;
 use forebay_storage::object::ObjectRow;
 use forebay_storage::stage::{BodyWriter, StagedBody};
 use forebay_storage::store::Store;
@@ -59,8 +60,12 @@ impl Pipeline {
             self.arriving.dropped.get_or_insert((args.len(), long.len));
             return Intake::Keep;
         };
-        if long.len > self.server.store.body_bytes_max() {
-            self.arriving.failed = Some(CommandError::STRING_TOO_LONG);
+        let refused = match long.len > self.server.store.body_bytes_max() {
+            true => Some(CommandError::STRING_TOO_LONG),
+            false => self.refused_by_mount(database, args),
+        };
+        if refused.is_some() {
+            self.arriving.failed = refused;
             return Intake::Drop;
         }
         match self.stage(database, long.len).await {
@@ -104,14 +109,12 @@ impl Pipeline {
         if queued {
             return self.enqueue(command, args, request, arriving.staged);
         }
-        if command.flags.has(Flags::EXTENDS)
-            && let Err(error) = self.join_parts(args.at(1)).await
-        {
+        if let Err(error) = self.prepare(command, request.clone(), parser).await {
             return self.answer(request, |reply| reply.error(&error));
         }
         self.long = arriving.staged;
         if let Some(blocked) = self.plan(command, request.clone(), args) {
-            self.unblock(blocked, request, parser).await;
+            self.unblock(blocked, request, &[], parser).await;
         }
         self.long.clear();
         self.close(parser).await;
@@ -147,6 +150,28 @@ impl Pipeline {
                 })
             }
         }
+    }
+
+    /// Why nothing can be written under one of the keys, if that is known before the log says so.
+    fn refused_by_mount(&self, database: usize, args: Args<'_>) -> Option<CommandError> {
+        let store = &self.server.store;
+        if !store.has_lookups() {
+            return None;
+        }
+        let command = command::find_name(args.get(0)?)?;
+        let bucket = self.session.database_at(database).bucket?;
+        let key = command
+            .keys
+            .of(args.len())
+            .map(|place| args.at(place))
+            .find(|key| store.is_read_only(bucket, key))?;
+        let mounts = store.mounts();
+        let object = [b"/", self.session.database_at(database).name.as_bytes(), b"/", key].concat();
+        let covers =
+            |path: &str| object.strip_prefix(path.as_bytes()).is_some_and(|rest| rest.starts_with(b"/"));
+        let mount = mounts.iter().filter(|mount| covers(&mount.path)).max_by_key(|mount| mount.path.len());
+        let path = mount.map(|mount| mount.path.clone()).unwrap_or_default();
+        Some((&Refusal::ReadOnly(path)).into())
     }
 
     async fn stage(&mut self, database: usize, len: u64) -> std::result::Result<BodyWriter, CommandError> {
@@ -198,6 +223,23 @@ impl Pipeline {
             "ERR forebay: argument {place} of '{}' is {len} bytes long, the limit is {limit}",
             command.name
         )))
+    }
+
+    /// Makes the keys known that the command depends on, and a value ready to take more.
+    async fn prepare(
+        &mut self,
+        command: &'static Command,
+        request: Range<usize>,
+        parser: &Parser,
+    ) -> std::result::Result<(), CommandError> {
+        let args = parser.args(request.clone());
+        if self.server.store.has_lookups() && self.must_look_up(command, &request, args) {
+            self.look_up(command, request, &[], parser).await?;
+        }
+        if command.flags.has(Flags::EXTENDS) {
+            self.join_parts(args.at(1)).await?;
+        }
+        Ok(())
     }
 
     /// Puts a value together that has too many parts to take more.

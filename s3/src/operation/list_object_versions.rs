@@ -4,7 +4,7 @@ use s3s::dto::{self, ListObjectVersionsInput, ListObjectVersionsOutput};
 
 use crate::error::Refused;
 use crate::operation::listing::{
-    BucketRows, Item, NameCoding, PageQuery, common_prefix_element, key_of, max_keys, object, page,
+    Item, NameCoding, PageQuery, common_prefix_element, key_of, max_keys, object, page_of_bucket,
 };
 use crate::service::Operations;
 
@@ -26,16 +26,14 @@ pub(crate) async fn run(
         after: input.key_marker.as_deref().filter(|marker| !marker.is_empty()).map(key_of),
         max_keys,
     };
-    let rows = BucketRows { view: operations.store.view()?, bucket };
-    let page = page(&rows, &query).await?;
+    let page = page_of_bucket(operations, bucket, &query).await?;
 
-    let cluster = operations.store.cluster_id();
     let next_is_key = matches!(page.items.last(), Some(Item::Row(_)));
     let mut versions = Vec::new();
     let mut common_prefixes = Vec::new();
     for item in page.items {
         match item {
-            Item::Row(listed) => versions.push(version(object(&listed, cluster, true, coding))),
+            Item::Row(listed) => versions.push(version(object(listed, true, coding))),
             Item::CommonPrefix(prefix) => common_prefixes.push(common_prefix_element(&prefix, coding)),
         }
     }

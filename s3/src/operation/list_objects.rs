@@ -5,7 +5,7 @@ use s3s::dto::{ListObjectsInput, ListObjectsOutput};
 
 use crate::error::Refused;
 use crate::operation::listing::{
-    BucketRows, Item, NameCoding, PageQuery, common_prefix_element, key_of, max_keys, object, page,
+    Item, NameCoding, PageQuery, common_prefix_element, key_of, max_keys, object, page_of_bucket,
 };
 use crate::service::Operations;
 
@@ -23,16 +23,14 @@ pub(crate) async fn run(
         after: input.marker.as_deref().filter(|marker| !marker.is_empty()).map(key_of),
         max_keys,
     };
-    let rows = BucketRows { view: operations.store.view()?, bucket };
-    let page = page(&rows, &query).await?;
+    let page = page_of_bucket(operations, bucket, &query).await?;
 
-    let cluster = operations.store.cluster_id();
     let mut contents = Vec::new();
     let mut common_prefixes = Vec::new();
     for item in page.items {
         match item {
             // Version 1 always names the owner.
-            Item::Row(listed) => contents.push(object(&listed, cluster, true, coding)),
+            Item::Row(listed) => contents.push(object(listed, true, coding)),
             Item::CommonPrefix(prefix) => common_prefixes.push(common_prefix_element(&prefix, coding)),
         }
     }

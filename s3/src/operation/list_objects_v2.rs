@@ -8,7 +8,7 @@ use s3s::dto::{ListObjectsV2Input, ListObjectsV2Output};
 
 use crate::error::Refused;
 use crate::operation::listing::{
-    BucketRows, Item, NameCoding, PageQuery, common_prefix_element, invalid, key_of, max_keys, object, page,
+    Item, NameCoding, PageQuery, common_prefix_element, invalid, key_of, max_keys, object, page_of_bucket,
 };
 use crate::service::Operations;
 
@@ -33,17 +33,15 @@ pub(crate) async fn run(
         after,
         max_keys,
     };
-    let rows = BucketRows { view: operations.store.view()?, bucket };
-    let page = page(&rows, &query).await?;
+    let page = page_of_bucket(operations, bucket, &query).await?;
 
-    let cluster = operations.store.cluster_id();
     let fetch_owner = input.fetch_owner == Some(true);
     let key_count = page.items.len();
     let mut contents = Vec::new();
     let mut common_prefixes = Vec::new();
     for item in page.items {
         match item {
-            Item::Row(listed) => contents.push(object(&listed, cluster, fetch_owner, coding)),
+            Item::Row(listed) => contents.push(object(listed, fetch_owner, coding)),
             Item::CommonPrefix(prefix) => common_prefixes.push(common_prefix_element(&prefix, coding)),
         }
     }

@@ -6,11 +6,14 @@
 //! stands: a key, or the last item of the page before. So a page that ends in a common prefix continues
 //! behind all of its keys.
 //!
-//! A page is read at one view; a listing is not a snapshot over its pages, as on S3.
+//! A page is read at one view; a listing is not a snapshot over its pages, as on S3. Where an origin is asked, the
+//! core puts a page together of what is here and what only the origin has, by the same rule.
 
 use std::borrow::Cow;
 
-use forebay_storage::object::{BucketId, ClusterId, KEY_BYTES_MAX};
+use bytes::Bytes;
+use forebay_storage::lookup::{MergedEntry, MergedList};
+use forebay_storage::object::{BucketId, KEY_BYTES_MAX};
 use forebay_storage::object_name;
 use forebay_storage::read::{Listed, ReadView};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -19,6 +22,7 @@ use s3s::dto;
 use crate::error::Refused;
 use crate::metadata;
 use crate::query::Query;
+use crate::service::Operations;
 use crate::xml::XmlWriter;
 
 /// Most items of a page, as on AWS.
@@ -68,26 +72,33 @@ pub(super) fn max_keys(given: Option<i32>) -> Result<usize, Refused> {
     Ok(usize::try_from(given).map_err(|_| invalid("max-keys", text))?.min(MAX_KEYS))
 }
 
+/// What a listing tells of an object.
+#[derive(Debug)]
+pub(super) struct ListedObject {
+    pub(super) key: Bytes,
+    /// Without quotes.
+    pub(super) etag: String,
+    pub(super) modified_ms: u64,
+    pub(super) size: u64,
+    /// Algorithm and value.
+    pub(super) checksum: Option<(String, String)>,
+}
+
 /// An object as listings show it.
-pub(super) fn object(
-    listed: &Listed,
-    cluster: ClusterId,
-    fetch_owner: bool,
-    coding: NameCoding,
-) -> dto::Object {
-    let row = &listed.row;
-    let checksum = row.meta().checksum;
+pub(super) fn object(listed: ListedObject, fetch_owner: bool, coding: NameCoding) -> dto::Object {
     dto::Object {
         key: Some(coding.key(&listed.key)),
-        e_tag: Some(dto::ETag::Strong(row.etag(cluster).to_string())),
-        last_modified: Some(timestamp(row.modified_ms())),
-        size: i64::try_from(row.body_len()).ok(),
+        e_tag: Some(dto::ETag::Strong(listed.etag)),
+        last_modified: Some(timestamp(listed.modified_ms)),
+        size: i64::try_from(listed.size).ok(),
         storage_class: Some(dto::ObjectStorageClass::from_static(dto::ObjectStorageClass::STANDARD)),
         owner: fetch_owner.then(owner),
-        checksum_type: checksum
+        checksum_type: listed
+            .checksum
             .as_ref()
             .map(|(_, value)| dto::ChecksumType::from_static(metadata::checksum_type(value))),
-        checksum_algorithm: checksum
+        checksum_algorithm: listed
+            .checksum
             .map(|(algorithm, _)| vec![dto::ChecksumAlgorithm::from(algorithm.to_uppercase())]),
         ..Default::default()
     }
@@ -162,7 +173,7 @@ pub(super) enum Item<R> {
 }
 
 /// A bucket's rows in byte order; a map in tests.
-pub(super) trait Rows: Sync {
+trait Rows: Sync {
     type Row: Send;
     fn key(row: &Self::Row) -> &[u8];
     /// Up to `limit` rows with keys greater than `after` that begin with `prefix`; fewer mean the end.
@@ -174,9 +185,58 @@ pub(super) trait Rows: Sync {
     ) -> impl Future<Output = Result<Vec<Self::Row>, Refused>> + Send;
 }
 
-pub(super) struct BucketRows {
-    pub(super) view: ReadView,
-    pub(super) bucket: BucketId,
+/// The page of a bucket's objects, those that only an origin has among them.
+pub(super) async fn page_of_bucket(
+    operations: &Operations,
+    bucket: BucketId,
+    query: &PageQuery,
+) -> Result<Page<ListedObject>, Refused> {
+    let store = &operations.store;
+    if store.has_lookups() && store.lists_origin(bucket, &query.prefix) {
+        return merged_page(operations, bucket, query).await;
+    }
+    let page = page(&BucketRows { view: store.view()?, bucket }, query).await?;
+    let cluster = store.cluster_id();
+    let show = |Listed { key, row }| ListedObject {
+        key,
+        etag: row.etag(cluster).to_string(),
+        modified_ms: row.modified_ms(),
+        size: row.body_len(),
+        checksum: row.meta().checksum,
+    };
+    let items = page.items.into_iter().map(|item| match item {
+        Item::Row(listed) => Item::Row(show(listed)),
+        Item::CommonPrefix(prefix) => Item::CommonPrefix(prefix),
+    });
+    Ok(Page { items: items.collect(), next: page.next })
+}
+
+async fn merged_page(
+    operations: &Operations,
+    bucket: BucketId,
+    query: &PageQuery,
+) -> Result<Page<ListedObject>, Refused> {
+    let list = MergedList {
+        prefix: &query.prefix,
+        after: query.after.as_deref(),
+        delimiter: &query.delimiter,
+        limit: query.max_keys,
+    };
+    let page = operations.store.list_merged(bucket, list).await?;
+    let next = page.entries.last().filter(|_| page.more).map(|last| last.key().to_vec());
+    let items = page.entries.into_iter().map(|entry| match entry {
+        MergedEntry::Object { key, size, modified_ms, etag, row } => {
+            let checksum = row.and_then(|row| row.meta().checksum);
+            Item::Row(ListedObject { key, etag, modified_ms, size, checksum })
+        }
+        MergedEntry::Prefix(prefix) => Item::CommonPrefix(prefix.to_vec()),
+    });
+    Ok(Page { items: items.collect(), next })
+}
+
+struct BucketRows {
+    view: ReadView,
+    bucket: BucketId,
 }
 
 impl Rows for BucketRows {
@@ -191,7 +251,7 @@ impl Rows for BucketRows {
     }
 }
 
-pub(super) async fn page<S: Rows>(rows: &S, query: &PageQuery) -> Result<Page<S::Row>, Refused> {
+async fn page<S: Rows>(rows: &S, query: &PageQuery) -> Result<Page<S::Row>, Refused> {
     let mut items: Vec<Item<S::Row>> = Vec::new();
     if query.max_keys == 0 {
         return Ok(Page { items, next: None });

@@ -33,6 +33,8 @@ pub(crate) mod upload_part;
 pub(crate) mod upload_part_copy;
 
 use bucket_settings::AbsentSetting;
+use http::HeaderMap;
+use http::header::{IF_MATCH, IF_NONE_MATCH};
 
 /// What a request asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,6 +109,38 @@ impl Operation {
             | Operation::GetObjectAcl
             | Operation::PutObjectAcl
             | Operation::NotImplemented(_) => false,
+        }
+    }
+
+    /// Whether it changes the object that it names, or begins to.
+    pub(crate) fn writes_object(self) -> bool {
+        matches!(
+            self,
+            Operation::PutObject
+                | Operation::CopyObject
+                | Operation::DeleteObject
+                | Operation::CreateMultipartUpload
+                | Operation::UploadPart
+                | Operation::UploadPartCopy
+                | Operation::CompleteMultipartUpload
+        )
+    }
+
+    /// Whether what it does depends on the object that it names, as it stands. A plain write wins over whatever is
+    /// there; sources of copies are looked up as they are read.
+    pub(crate) fn depends_on_object(self, headers: &HeaderMap) -> bool {
+        match self {
+            Operation::GetObject
+            | Operation::HeadObject
+            | Operation::GetObjectAttributes
+            | Operation::GetObjectTagging
+            | Operation::DeleteObjectTagging
+            | Operation::GetObjectAcl
+            | Operation::PutObjectAcl => true,
+            Operation::PutObject | Operation::CopyObject | Operation::CompleteMultipartUpload => {
+                headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH)
+            }
+            _ => false,
         }
     }
 }

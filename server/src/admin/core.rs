@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forebay_storage::store::Stats;
 
-use crate::api::{Endpoints, FlushPage, Mount, RecordedMount};
+use crate::api::{Endpoints, FlushPage, Import, Mount, RecordedMount};
 
 /// Facts that do not change while the node runs.
 #[derive(Debug, Clone)]
@@ -121,4 +121,18 @@ pub(crate) trait Core: Send + Sync + 'static {
         prefix: &str,
         abandon: Option<&str>,
     ) -> impl Future<Output = Result<u64, CoreError>> + Send;
+    /// How the last import of each mount stands.
+    fn imports(&self) -> impl Future<Output = Result<Vec<Import>, CoreError>> + Send;
+    /// Begins to import what a mount's origin holds, or joins the import under way, which goes on by itself.
+    fn start_import(
+        &self,
+        bucket: &str,
+        prefix: &str,
+    ) -> impl Future<Output = Result<Import, CoreError>> + Send;
+    /// Ends the import of a mount; what was taken over stays. An error if none is under way.
+    fn cancel_import(
+        &self,
+        bucket: &str,
+        prefix: &str,
+    ) -> impl Future<Output = Result<Import, CoreError>> + Send;
 }

@@ -5,13 +5,16 @@ use http::StatusCode;
 use super::core::Core;
 use super::exposition::{Exposition, Kind};
 use super::reply::{self, METRICS_TYPE, Reply};
+use crate::api::{Import, ImportState};
 
 /// Answers with all metrics of this node.
-pub(super) fn metrics<C: Core>(core: &C) -> Reply {
-    reply::typed(StatusCode::OK, METRICS_TYPE, render(core))
+pub(super) async fn metrics<C: Core>(core: &C) -> Reply {
+    // A node that cannot say how its imports stand still has its other numbers.
+    let imports = core.imports().await.unwrap_or_default();
+    reply::typed(StatusCode::OK, METRICS_TYPE, render(core, &imports))
 }
 
-fn render<C: Core>(core: &C) -> String {
+fn render<C: Core>(core: &C, imports: &[Import]) -> String {
     let (identity, stats) = (core.identity(), core.stats());
     let mut out = Exposition::new("forebay_");
     out.family(Kind::Gauge, "build_info", "Always 1; the labels say what runs.")
@@ -83,6 +86,23 @@ fn render<C: Core>(core: &C) -> String {
     out.counter("body_hits_total", "Bodies read with all their bytes here.", stats.body_hits);
     out.counter("body_misses_total", "Bodies read of which bytes were only in an origin.", stats.body_misses);
 
+    out.counter("lookups_total", "Keys that an origin was asked about.", stats.lookups_total);
+    out.counter(
+        "lookup_errors_total",
+        "Of these, ones that it could not be asked about.",
+        stats.lookups_failed_total,
+    );
+    out.counter(
+        "adopted_objects_total",
+        "Objects of origins that were taken over, heads alone.",
+        stats.adopted_total,
+    );
+    out.counter(
+        "vanished_objects_total",
+        "Objects that were dropped because their origin did not hold them any more.",
+        stats.vanished_total,
+    );
+
     let pending = stats.dirty_objects;
     out.gauge(
         "flush_pending_objects",
@@ -95,6 +115,7 @@ fn render<C: Core>(core: &C) -> String {
     out.gauge("flush_parked_objects", "Changes set aside, waiting for a hand.", stats.parked_objects);
     out.gauge("dirty_limit_bytes", "Limit of flush_pending_bytes.", stats.dirty_limit_bytes);
     flush_and_origins(core, &mut out);
+    import_progress(imports, &mut out);
     out.into_text()
 }
 
@@ -121,6 +142,21 @@ fn flush_and_origins<C: Core>(core: &C, out: &mut Exposition) {
             success.sample(&[("mount", &mount.path), ("origin", origin)], seconds(at_ms));
         }
     }
+}
+
+fn import_progress(imports: &[Import], out: &mut Exposition) {
+    let running = |import: &Import| u64::from(import.state == ImportState::Running);
+    let mut family = |name: &str, help: &str, number: &dyn Fn(&Import) -> u64| {
+        let mut family = out.family(Kind::Gauge, name, help);
+        for import in imports {
+            family.sample(&[("mount", &import.path)], number(import));
+        }
+    };
+    family("import_running", "1 while an import of the mount goes on.", &running);
+    family("import_listed_objects", "Objects that its last import has been told of.", &|import| {
+        import.listed_objects
+    });
+    family("import_adopted_objects", "Of these, those that it took over.", &|import| import.adopted_objects);
 }
 
 fn seconds(milliseconds: u64) -> f64 {

@@ -12,6 +12,7 @@ pub(crate) mod core;
 mod exposition;
 mod flush;
 mod health;
+mod import;
 mod metrics;
 mod mounts;
 mod query;
@@ -156,7 +157,7 @@ where
     match route {
         Route::Live => health::live(),
         Route::Ready => health::ready(admin),
-        Route::Metrics => metrics::metrics(&admin.core),
+        Route::Metrics => metrics::metrics(&admin.core).await,
         Route::Health => health::healthz(admin),
         Route::Nodes => health::nodes(admin),
         Route::Resolve => health::resolve(&admin.core, &query),
@@ -172,6 +173,15 @@ where
             Err(refusal) => *refusal,
         },
         Route::MountList => mounts::list(&admin.core),
+        Route::ImportList => import::list(&admin.core, &query).await,
+        Route::ImportStart => match receive(&head.headers, body).await {
+            Ok(body) => import::start(&admin.core, &body).await,
+            Err(refusal) => *refusal,
+        },
+        Route::ImportCancel => match receive(&head.headers, body).await {
+            Ok(body) => import::cancel(&admin.core, &body).await,
+            Err(refusal) => *refusal,
+        },
         Route::MountForget => match receive(&head.headers, body).await {
             Ok(body) => mounts::forget(&admin.core, &body).await,
             Err(refusal) => *refusal,
@@ -195,6 +205,9 @@ enum Route {
     FlushAbandon,
     MountList,
     MountForget,
+    ImportList,
+    ImportStart,
+    ImportCancel,
 }
 
 impl Route {
@@ -213,13 +226,17 @@ impl Route {
             "/_/api/v1/flush/abandon" => Route::FlushAbandon,
             "/_/api/v1/mounts" => Route::MountList,
             "/_/api/v1/mounts/forget" => Route::MountForget,
+            "/_/api/v1/import" => Route::ImportList,
+            "/_/api/v1/import/start" => Route::ImportStart,
+            "/_/api/v1/import/cancel" => Route::ImportCancel,
             _ => return None,
         })
     }
 
     fn method(self) -> Method {
         match self {
-            Route::FlushWait | Route::FlushRetry | Route::FlushAbandon | Route::MountForget => Method::POST,
+            Route::FlushWait | Route::FlushRetry | Route::FlushAbandon => Method::POST,
+            Route::MountForget | Route::ImportStart | Route::ImportCancel => Method::POST,
             _ => Method::GET,
         }
     }
@@ -229,6 +246,7 @@ impl Route {
             Route::Resolve => &["path"],
             Route::FlushList => &["state", "limit", "after"],
             Route::FlushWait => &["timeout_ms"],
+            Route::ImportList => &["path"],
             _ => &[],
         }
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::core::{CoreError, Identity, RowState, Uploads, Which};
 use super::status::exposure;
 use super::*;
-use crate::api::{Endpoints, FlushPage, FlushRow, Mount, RecordedMount};
+use crate::api::{Endpoints, FlushPage, FlushRow, Import, ImportState, Mount, RecordedMount};
 
 /// A node whose queue is a list.
 struct FakeNode {
@@ -105,6 +105,7 @@ impl Core for FakeNode {
             mode: "write-back".into(),
             origin: Some("s3://backup".into()),
             attached: true,
+            existing: true,
             leaving: false,
             queued: self.rows.lock().unwrap().len() as u64,
             state: Some("up".into()),
@@ -124,6 +125,29 @@ impl Core for FakeNode {
             _ => Err(CoreError::NotFound("no such mount".into())),
         }
     }
+
+    async fn imports(&self) -> Result<Vec<Import>, CoreError> {
+        Ok(vec![import("/films", ImportState::Done), import("/photos", ImportState::Running)])
+    }
+
+    async fn start_import(&self, bucket: &str, prefix: &str) -> Result<Import, CoreError> {
+        match (bucket, prefix) {
+            ("photos", "2026/") => Ok(import("/photos/2026", ImportState::Running)),
+            _ => Err(CoreError::NotFound("no such mount".into())),
+        }
+    }
+
+    async fn cancel_import(&self, bucket: &str, prefix: &str) -> Result<Import, CoreError> {
+        match (bucket, prefix) {
+            ("photos", "") => Ok(import("/photos", ImportState::Cancelled)),
+            _ => Err(CoreError::NotFound("no import is under way".into())),
+        }
+    }
+}
+
+fn import(path: &str, state: ImportState) -> Import {
+    let path = path.to_owned();
+    Import { path, state, listed_objects: 20, adopted_objects: 18, after: "k".into(), trouble: None }
 }
 
 fn row(key: &str, state: &str) -> FlushRow {
@@ -356,6 +380,30 @@ async fn a_mount_is_forgotten_by_path_and_its_rows_only_with_a_reason() {
     assert_eq!(post(&admin, path, r#"{"path":"/photos"}"#).await.0, StatusCode::CONFLICT);
     let (status, body) = post(&admin, path, r#"{"path":"/photos/","abandon":true,"reason":"old"}"#).await;
     assert_eq!((status, &json(&body)["abandoned"]), (StatusCode::OK, &Value::from(3)));
+}
+
+#[tokio::test]
+async fn imports_are_begun_listed_and_ended_by_path() {
+    let admin = admin();
+    let paths = |body: &str| {
+        let imports = json(body)["imports"].as_array().unwrap().clone();
+        imports.iter().map(|import| import["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(paths(&get(&admin, "/_/api/v1/import").await.1), ["/films", "/photos"]);
+    assert_eq!(paths(&get(&admin, "/_/api/v1/import?path=%2Fphotos").await.1), ["/photos"]);
+    assert!(paths(&get(&admin, "/_/api/v1/import?path=/nowhere").await.1).is_empty());
+    let (status, body) = post(&admin, "/_/api/v1/import/start", r#"{"path":"/photos/2026"}"#).await;
+    assert_eq!((status, &json(&body)["state"]), (StatusCode::OK, &Value::from("running")));
+    let (status, body) = post(&admin, "/_/api/v1/import/cancel", r#"{"path":"/photos/"}"#).await;
+    assert_eq!((status, &json(&body)["state"]), (StatusCode::OK, &Value::from("cancelled")));
+    for verb in ["start", "cancel"] {
+        let path = format!("/_/api/v1/import/{verb}");
+        assert_eq!(post(&admin, &path, r#"{"path":"photos"}"#).await.0, StatusCode::BAD_REQUEST);
+        assert_eq!(post(&admin, &path, r#"{"path":"/films"}"#).await.0, StatusCode::NOT_FOUND);
+    }
+    let (_, body) = get(&admin, "/metrics").await;
+    assert!(body.contains("forebay_import_adopted_objects{mount=\"/photos\"} 18"), "{body}");
+    assert!(body.contains("forebay_import_running{mount=\"/films\"} 0"), "{body}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 mod check_config;
 mod client;
 mod flush;
+mod fs;
 mod mount;
 mod start;
 mod status;
@@ -43,6 +44,9 @@ enum Command {
     /// See which mounts are recorded, and let one go
     #[command(subcommand)]
     Mount(mount::Mount),
+    /// Take over what lies in the bucket behind a mount
+    #[command(subcommand)]
+    Fs(fs::Fs),
     /// Check a config file (and this environment) without starting anything
     ///
     /// Exits with 78 if something is wrong, every problem on a line of its own with file and line number.
@@ -88,6 +92,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Status(status) => status.run(),
         Command::Flush(flush) => flush.run(),
         Command::Mount(mount) => mount.run(),
+        Command::Fs(fs) => fs.run(),
         Command::CheckConfig(check) => check.run(),
     };
     exit.into()
@@ -128,6 +133,9 @@ mod tests {
             &["mount", "ls", "--json"],
             &["mount", "forget", "/photos", "--yes"],
             &["mount", "forget", "--yes", "--abandon", "--reason", "TEXT", "/photos/2026"],
+            &["fs", "import", "/photos"],
+            &["fs", "import", "/photos/2026", "--wait"],
+            &["fs", "import", "--cancel", "/photos"],
             &["check-config", "forebay.toml"],
         ];
         for line in lines {
@@ -150,6 +158,8 @@ mod tests {
             &["mount", "forget", "--yes"],
             &["mount", "forget", "--yes", "--abandon", "/photos"],
             &["mount", "forget", "--yes", "--reason", "x", "/photos"],
+            &["fs", "import"],
+            &["fs", "import", "/photos", "--wait", "--cancel"],
             &["check-config"],
         ];
         for line in lines {

@@ -114,5 +114,6 @@ impl Forget {
 fn text_line(mount: &RecordedMount) -> String {
     let origin = mount.origin.as_ref().map(|origin| format!(" -> {origin}")).unwrap_or_default();
     let state = mount.state.as_ref().map(|state| format!(": {state}")).unwrap_or_default();
-    format!("{}{origin}, {}, {} changes wait{state}", mount.path, mount.mode, mount.queued)
+    let existing = if mount.existing { ", over existing data" } else { "" };
+    format!("{}{origin}, {}{existing}, {} changes wait{state}", mount.path, mount.mode, mount.queued)
 }

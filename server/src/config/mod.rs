@@ -27,7 +27,9 @@ use clap::ValueEnum;
 use toml::de::DeTable;
 
 pub(crate) use bucket::{BucketConfig, EtagMode};
-pub(crate) use mount::{ChecksumMode, FlushOrder, MountConfig, MountMode, OriginConfig, Revalidate, parse_mount_path};
+pub(crate) use mount::{
+    ChecksumMode, FlushOrder, MountConfig, MountMode, OriginConfig, Revalidate, parse_mount_path,
+};
 pub(crate) use secret::{Secret, SecretSource};
 pub(crate) use section::{Place, Problem};
 use section::{Problems, Section, Source};

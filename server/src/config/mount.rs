@@ -408,7 +408,8 @@ fn mode_rules(
         problems.add(place, format!("mount {path} is local, so there is nothing to revalidate; remove it"));
     }
     if let (MountMode::ReadOnly, true) = (mode, flushall) {
-        problems.add(place, format!("mount {path} is read-only, so flushall = true can do nothing; remove it"));
+        problems
+            .add(place, format!("mount {path} is read-only, so flushall = true can do nothing; remove it"));
     }
     let Some((place, timeout)) = write_through_timeout else { return };
     if mode != MountMode::WriteThrough {

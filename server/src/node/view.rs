@@ -7,10 +7,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_storage::error::Error;
 use forebay_storage::flush::{
     FlushKind, Flusher, LogError, MountHealth, MountStatus, RowId, RowPlace, RowState as QueueState, RowView,
 };
+use forebay_storage::lookup::ImportStatus;
 use forebay_storage::mounts::Forgotten;
+use forebay_storage::mutation::{ImportState as CoreImportState, MountMode as CoreMode};
 use forebay_storage::object::BucketId;
 use forebay_storage::object_name::encode_key;
 use forebay_storage::store::{Stats, Store};
@@ -18,9 +21,9 @@ use tokio::task::JoinSet;
 
 use super::rate::UploadRate;
 use crate::admin::core::{Core, CoreError, Identity, RowState, Uploads, Which};
-use crate::api::{FlushPage, FlushRow, Mount, RecordedMount};
-use crate::config::units::human_duration;
+use crate::api::{FlushPage, FlushRow, Import, ImportState, Mount, RecordedMount};
 use crate::config::MountConfig;
+use crate::config::units::human_duration;
 
 /// Rows that one request changes at once: they share the log's commits.
 const CHANGES_AT_ONCE: usize = 256;
@@ -152,7 +155,7 @@ impl Core for NodeView {
 
     async fn flush_wait(&self, timeout: Duration) -> Result<(u64, u64), CoreError> {
         let waited = self.store.flush_wait(None, Some(timeout)).await;
-        waited.map_err(|error| CoreError::Unavailable(error.to_string()))
+        waited.map_err(unavailable)
     }
 
     async fn flush_retry(&self, which: Which<'_>) -> Result<u64, CoreError> {
@@ -192,13 +195,36 @@ impl Core for NodeView {
                 .map(|worker| health(worker, self.now_ms()))
                 .or_else(|| mount.leaving.then(|| "being forgotten".to_owned())),
             path: mount.path,
-            mode: if mount.local { "local".into() } else { "write-back".into() },
+            mode: mode_name(if mount.local { CoreMode::Local } else { CoreMode::WriteBack }).into(),
             origin: (!mount.local).then_some(mount.origin),
             attached: mount.attached,
+            existing: false,
             leaving: mount.leaving,
             queued: mount.queued,
         });
         shown.collect()
+    }
+
+    async fn imports(&self) -> Result<Vec<Import>, CoreError> {
+        let imports = self.store.imports().await;
+        Ok(imports.map_err(unavailable)?.into_iter().map(import).collect())
+    }
+
+    async fn start_import(&self, bucket: &str, prefix: &str) -> Result<Import, CoreError> {
+        let started = self.store.import(bucket, prefix.as_bytes()).await;
+        let started = started.map_err(unavailable)?.ok_or_else(|| no_such_mount(bucket, prefix))?;
+        let Import { path, .. } = import(started.clone());
+        tracing::info!(path, "an operator asked for an import");
+        Ok(import(started))
+    }
+
+    async fn cancel_import(&self, bucket: &str, prefix: &str) -> Result<Import, CoreError> {
+        let cancelled = self.store.cancel_import(bucket, prefix.as_bytes()).await.map_err(unavailable)?;
+        let status = self.store.import_status(bucket, prefix.as_bytes()).await.map_err(unavailable)?;
+        match (cancelled, status) {
+            (true, Some(status)) => Ok(import(status)),
+            _ => Err(CoreError::NotFound(format!("no import of {} is under way", path_of(bucket, prefix)))),
+        }
     }
 
     async fn forget_mount(
@@ -207,23 +233,58 @@ impl Core for NodeView {
         prefix: &str,
         abandon: Option<&str>,
     ) -> Result<u64, CoreError> {
-        let path = format!("/{bucket}/{prefix}");
-        let path = path.trim_end_matches('/');
+        let path = path_of(bucket, prefix);
         let forgotten = self.store.forget_mount(bucket, prefix.as_bytes(), abandon.is_some()).await;
-        match forgotten.map_err(|error| CoreError::Unavailable(error.to_string()))? {
+        match forgotten.map_err(unavailable)? {
             Forgotten::Done { abandoned } => {
                 let reason = abandon.unwrap_or_default();
                 tracing::warn!(path, abandoned, reason, "an operator had a mount forgotten");
                 Ok(abandoned)
             }
-            Forgotten::NoSuchMount => {
-                Err(CoreError::NotFound(format!("no mount {path} is recorded; see forebay mount ls")))
-            }
+            Forgotten::NoSuchMount => Err(no_such_mount(bucket, prefix)),
             Forgotten::Busy(rows) => Err(CoreError::Conflict(format!(
                 "{rows} changes wait for the origin of {path}; let them go (forebay flush wait), or give them up \
                  with --abandon --reason TEXT"
             ))),
         }
+    }
+}
+
+fn unavailable(error: Error) -> CoreError {
+    CoreError::Unavailable(error.to_string())
+}
+
+/// As `mount ls` shows it.
+fn path_of(bucket: &str, prefix: &str) -> String {
+    format!("/{bucket}/{prefix}").trim_end_matches('/').to_owned()
+}
+
+fn no_such_mount(bucket: &str, prefix: &str) -> CoreError {
+    let path = path_of(bucket, prefix);
+    CoreError::NotFound(format!("no mount {path} with an origin is recorded; see forebay mount ls"))
+}
+
+fn mode_name(mode: CoreMode) -> &'static str {
+    match mode {
+        CoreMode::WriteBack => "write-back",
+        CoreMode::WriteThrough => "write-through",
+        CoreMode::ReadOnly => "read-only",
+        CoreMode::Local => "local",
+    }
+}
+
+fn import(status: ImportStatus) -> Import {
+    Import {
+        path: status.path,
+        state: match status.state {
+            CoreImportState::Running => ImportState::Running,
+            CoreImportState::Done => ImportState::Done,
+            CoreImportState::Cancelled => ImportState::Cancelled,
+        },
+        listed_objects: status.listed,
+        adopted_objects: status.adopted,
+        after: status.after,
+        trouble: status.trouble,
     }
 }
 
