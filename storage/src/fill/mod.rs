@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
+use tokio::sync::Semaphore;
 
 use crate::body::blob_error;
 use crate::error::{Error, Result};
@@ -48,6 +49,8 @@ pub(crate) struct OriginBody {
     etag: OriginETag,
     /// Length of the whole body.
     len: u64,
+    /// Turns of fetches from this origin.
+    turns: Arc<Semaphore>,
 }
 
 /// A part of a body that is not here.
@@ -67,6 +70,7 @@ struct MountOrigin {
     origin: Arc<dyn Origin>,
     key_prefix: Bytes,
     origin_prefix: String,
+    turns: Arc<Semaphore>,
 }
 
 /// What fills have done since the start.
@@ -108,7 +112,7 @@ pub(crate) struct Fills {
 }
 
 impl Fills {
-    /// A mount's origin; bytes may be given up to it from now on.
+    /// A mount's origin, in place of what was known of it; bytes may be given up to it from now on.
     pub(crate) fn add_origin(
         &self,
         mount: u32,
@@ -117,7 +121,11 @@ impl Fills {
         origin: Arc<dyn Origin>,
     ) {
         let (key_prefix, origin_prefix) = (Bytes::copy_from_slice(key_prefix), origin_prefix.to_owned());
-        self.origins.write().push(MountOrigin { mount, origin, key_prefix, origin_prefix });
+        let mut origins = self.origins.write();
+        origins.retain(|it| it.mount != mount);
+        let turns = blocks::turns();
+        origins.push(MountOrigin { mount, origin, key_prefix, origin_prefix, turns });
+        drop(origins);
         self.any.store(true, Relaxed);
     }
 
@@ -166,7 +174,8 @@ impl Fills {
         };
         let rest = key.strip_prefix(&*of.key_prefix).ok_or_else(|| lost("its mount has another prefix"))?;
         let key = origin_key(&of.origin_prefix, rest);
-        Ok(OriginBody { origin: of.origin.clone(), key, etag: OriginETag(etag), len: row.body_len() })
+        let (origin, turns) = (of.origin.clone(), of.turns.clone());
+        Ok(OriginBody { origin, key, etag: OriginETag(etag), len: row.body_len(), turns })
     }
 }
 
