@@ -222,9 +222,8 @@ pub(crate) async fn record(
         }
         let (id, row) = record_one(shared, mount).await?;
         let (Some(origin), Some(connected)) = (&mount.origin, connected) else { continue };
-        if before.is_none() {
-            shared.fills.add_origin(id.0, &row.prefix, &row.origin_prefix, connected.clone());
-        }
+        // Also of one that was recorded before: until it is attached, the config may name another origin.
+        shared.fills.add_origin(id.0, &row.prefix, &row.origin_prefix, connected.clone());
         if !row.attached || row.uncovered {
             mark_dirty(shared, row.bucket, &mount.prefix).await?;
         }
