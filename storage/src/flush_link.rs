@@ -81,9 +81,10 @@ impl FlushLog for CoreLink {
 
     async fn flushed(&self, batch: Vec<Flushed>) -> Result<(), LogError> {
         let mut submission = Submission::new();
-        for Flushed { bucket, key, version, origin_etag } in &batch {
+        for Flushed { bucket, key, version, mount, origin_etag } in &batch {
             let (bucket, version, origin_etag) = (*bucket, *version, origin_etag.as_deref());
-            submission.push(&Mutation::Flushed { bucket, key, version, origin_etag });
+            let mount = mount.map(|mount| mount.0);
+            submission.push(&Mutation::Flushed { bucket, key, version, origin_etag, mount });
         }
         self.propose(submission).await.map(|_| ())
     }

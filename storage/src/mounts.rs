@@ -270,9 +270,8 @@ pub(crate) async fn record(
         let (id, row) = record_one(shared, mount).await?;
         let (Some(origin), Some(connected)) = (&mount.origin, connected) else { continue };
         shared.lookups.configure(id.0, mount.revalidate);
-        if before.is_none() {
-            shared.fills.add_origin(id.0, &row.prefix, &row.origin_prefix, connected.clone());
-        }
+        // Also of one that was recorded before: until it is attached, the config may name another origin.
+        shared.fills.add_origin(id.0, &row.prefix, &row.origin_prefix, connected.clone());
         // What lies here under a mount that is only read waits until it may be written.
         if (!row.attached || row.uncovered) && !row.read_only {
             mark_dirty(shared, row.bucket, &mount.prefix).await?;

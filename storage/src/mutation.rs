@@ -483,7 +483,8 @@ pub enum Mutation<'a> {
         /// Wall-clock time, milliseconds since the Unix epoch.
         deadline_ms: u64,
     },
-    /// The origin holds (or no longer holds) exactly this version. Outcome `Done` or `Unmet`.
+    /// The origin holds (or no longer holds) exactly this version. Outcome `Done`, or `Unmet` if no row of that
+    /// version waits, or the key belongs to another mount by now.
     Flushed {
         /// Bucket.
         bucket: BucketId,
@@ -493,6 +494,8 @@ pub enum Mutation<'a> {
         version: Version,
         /// ETag the origin gave; `None` after a delete.
         origin_etag: Option<&'a str>,
+        /// The mount whose origin it is; `None` in entries that do not say.
+        mount: Option<u32>,
     },
     /// The site must keep the object's bytes again, though the origin holds them: they are about to be part of
     /// something that it does not hold. Outcome `Done`, or `Unmet` if the object stands elsewhere by now.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Applier, Flushing, Loaded};
-use crate::flush::{FlushEvent, FlushKind, FlushRow, Flushed, RowId};
+use crate::flush::{FlushEvent, FlushKind, FlushRow, Flushed, MountId, RowId};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{OriginRow, QueueRow, RowReader, Table, encode_started, queue_key};
@@ -217,18 +217,24 @@ impl Applier {
         key: &[u8],
         version: Version,
         origin_etag: Option<&str>,
+        told_by: Option<u32>,
     ) -> Result<Outcome, BaseError> {
+        let mount = self.state.mount_of(bucket, key).map(|(mount, _)| mount);
+        if told_by.is_some_and(|of| mount.is_some_and(|now| now != of)) {
+            // The key has another origin by now, of which this says nothing; the row that waits is for that one.
+            return Ok(Outcome::Unmet);
+        }
         let mut origin = self.origin_row(bucket, key)?;
         let removed = self.drop_queue_row(bucket, key, version, &mut origin, true)?;
         if origin.started.take().is_some() {
             self.put(RowKey::object(Table::Started, bucket, key), None);
         }
         // Of a mount that is being forgotten nothing is kept.
-        let mount = self.state.mount_of(bucket, key).map(|(mount, row)| (mount, row.looks_up()));
-        if let (None, Some((mount, true))) = (origin_etag, mount) {
+        let looks_up = self.state.mount_of(bucket, key).is_some_and(|(_, row)| row.looks_up());
+        if let (None, Some(mount), true) = (origin_etag, mount, looks_up) {
             self.mark_deleted(mount, key);
         }
-        origin.mount = mount.map(|(mount, _)| mount);
+        origin.mount = mount;
         origin.origin = origin_etag.filter(|_| origin.mount.is_some()).map(|etag| (version, etag.to_owned()));
         origin.adopted = false;
         self.put_origin_row(bucket, key, &origin);
@@ -239,6 +245,7 @@ impl Applier {
             bucket,
             key: Bytes::copy_from_slice(key),
             version,
+            mount: told_by.map(MountId),
             origin_etag: origin_etag.map(str::to_owned),
         }));
         Ok(if removed { Outcome::Done(self.version()) } else { Outcome::Unmet })

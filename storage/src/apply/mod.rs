@@ -378,8 +378,8 @@ impl Applier {
             Mutation::FlushStarted { bucket, key, version, deadline_ms } => {
                 self.flush_started(*bucket, key, *version, *deadline_ms)
             }
-            Mutation::Flushed { bucket, key, version, origin_etag } => {
-                self.flushed(*bucket, key, *version, *origin_etag)
+            Mutation::Flushed { bucket, key, version, origin_etag, mount } => {
+                self.flushed(*bucket, key, *version, *origin_etag, *mount)
             }
             Mutation::Transfer { bucket, key, version, upload_id, step } => {
                 self.transfer(*bucket, key, *version, upload_id, step)

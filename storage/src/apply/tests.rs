@@ -203,7 +203,8 @@ fn pitfall_23_a_late_mark_of_an_older_version_leaves_the_newer_row() {
     let first = story.set(b"k", b"1");
     done(story.run(&Mutation::FlushStarted { bucket, key: b"k", version: first, deadline_ms: 5 }));
     let second = story.set(b"k", b"2");
-    let flushed = Mutation::Flushed { bucket, key: b"k", version: first, origin_etag: Some("e") };
+    let flushed =
+        Mutation::Flushed { bucket, key: b"k", version: first, origin_etag: Some("e"), mount: None };
     assert_eq!(story.run(&flushed), Outcome::Unmet);
     assert!(story.queued(b"k", second).is_some());
     assert_eq!(story.origin(b"k").origin, Some((first, "e".to_owned())));
@@ -240,7 +241,13 @@ fn pitfall_22_a_pending_barrier_holds_the_version_behind_it_with_its_bytes() {
     let blob = blobs_of(&RowReader::new(&held).unwrap())[0];
     let blob_row = blob_key(Table::Blob, blob);
     assert!(story.raw(RowKey::encoded(&blob_row)).is_some());
-    done(story.run(&Mutation::Flushed { bucket, key: b"data", version: data, origin_etag: Some("e") }));
+    done(story.run(&Mutation::Flushed {
+        bucket,
+        key: b"data",
+        version: data,
+        origin_etag: Some("e"),
+        mount: None,
+    }));
     assert!(story.raw(RowKey::encoded(&blob_row)).is_none());
     assert_eq!(story.origin(b"data").pending, Some(newer));
 }
@@ -391,7 +398,7 @@ fn a_mount_with_queued_rows_is_not_forgotten_without_abandoning_them() {
     let version = story.set(b"k", b"1");
     assert_eq!(story.run(&forget(1, false)), Outcome::Refused(Refusal::MountBusy(1)));
     assert!(story.queued(b"k", version).is_some(), "nothing has changed");
-    done(story.run(&Mutation::Flushed { bucket, key: b"k", version, origin_etag: Some("e") }));
+    done(story.run(&Mutation::Flushed { bucket, key: b"k", version, origin_etag: Some("e"), mount: None }));
     done(story.run(&forget(1, false)));
     assert_eq!(story.run(&forget(1, false)), Outcome::Unmet);
     let later = story.set(b"k", b"2");
@@ -414,7 +421,13 @@ fn a_mount_that_is_leaving_takes_no_rows_and_goes_with_its_last() {
     );
     assert_eq!(story.run(&forget(1, false)), Outcome::Refused(Refusal::MountBusy(1)));
     // An upload that was under way may still tell of its end.
-    done(story.run(&Mutation::Flushed { bucket, key: b"k", version, origin_etag: Some("e") }));
+    done(story.run(&Mutation::Flushed {
+        bucket,
+        key: b"k",
+        version,
+        origin_etag: Some("e"),
+        mount: Some(1),
+    }));
     assert_eq!(story.origin(b"k").origin, None);
     done(story.run(&forget(1, false)));
     assert_eq!(story.run(&mount_at(b"", "s3://other")), Outcome::Mount(2));
@@ -426,7 +439,7 @@ fn what_was_learnt_of_a_forgotten_origin_says_nothing_of_the_next() {
     let bucket = story.bucket;
     for key in [&b"kept"[..], b"deleted"] {
         let version = story.set(key, b"1");
-        done(story.run(&Mutation::Flushed { bucket, key, version, origin_etag: Some("old") }));
+        done(story.run(&Mutation::Flushed { bucket, key, version, origin_etag: Some("old"), mount: None }));
     }
     done(story.run(&forget(1, false)));
     assert_eq!(story.run(&mount_at(b"", "s3://other")), Outcome::Mount(2));
@@ -445,7 +458,13 @@ fn what_was_learnt_of_a_forgotten_origin_says_nothing_of_the_next() {
     let gone = done(story.run(&Mutation::Delete { bucket, key: b"deleted" }));
     assert_eq!(story.queued(b"deleted", gone), None);
     let version = row.content_version();
-    done(story.run(&Mutation::Flushed { bucket, key: b"kept", version, origin_etag: Some("new") }));
+    done(story.run(&Mutation::Flushed {
+        bucket,
+        key: b"kept",
+        version,
+        origin_etag: Some("new"),
+        mount: None,
+    }));
     assert_eq!(story.origin(b"kept").mount, Some(2));
     assert_eq!(story.run(&Mutation::MarkDirty { bucket, key: b"kept" }), Outcome::Unmet);
 }
@@ -457,7 +476,13 @@ fn a_mount_above_a_forgotten_one_looks_at_what_it_uncovers() {
     done(story.run(&Mutation::MountAttached { mount: 1, existing: false }));
     assert_eq!(story.run(&mount_at(b"sub/", "s3://other")), Outcome::Mount(2));
     let version = story.set(b"sub/k", b"1");
-    done(story.run(&Mutation::Flushed { bucket, key: b"sub/k", version, origin_etag: Some("e") }));
+    done(story.run(&Mutation::Flushed {
+        bucket,
+        key: b"sub/k",
+        version,
+        origin_etag: Some("e"),
+        mount: None,
+    }));
     done(story.run(&forget(2, false)));
     let row = story.raw(RowKey::encoded(&numbered_key(Table::Mount, 1))).unwrap();
     assert!(MountRow::decode(&row).unwrap().uncovered);
@@ -466,6 +491,34 @@ fn a_mount_above_a_forgotten_one_looks_at_what_it_uncovers() {
     done(story.run(&Mutation::MountAttached { mount: 1, existing: false }));
     let row = story.raw(RowKey::encoded(&numbered_key(Table::Mount, 1))).unwrap();
     assert!(!MountRow::decode(&row).unwrap().uncovered);
+}
+
+#[test]
+fn a_late_end_of_a_forgotten_mounts_upload_says_nothing_of_the_mount_above() {
+    let mut story = Story::mounted();
+    let bucket = story.bucket;
+    done(story.run(&Mutation::MountAttached { mount: 1 }));
+    assert_eq!(story.run(&mount_at(b"sub/", "s3://other")), Outcome::Mount(2));
+    let version = story.set(b"sub/k", b"1");
+    done(story.run(&Mutation::FlushStarted { bucket, key: b"sub/k", version, deadline_ms: 5 }));
+    done(story.run(&forget(2, true)));
+    done(story.run(&Mutation::FlushAbandon { bucket, key: b"sub/k", version }));
+    done(story.run(&forget(2, false)));
+    let late = Mutation::Flushed { bucket, key: b"sub/k", version, origin_etag: Some("e"), mount: Some(2) };
+    assert_eq!(story.run(&late), Outcome::Unmet);
+    assert_eq!(story.origin(b"sub/k").origin, None, "the origin above has never seen it");
+    // So the next start queues it there; and that row, too, is not the other origin's to take away.
+    done(story.run(&Mutation::MarkDirty { bucket, key: b"sub/k" }));
+    assert_eq!(story.run(&late), Outcome::Unmet);
+    assert_eq!(story.queued(b"sub/k", version).unwrap().mount, 1);
+    done(story.run(&Mutation::Flushed {
+        bucket,
+        key: b"sub/k",
+        version,
+        origin_etag: Some("e"),
+        mount: Some(1),
+    }));
+    assert_eq!(story.origin(b"sub/k").origin, Some((version, "e".to_owned())));
 }
 
 #[test]
@@ -478,7 +531,7 @@ fn deletes_and_empty_bodies_are_charged_against_the_dirty_limit() {
     let bucket = story.bucket;
     let version = story.set(b"key", b"");
     assert_eq!(charged(&story), 256 + 3);
-    done(story.run(&Mutation::Flushed { bucket, key: b"key", version, origin_etag: Some("e") }));
+    done(story.run(&Mutation::Flushed { bucket, key: b"key", version, origin_etag: Some("e"), mount: None }));
     assert_eq!(charged(&story), 0);
     done(story.run(&Mutation::Delete { bucket, key: b"key" }));
     assert_eq!(charged(&story), 256 + 3);

@@ -1,8 +1,9 @@
 //! Blocks on their way from an origin: one fetch for each, however many readers wait; the last ones stay in memory
 //! for a moment.
 //!
-//! Bounds: [`FETCHES_MAX`] fetches at once, the others wait for their turn; [`RECENT_BYTES_MAX`] of blocks kept.
-//! A fetch runs in a task of its own: a reader that goes away ends nothing.
+//! Bounds: [`FETCHES_MAX`] fetches at once from each mount's origin, the others wait for their turn, but no longer than
+//! [`TURN_TIMEOUT`]; [`RECENT_BYTES_MAX`] of blocks kept. So an origin that does not answer holds up nobody who reads
+//! from another. A fetch runs in a task of its own: a reader that goes away ends nothing.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -21,7 +22,7 @@ use crate::object::BlobId;
 use crate::origin::{ErrorClass, Origin, OriginETag, OriginError, OriginKey, ReadRequest};
 use crate::store::Shared;
 
-/// Fetches at once, of at most 4 MiB each. More use a long line better and take more memory.
+/// Fetches at once from one mount's origin, of at most 4 MiB each. More use a long line better and take more memory.
 const FETCHES_MAX: usize = 8;
 /// Blocks kept after their fetch: readers that follow each other ask once.
 const RECENT_BYTES_MAX: usize = 32 << 20;
@@ -29,6 +30,8 @@ const RECENT_BYTES_MAX: usize = 32 << 20;
 const TRIES: usize = 2;
 /// Pause before the second.
 const RETRY_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
+/// Longest wait for a turn: as many fetches as that have not moved for so long.
+const TURN_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 60_000 });
 /// Longest time of one try.
 const TRY_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -44,10 +47,10 @@ struct BlockName {
 type Fetched = Option<Result<Bytes>>;
 
 /// See the file's head.
+#[derive(Default)]
 pub(crate) struct Blocks {
     /// Held for a look-up only.
     state: Mutex<State>,
-    turns: Semaphore,
 }
 
 #[derive(Default)]
@@ -58,10 +61,9 @@ struct State {
     recent_bytes: usize,
 }
 
-impl Default for Blocks {
-    fn default() -> Blocks {
-        Blocks { state: Mutex::default(), turns: Semaphore::new(FETCHES_MAX) }
-    }
+/// The turns of one mount's fetches.
+pub(super) fn turns() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(FETCHES_MAX))
 }
 
 /// A block that is there, or on its way.
@@ -121,6 +123,7 @@ impl Blocks {
             of: body.of.clone(),
             etag: body.etag.clone(),
             body_len: body.len,
+            turns: body.turns.clone(),
             range: in_body..in_body + (block.end - block.start),
         };
         let mut run = Run { shared: shared.clone(), name, bytes: None };
@@ -165,6 +168,7 @@ struct Asked {
     of: (u32, Bytes),
     etag: OriginETag,
     body_len: u64,
+    turns: Arc<Semaphore>,
     range: Range<u64>,
 }
 
@@ -185,7 +189,14 @@ impl Drop for Run {
 impl Run {
     async fn fetch(&self, asked: &Asked) -> Result<Bytes> {
         let fills = &self.shared.fills;
-        let _turn = fills.blocks.turns.acquire().await.map_err(|_| Error::Stopping)?;
+        let turn = tokio::time::timeout(TURN_TIMEOUT, asked.turns.acquire()).await;
+        let Ok(turn) = turn else {
+            tracing::warn!(key = %asked.key, origin = asked.origin.name(), "reads through the origin do not end");
+            return Err(Error::Unavailable(
+                "the bytes are only in the origin, which does not answer in time",
+            ));
+        };
+        let _turn = turn.map_err(|_| Error::Stopping)?;
         let (shared, blob, range) = (self.shared.clone(), self.name.blob, self.name.start..self.name.end);
         let here = self.shared.pool.run(move || read_here(&shared, blob, range)).await;
         if let Some(bytes) = here.map_err(|_| Error::Stopping)?? {
@@ -274,5 +285,50 @@ fn trouble(error: OriginError) -> Trouble {
     match error.class {
         ErrorClass::Conflict => Trouble::Changed("somebody has changed it".to_owned()),
         _ => Trouble::Passing(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::{Node, StorageConfig};
+    use crate::origin::memory::{Fault, MemoryOrigin};
+
+    fn body_in(origin: &Arc<MemoryOrigin>, turns: &Arc<Semaphore>) -> OriginBody {
+        let etag = OriginETag(hex::encode(<md5::Md5 as md5::Digest>::digest(b"bytes")));
+        let (origin, key, turns) = (origin.clone(), OriginKey("k".to_owned()), turns.clone());
+        OriginBody { origin, key, of: (1, Bytes::from_static(b"k")), etag, len: 5, turns }
+    }
+
+    fn part(number: u64) -> OriginPart {
+        let blob = BlobId { a: u64::MAX, b: number };
+        OriginPart { blob, in_blob: 0..5, in_body: 0, whole: true }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_origin_that_does_not_answer_holds_up_its_own_readers_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = StorageConfig {
+            map_bytes: 1 << 30,
+            journal_file_bytes: 16 << 20,
+            ..StorageConfig::new(dir.path())
+        };
+        let node = Node::start(config).await.unwrap();
+        let store = node.store();
+        let (shared, blocks) = (store.shared(), &store.shared().fills.blocks);
+        let (silent, healthy) = (Arc::new(MemoryOrigin::capable()), Arc::new(MemoryOrigin::capable()));
+        silent.set_hook(|_| Fault::Stall);
+        healthy.put_foreign("k", b"bytes");
+        let (silents, healthys) = (body_in(&silent, &turns()), body_in(&healthy, &turns()));
+        let stuck: Vec<Coming> =
+            (0..FETCHES_MAX as u64).map(|n| blocks.begin(shared, &silents, &part(n), 0..5)).collect();
+        let late = blocks.get(shared, &silents, &part(100), 0..5).await;
+        assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
+        assert_eq!(silent.calls(), FETCHES_MAX as u64);
+        let read = blocks.get(shared, &healthys, &part(200), 0..5).await.unwrap();
+        assert_eq!(read, "bytes");
+        drop(stuck);
+        drop(store);
+        node.stop().await;
     }
 }

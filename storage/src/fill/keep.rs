@@ -70,6 +70,7 @@ pub(super) fn consider(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPar
         of: body.of.clone(),
         etag: body.etag.clone(),
         len: body.len,
+        turns: body.turns.clone(),
     };
     tokio::spawn(async move {
         match running.keep(&body).await {

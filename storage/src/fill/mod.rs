@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
+use tokio::sync::Semaphore;
 
 use crate::body::blob_error;
 use crate::error::{Error, Result};
@@ -51,6 +52,8 @@ pub(crate) struct OriginBody {
     etag: OriginETag,
     /// Length of the whole body.
     len: u64,
+    /// Turns of fetches from this origin.
+    turns: Arc<Semaphore>,
 }
 
 /// A part of a body that is not here.
@@ -70,6 +73,7 @@ struct MountOrigin {
     origin: Arc<dyn Origin>,
     key_prefix: Bytes,
     origin_prefix: String,
+    turns: Arc<Semaphore>,
 }
 
 /// What fills have done since the start.
@@ -111,7 +115,7 @@ pub(crate) struct Fills {
 }
 
 impl Fills {
-    /// A mount's origin; bytes may be given up to it from now on.
+    /// A mount's origin, in place of what was known of it; bytes may be given up to it from now on.
     pub(crate) fn add_origin(
         &self,
         mount: u32,
@@ -120,7 +124,11 @@ impl Fills {
         origin: Arc<dyn Origin>,
     ) {
         let (key_prefix, origin_prefix) = (Bytes::copy_from_slice(key_prefix), origin_prefix.to_owned());
-        self.origins.write().push(MountOrigin { mount, origin, key_prefix, origin_prefix });
+        let mut origins = self.origins.write();
+        origins.retain(|it| it.mount != mount);
+        let turns = blocks::turns();
+        origins.push(MountOrigin { mount, origin, key_prefix, origin_prefix, turns });
+        drop(origins);
         self.any.store(true, Relaxed);
     }
 
@@ -178,7 +186,7 @@ impl Fills {
         let rest = key.strip_prefix(&*of.key_prefix).ok_or_else(|| lost("its mount has another prefix"))?;
         let (name, of_key) = (origin_key(&of.origin_prefix, rest), Bytes::copy_from_slice(key));
         let (origin, etag, len) = (of.origin.clone(), OriginETag(etag), row.body_len());
-        Ok(OriginBody { origin, key: name, of: (of.mount, of_key), etag, len })
+        Ok(OriginBody { origin, key: name, of: (of.mount, of_key), etag, len, turns: of.turns.clone() })
     }
 }
 

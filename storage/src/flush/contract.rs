@@ -86,7 +86,7 @@ pub struct Started {
 /// The origin holds exactly this version, or (no ETag) nothing.
 ///
 /// Apply removes the flush row of this key only if it has the same version, sets or removes the origin
-/// row, and drops the started row.
+/// row, and drops the started row; of a key that belongs to another mount by now it changes nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flushed {
     /// Bucket.
@@ -95,6 +95,8 @@ pub struct Flushed {
     pub key: Bytes,
     /// Version found or put there; of a delete, the version of its row.
     pub version: Version,
+    /// The mount whose origin was asked; `None` in log entries that do not say.
+    pub mount: Option<MountId>,
     /// ETag the origin gave, without quotes; `None` if it holds nothing now.
     pub origin_etag: Option<String>,
 }

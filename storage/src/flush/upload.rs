@@ -318,7 +318,8 @@ impl Courier {
         ended: Ended,
         alive_ms: u64,
     ) -> Ended {
-        let flushed = Flushed { bucket: start.bucket, key: start.key.clone(), version, origin_etag };
+        let (bucket, key, mount) = (start.bucket, start.key.clone(), Some(start.mount));
+        let flushed = Flushed { bucket, key, version, mount, origin_etag };
         match self.records.submit(flushed).await {
             Ok(()) => ended,
             Err(_) => Ended::Unrecorded { alive_ms },

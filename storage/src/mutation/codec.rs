@@ -175,12 +175,15 @@ impl<'a> Mutation<'a> {
                 out.extend_from_slice(&version.0.to_le_bytes());
                 out.extend_from_slice(&deadline_ms.to_le_bytes());
             }
-            Mutation::Flushed { bucket, key, version, origin_etag } => {
+            Mutation::Flushed { bucket, key, version, origin_etag, mount } => {
                 out.push(22);
-                out.push(u8::from(origin_etag.is_some()));
+                out.push(u8::from(origin_etag.is_some()) | u8::from(mount.is_some()) << 1);
                 put_key(out, *bucket, key);
                 out.extend_from_slice(&version.0.to_le_bytes());
                 put_bytes(out, origin_etag.unwrap_or("").as_bytes());
+                if let Some(mount) = mount {
+                    out.extend_from_slice(&mount.to_le_bytes());
+                }
             }
             Mutation::Transfer { bucket, key, version, upload_id, step } => {
                 out.push(41);
@@ -424,11 +427,13 @@ impl<'a> Mutation<'a> {
                 Mutation::FlushStarted { bucket, key, version, deadline_ms: take_u64(b)? }
             }
             22 => {
-                let present = take_u8(b)? != 0;
+                let flags = take_u8(b)?;
                 let (bucket, key) = take_key(b)?;
                 let version = Version(take_u64(b)?);
                 let etag = take_str(b)?;
-                Mutation::Flushed { bucket, key, version, origin_etag: present.then_some(etag) }
+                let mount = if flags & 2 != 0 { Some(take_u32(b)?) } else { None };
+                let origin_etag = (flags & 1 != 0).then_some(etag);
+                Mutation::Flushed { bucket, key, version, origin_etag, mount }
             }
             23 => {
                 let (bucket, key) = take_key(b)?;

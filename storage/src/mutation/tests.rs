@@ -100,7 +100,8 @@ fn examples<'a>(key: &'a [u8], bytes: &'a [u8], text: &'a str, number: u64) -> V
         Mutation::MountForget { mount: 9, abandon: true },
         Mutation::MarkDirty { bucket, key },
         Mutation::FlushStarted { bucket, key, version, deadline_ms: number },
-        Mutation::Flushed { bucket, key, version, origin_etag: Some(text) },
+        Mutation::Flushed { bucket, key, version, origin_etag: Some(text), mount: Some(7) },
+        Mutation::Flushed { bucket, key, version, origin_etag: None, mount: None },
         Mutation::FlushPark { bucket, key, version, reason: text },
         Mutation::Transfer {
             bucket,

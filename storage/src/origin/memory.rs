@@ -66,6 +66,8 @@ pub enum Fault {
     ApplyThenUnknown,
     /// It is lost on the way, and the sender cannot know.
     DropUnknown,
+    /// A read of an object is never answered; any other call is lost as with `DropUnknown`.
+    Stall,
     /// The sender gives up, and it lands when the test says so ([`MemoryOrigin::land_late`]).
     LandLate,
 }
@@ -352,7 +354,7 @@ impl Origin for MemoryOrigin {
             Fault::Ok => state.put(&request, call, false),
             Fault::Refuse(error) => Err(error),
             Fault::ApplyThenUnknown => state.put(&request, call, false).and_then(|_| Err(lost())),
-            Fault::DropUnknown => Err(lost()),
+            Fault::DropUnknown | Fault::Stall => Err(lost()),
             Fault::LandLate => {
                 state.late.insert(call, LateRequest::Put(Box::new(request)));
                 Err(lost())
@@ -377,7 +379,7 @@ impl Origin for MemoryOrigin {
             .map_err(|error| OriginError::new(ErrorClass::Fenced, Landing::NotApplied, error.to_string()))?;
         let mut state = self.state.lock();
         let fault = state.arrive(Operation::PutPart, &request.key.0).1;
-        if matches!(fault, Fault::DropUnknown | Fault::LandLate | Fault::Refuse(_)) {
+        if matches!(fault, Fault::DropUnknown | Fault::Stall | Fault::LandLate | Fault::Refuse(_)) {
             read_fault(fault.clone())?;
         }
         let sums = BodyChecksums { crc32c: request.crc32c, ..BodyChecksums::default() };
@@ -400,7 +402,7 @@ impl Origin for MemoryOrigin {
             Fault::Ok => state.complete(&request, call, false),
             Fault::Refuse(error) => Err(error),
             Fault::ApplyThenUnknown => state.complete(&request, call, false).and_then(|_| Err(lost())),
-            Fault::DropUnknown => Err(lost()),
+            Fault::DropUnknown | Fault::Stall => Err(lost()),
             Fault::LandLate => {
                 state.late.insert(call, LateRequest::Complete(Box::new(request)));
                 Err(lost())
@@ -416,8 +418,12 @@ impl Origin for MemoryOrigin {
     }
 
     async fn read(&self, request: ReadRequest) -> Result<Option<ReadReply>, OriginError> {
-        let mut state = self.state.lock();
-        read_fault(state.arrive(Operation::Get, &request.key.0).1)?;
+        let fault = self.state.lock().arrive(Operation::Get, &request.key.0).1;
+        if fault == Fault::Stall {
+            std::future::pending::<()>().await;
+        }
+        read_fault(fault)?;
+        let state = self.state.lock();
         let Some(stored) = state.objects.get(&request.key.0) else { return Ok(None) };
         if request.if_match.is_some_and(|etag| etag != stored.etag) {
             return Err(precondition_failed());
@@ -446,7 +452,7 @@ impl Origin for MemoryOrigin {
             Fault::Ok => state.delete(&request, call, false),
             Fault::Refuse(error) => Err(error),
             Fault::ApplyThenUnknown => state.delete(&request, call, false).and_then(|()| Err(lost())),
-            Fault::DropUnknown => Err(lost()),
+            Fault::DropUnknown | Fault::Stall => Err(lost()),
             Fault::LandLate => {
                 state.late.insert(call, LateRequest::Delete(request));
                 Err(lost())
@@ -472,7 +478,7 @@ fn read_fault(fault: Fault) -> Result<(), OriginError> {
     match fault {
         Fault::Ok => Ok(()),
         Fault::Refuse(error) => Err(error),
-        Fault::ApplyThenUnknown | Fault::DropUnknown | Fault::LandLate => Err(lost()),
+        Fault::ApplyThenUnknown | Fault::DropUnknown | Fault::Stall | Fault::LandLate => Err(lost()),
     }
 }
 

@@ -16,7 +16,7 @@ impl Story {
 
     fn flushed(&mut self, key: &[u8], version: Version) -> Outcome {
         let (bucket, origin_etag) = (self.bucket, Some("e"));
-        self.run(&Mutation::Flushed { bucket, key, version, origin_etag })
+        self.run(&Mutation::Flushed { bucket, key, version, origin_etag, mount: Some(1) })
     }
 }
 

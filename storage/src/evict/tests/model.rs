@@ -386,7 +386,7 @@ impl Site {
         }
         let mut submission = Submission::new();
         let (bucket, origin_etag) = (self.bucket, etag.as_deref());
-        submission.push(&Mutation::Flushed { bucket, key, version, origin_etag });
+        submission.push(&Mutation::Flushed { bucket, key, version, origin_etag, mount: None });
         self.submit(submission)?;
         if let Some(object) = self.model.get_mut(&number) {
             (object.dirty, object.foreign) = (false, false);

@@ -19,9 +19,9 @@ use crate::store::Store;
 use crate::submission::Submission;
 
 const LIMIT: Duration = Duration::from_secs(60);
-const CAPACITY: u64 = 64 << 20;
+pub(super) const CAPACITY: u64 = 64 << 20;
 
-fn config(dir: &Path, origin: &Arc<MemoryOrigin>, capacity: u64) -> StorageConfig {
+pub(super) fn config(dir: &Path, origin: &Arc<MemoryOrigin>, capacity: u64) -> StorageConfig {
     let mut config = StorageConfig {
         map_bytes: 1 << 30,
         journal_file_bytes: 16 << 20,
@@ -58,7 +58,7 @@ fn mount(bucket: &str, prefix: &[u8], origin: &Arc<MemoryOrigin>) -> MountConfig
 }
 
 /// Bytes that differ from place to place and from object to object.
-fn body(number: usize, len: usize) -> Bytes {
+pub(super) fn body(number: usize, len: usize) -> Bytes {
     (0..len).map(|at| (number * 131 + at * 7 + at / 251) as u8).collect()
 }
 
@@ -95,7 +95,7 @@ async fn put_patiently(store: &Store, bucket: BucketId, key: &str, body: &Bytes)
     }
 }
 
-async fn get(store: &Store, bucket: BucketId, key: &str) -> Result<Option<Bytes>, Error> {
+pub(super) async fn get(store: &Store, bucket: BucketId, key: &str) -> Result<Option<Bytes>, Error> {
     let view = store.view()?;
     let Some(row) = view.fetch(bucket, key.as_bytes()).await? else { return Ok(None) };
     let reader = view.open_body(&row).await?;
@@ -120,14 +120,14 @@ async fn until(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-fn down(origin: &MemoryOrigin) {
+pub(super) fn down(origin: &MemoryOrigin) {
     origin.set_hook(|_| {
         Fault::Refuse(OriginError::new(ErrorClass::Network, Landing::NotApplied, "the line is cut"))
     });
 }
 
 /// Objects until the first ones are given up: number and length of them.
-async fn fill_up(store: &Store, bucket: BucketId) -> (usize, usize) {
+pub(super) async fn fill_up(store: &Store, bucket: BucketId) -> (usize, usize) {
     let len = 2 << 20;
     let count = 2 * CAPACITY as usize / len;
     for number in 0..count {
@@ -211,7 +211,7 @@ async fn with_the_origin_down_nothing_dirty_goes_and_what_is_away_is_an_error() 
 }
 
 /// Objects of which at least one is not here.
-async fn away(store: &Store, bucket: BucketId, count: usize) -> usize {
+pub(super) async fn away(store: &Store, bucket: BucketId, count: usize) -> usize {
     let shared = store.shared();
     for number in 0..count {
         let view = store.view().unwrap();

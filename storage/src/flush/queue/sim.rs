@@ -525,6 +525,7 @@ impl World {
                     bucket: request.name.0,
                     key: request.name.1,
                     version: request.version,
+                    mount: None,
                     origin_etag,
                 };
                 self.propose(epoch, Proposal::Flushed { flushed, then: Some((attempt, Ended::Done)) });
@@ -596,6 +597,7 @@ impl World {
                     bucket: start.bucket,
                     key: start.key,
                     version: start.version,
+                    mount: None,
                     origin_etag: Some(etag),
                 };
                 let then = Some((start.attempt, Ended::Done));
@@ -627,7 +629,8 @@ impl World {
                 }
                 (None, None) => self.finish(epoch, start.attempt, Ended::GoOn),
                 (None, Some((version, origin_etag))) => {
-                    let flushed = Flushed { bucket: start.bucket, key: start.key, version, origin_etag };
+                    let flushed =
+                        Flushed { bucket: start.bucket, key: start.key, version, mount: None, origin_etag };
                     let then = Some((start.attempt, Ended::GoOn));
                     self.propose(epoch, Proposal::Flushed { flushed, then });
                 }

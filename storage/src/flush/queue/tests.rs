@@ -95,8 +95,13 @@ impl Story {
 
     fn done(&mut self, start: &Start) {
         let origin_etag = (start.kind == FlushKind::Put).then(|| "e".to_owned());
-        let flushed =
-            Flushed { bucket: start.bucket, key: start.key.clone(), version: start.version, origin_etag };
+        let flushed = Flushed {
+            bucket: start.bucket,
+            key: start.key.clone(),
+            version: start.version,
+            mount: Some(start.mount),
+            origin_etag,
+        };
         let event = self.rows.flushed(flushed);
         self.queue.observe(event);
         assert_eq!(self.queue.finish(start.attempt, Ended::Done, self.now), None);
@@ -296,6 +301,7 @@ fn events_told_twice_change_nothing() {
         bucket: BUCKET,
         key: Bytes::from_static(b"a"),
         version: Version(2),
+        mount: None,
         origin_etag: Some("e".to_owned()),
     };
     story.queue.observe(FlushEvent::Flushed(flushed.clone()));
@@ -311,7 +317,8 @@ fn a_late_flushed_of_an_older_version_keeps_the_row_and_its_fence() {
     let started =
         Started { bucket: BUCKET, key: key.clone(), version: Version(1), deadline_ms: story.now + 500 };
     story.reload(Some(started));
-    let old = Flushed { bucket: BUCKET, key, version: Version(0), origin_etag: Some("e".to_owned()) };
+    let old =
+        Flushed { bucket: BUCKET, key, version: Version(0), mount: None, origin_etag: Some("e".to_owned()) };
     story.queue.observe(FlushEvent::Flushed(old));
     assert_eq!(story.state("a"), RowState::Fenced { until_ms: 10_600 });
 }
