@@ -120,8 +120,8 @@ impl Store {
         if let Some(rows) = queued.filter(|rows| *rows > 0 && !abandon) {
             return Ok(Forgotten::Busy(rows));
         }
-        shared.evictor.leave(number).await;
-        let forgotten = match bring_all_back(shared, bucket, prefix).await {
+        let _leaving = shared.evictor.leave(number).await;
+        match bring_all_back(shared, bucket, prefix).await {
             Ok(0) => forget(shared, number, abandon).await,
             Ok(objects) => {
                 tracing::info!(
@@ -132,9 +132,7 @@ impl Store {
                 forget(shared, number, abandon).await
             }
             Err(error) => Err(error),
-        };
-        shared.evictor.stay(number);
-        forgotten
+        }
     }
 }
 
