@@ -144,8 +144,8 @@ impl Store {
         if let Some(rows) = queued.filter(|rows| *rows > 0 && !abandon) {
             return Ok(Forgotten::Busy(rows));
         }
-        shared.evictor.leave(number).await;
-        let forgotten = match bring_all_back(shared, bucket, prefix, Some(number)).await {
+        let _leaving = shared.evictor.leave(number).await;
+        match bring_all_back(shared, bucket, prefix, Some(number)).await {
             Ok(0) => forget(shared, number, abandon).await,
             Ok(objects) => {
                 tracing::info!(
@@ -156,9 +156,7 @@ impl Store {
                 forget(shared, number, abandon).await
             }
             Err(error) => Err(error),
-        };
-        shared.evictor.stay(number);
-        forgotten
+        }
     }
 }
 

@@ -498,14 +498,15 @@ pub enum Mutation<'a> {
         mount: Option<u32>,
     },
     /// The site must keep the object's bytes again, though the origin holds them: they are about to be part of
-    /// something that it does not hold. Outcome `Done`, or `Unmet` if the object stands elsewhere by now.
+    /// something that it does not hold. Outcome `Done`, or `Unmet` if it must keep them anyhow, or the object
+    /// stands elsewhere by now.
     Hold {
         /// Bucket.
         bucket: BucketId,
         /// Key.
         key: &'a [u8],
-        /// The version that was read.
-        version: Version,
+        /// The version that was read; `None`: whatever stands there.
+        version: Option<Version>,
     },
     /// Takes a `Hold` back, if the origin still holds this content. Outcome `Done` or `Unmet`.
     Release {
@@ -656,7 +657,8 @@ pub enum Refusal {
     /// A part that is not the last one is too short.
     #[error("part {0} has {1} bytes; all but the last need {PART_BYTES_MIN}")]
     PartTooSmall(u16, u64),
-    /// The bytes that it would carry on may be in the origin only; the store fetches them and tries again.
+    /// The bytes that it would carry on may be in the origin only. The store proposes such a mutation right behind a
+    /// `Hold` of its sources, and fetches them before: no client is told this while one node leads.
     #[error("the object's bytes were given back to the origin; try again")]
     NotHeld,
     /// It names a staged body that was given up when its node began another run.

@@ -318,6 +318,7 @@ impl Node {
             driver: stats.clone(),
             journal: engine.journal_metrics(),
             limits: config.limits,
+            memtable_bytes: config.memtable_bytes as u64,
             group_bytes_max: engine.group_bytes_max(),
             sync: config.sync,
             voters: 1,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedRwLockReadGuard, Semaphore};
 
 use crate::blob::SegmentStore;
 use crate::body::BodyReader;
@@ -111,11 +111,11 @@ impl SpaceWatch {
         SpaceWatch { disk, reserve_bytes, last: Mutex::default() }
     }
 
-    /// The space, and what of it must stay free; `None` if nobody can say.
-    fn look(&self) -> Option<(Space, u64)> {
+    /// The space, `now` or a moment ago, and what of it must stay free; `None` if nobody can say.
+    fn look(&self, now: bool) -> Option<(Space, u64)> {
         let mut last = self.last.lock();
         let space = match *last {
-            Some((at, space)) if at.elapsed() < SPACE_AGE => space,
+            Some((at, space)) if !now && at.elapsed() < SPACE_AGE => space,
             _ => match self.disk.space() {
                 Ok(space) => last.insert((Instant::now(), space)).1,
                 Err(error) => {
@@ -151,6 +151,8 @@ pub(crate) struct Shared {
     pub(crate) driver: Arc<DriverStats>,
     pub(crate) journal: Arc<JournalMetrics>,
     pub(crate) limits: Limits,
+    /// Size at which a memtable goes to the checkpoint.
+    pub(crate) memtable_bytes: u64,
     /// Largest atomic group: it must fit one journal file.
     pub(crate) group_bytes_max: u64,
     pub(crate) sync: SyncMode,
@@ -164,12 +166,21 @@ pub(crate) struct Shared {
 impl Shared {
     /// Takes mutations through the log; see [`Store::submit`].
     pub(crate) async fn submit(self: &Arc<Self>, submission: Submission) -> Result<Outcomes> {
+        self.submit_keeping(submission, None).await
+    }
+
+    /// The same; eviction judges nothing before the log has answered, be it that nobody waits for the answer.
+    pub(crate) async fn submit_keeping(
+        self: &Arc<Self>,
+        submission: Submission,
+        gate: Option<OwnedRwLockReadGuard<()>>,
+    ) -> Result<Outcomes> {
         let permits = (submission.bytes.len() / PERMIT_BYTES + 1).min(INBOX_PERMITS) as u32;
         let permit = match self.permits.clone().try_acquire_many_owned(permits) {
             Ok(permit) => permit,
             Err(_) => self.permits.clone().acquire_many_owned(permits).await.map_err(|_| Error::Stopping)?,
         };
-        let (pending, answer) = Pending::new(submission, Some(permit));
+        let (pending, answer) = Pending::keeping(submission, permit, gate);
         self.inbox.push(pending);
         let outcomes = answer.await.map_err(|_| Error::Unknown("the node stopped before it answered"))??;
         let views = outcomes.views.into_iter().map(|view| ReadView::new(self.clone(), view)).collect();
@@ -208,7 +219,7 @@ impl Shared {
             let text = format!("forebay: dirty {}{}", share(dirty, limit), self.outage());
             return Some(Refused { error: full(text), by: Limit::Other });
         }
-        if let Some((space, reserve)) = self.space.look() {
+        if let Some((space, reserve)) = self.space.look(false) {
             // Free segments are filled again before the file system has to give more.
             let room = space.free_bytes.saturating_add(self.segments.spare_bytes());
             if room < reserve.saturating_add(promised).saturating_add(more) {
@@ -281,10 +292,10 @@ impl Shared {
         used + self.checkpointer.live_bytes() + self.segments.staged_bytes()
     }
 
-    /// Bytes that the file system could take, free segments included, and what of them is kept free; `None` if
-    /// nobody can say.
-    pub(crate) fn disk_room(&self) -> Option<(u64, u64)> {
-        let (space, reserve) = self.space.look()?;
+    /// Bytes that the file system could take, `now` or a moment ago, free segments included, and what of them is
+    /// kept free; `None` if nobody can say.
+    pub(crate) fn disk_room(&self, now: bool) -> Option<(u64, u64)> {
+        let (space, reserve) = self.space.look(now)?;
         Some((space.free_bytes.saturating_add(self.segments.spare_bytes()), reserve))
     }
 
@@ -292,7 +303,7 @@ impl Shared {
     pub(crate) fn has_room_to_keep(&self, len: u64) -> bool {
         let promised = self.stager.promised_bytes();
         let fits = self.stored_bytes() + promised + len <= self.limits.capacity_bytes;
-        fits && self.disk_room().is_none_or(|(room, reserve)| room > reserve + promised + len)
+        fits && self.disk_room(false).is_none_or(|(room, reserve)| room > reserve + promised + len)
     }
 
     fn no_capacity(&self, stored: u64) -> Refused {

@@ -118,6 +118,17 @@ impl Submission {
         self.staged.push(staged);
     }
 
+    /// The same right behind other mutations, whose outcomes come first.
+    pub(crate) fn behind(mut self, first: Submission) -> Submission {
+        let (bytes, outcomes) = (first.bytes.len(), first.outcomes);
+        self.bytes.splice(..0, first.bytes);
+        let ends = self.ends.iter().map(|(end, count)| (end + bytes, count + outcomes));
+        self.ends = first.ends.into_iter().chain(ends).collect();
+        self.views.iter_mut().for_each(|before| *before += outcomes);
+        self.outcomes += outcomes;
+        self
+    }
+
     /// The blobs it carries, which from here on are the log's.
     pub(crate) fn take_blobs(&mut self) -> Vec<BlobId> {
         self.staged.drain(..).flat_map(StagedBody::into_blobs).collect()

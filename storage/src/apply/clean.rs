@@ -50,28 +50,31 @@ impl Applier {
         Ok(None)
     }
 
-    /// A blob is no longer what the origin holds under one object, or is gone.
-    pub(super) fn unmark_clean(&self, blob: BlobId) -> Result<(), BaseError> {
+    /// A blob is no longer what the origin holds under one object, or is gone. Whether it was marked.
+    pub(super) fn unmark_clean(&self, blob: BlobId) -> Result<bool, BaseError> {
         let key = blob_key(Table::Clean, blob);
         // A node that never had a mount has no such row, and spares the look-up.
-        if self.state.next_mount > 1 && self.newest(RowKey::encoded(&key), false)?.is_some() {
+        let marked = self.state.next_mount > 1 && self.newest(RowKey::encoded(&key), false)?.is_some();
+        if marked {
             self.put(RowKey::encoded(&key), None);
         }
-        Ok(())
+        Ok(marked)
     }
 
     pub(super) fn hold_bytes(
         &mut self,
         bucket: BucketId,
         key: &[u8],
-        version: Version,
+        version: Option<Version>,
     ) -> Result<Outcome, BaseError> {
         let object = self.load_row(bucket, key)?;
-        let Some(row) = object.row().filter(|row| row.version == version) else { return Ok(Outcome::Unmet) };
+        let stands = |row: &RowReader<'_>| version.is_none_or(|version| row.version == version);
+        let Some(row) = object.row().filter(stands) else { return Ok(Outcome::Unmet) };
+        let mut marked = false;
         for blob in blobs_of(&row) {
-            self.unmark_clean(blob)?;
+            marked |= self.unmark_clean(blob)?;
         }
-        Ok(Outcome::Done(self.version()))
+        Ok(if marked { Outcome::Done(self.version()) } else { Outcome::Unmet })
     }
 
     pub(super) fn release_bytes(

@@ -310,6 +310,11 @@ impl SegmentStore {
         self.config.piece_bytes
     }
 
+    /// Length of a segment's file.
+    pub(crate) fn file_bytes(&self, segment: SegmentId) -> u64 {
+        self.segments.read().get(&segment).map_or(0, |segment| segment.len())
+    }
+
     /// The segments that the tables name and nobody writes to any more, oldest first. Waits while a spill runs.
     pub(crate) fn settled(&self) -> Vec<(SegmentId, Generation)> {
         let tail = self.tail.lock();

@@ -1,23 +1,22 @@
 //! Holding bytes that something is about to be built on, so that they are not given up under it.
 //!
 //! A mutation that carries a clean blob over into something that the origin does not hold is refused by apply. So
-//! before such mutations are submitted their sources are held: what is not here is brought back, a `Hold` takes the
-//! marks away, and when the mutations are answered a `Release` puts them back where the source still stands.
+//! such mutations go into the log right behind a `Hold` of each of their sources, which takes the marks away, whatever
+//! stands there by then; what is not here is brought back before. When they are answered, a `Release` puts the marks
+//! back where the source still stands.
 //!
-//! What must hold: between the look that finds the bytes here, in a place that is committed, and the `Hold` in the
-//! log, nothing of them is judged for eviction ([`Evictor::gate`]); and no `Release` of one holder comes between the
-//! `Hold` and the mutations of another. The work runs in a task of its own, which a client that goes away does not
-//! end. A crash leaves bytes that count as not clean until the object is written again.
+//! What must hold: from the look that finds the bytes here, in a place that is committed, until the log has answered
+//! for the `Hold`, nothing of them is judged for eviction: the submission itself keeps the [`Evictor::gate`] open. Between
+//! `Hold` and mutations nothing else stands in the log: no `Release`, and no `Flushed` of what was dirty at the look.
+//! Bringing back runs in a task of its own, which a client that goes away does not end. A crash leaves bytes that count
+//! as not clean until the object is written again.
 
-use std::collections::{HashMap, HashSet};
-use std::hash::BuildHasher;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use foldhash::fast::RandomState;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::{OwnedRwLockReadGuard, oneshot};
 
-use super::Evictor;
 use crate::error::{Error, Result};
 use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::memtable::RowKey;
@@ -29,10 +28,8 @@ use crate::read::{ReadView, view_error};
 use crate::store::Shared;
 use crate::submission::{Outcomes, Submission};
 
-/// Times that a source is looked at again after it has changed.
+/// Times that sources are looked at again after something of them was away.
 const TRIES: usize = 8;
-/// Locks of holders, by key.
-const SHARDS: usize = 16;
 /// Bytes read at a time of a body that is brought back.
 const COPY_BYTES: u64 = 1 << 20;
 /// Objects looked at at a time.
@@ -40,111 +37,109 @@ const PAGE: usize = 1000;
 
 type Key = (BucketId, Vec<u8>);
 
-/// Who holds what. One entry for each source of a submission under way.
-#[derive(Default)]
-pub(super) struct Holders {
-    /// Held while a `Hold` or a `Release` goes through the log.
-    shards: [Mutex<HashMap<Key, Holder>>; SHARDS],
-    hasher: RandomState,
-}
-
-#[derive(Default)]
-struct Holder {
-    count: u32,
-    /// The version that marks were taken from.
-    held: Option<Version>,
-}
-
-impl Holders {
-    fn shard(&self, key: &Key) -> &Mutex<HashMap<Key, Holder>> {
-        &self.shards[self.hasher.hash_one(key) as usize % SHARDS]
-    }
-}
-
 /// Takes a submission through the log, holding what it builds on.
 pub(crate) async fn submit_held(shared: &Arc<Shared>, submission: Submission) -> Result<Outcomes> {
     if !submission.builds || !shared.fills.has_origins() {
         return shared.submit(submission).await;
     }
-    // Before the look: marks that another holder has taken away do not come back from here on.
-    let entered = Entered::enter(shared, sources(&submission)).await;
-    let mut wanted = false;
-    for key in &entered.keys {
-        wanted = wanted || !matches!(stand(shared, key).await?, Stand::Free(_));
-    }
-    if !wanted {
-        return shared.submit(submission).await;
+    let sources = sources(&submission);
+    if let Ok(held) = look_at_all(shared, &sources, &HashSet::new()).await? {
+        return held.submit(shared, submission).await;
     }
     let (answer, answered) = oneshot::channel();
     let shared = shared.clone();
     tokio::spawn(async move {
-        let mut held = Ok(());
-        for key in &entered.keys {
-            held = hold(&shared, key).await;
-            if held.is_err() {
-                break;
-            }
-        }
-        let outcomes = match held {
-            Ok(()) => shared.submit(submission).await,
+        let outcomes = match bring_sources_back(&shared, &sources).await {
+            Ok(held) => held.submit(&shared, submission).await,
             Err(error) => Err(error),
         };
         // Nobody may be waiting any more.
         let _ = answer.send(outcomes);
-        drop(entered);
     });
     answered.await.map_err(|_| Error::Unknown("the node stopped before it answered"))?
 }
 
-/// A holder of sources; dropped, it is none any more, and the last one of a source has the marks put back.
-struct Entered {
-    shared: Arc<Shared>,
-    keys: Vec<Key>,
+/// Looks until all sources are here.
+async fn bring_sources_back(shared: &Arc<Shared>, sources: &[Key]) -> Result<Held> {
+    let mut brought_back = HashSet::new();
+    for _ in 0..TRIES {
+        let missing = match look_at_all(shared, sources, &brought_back).await? {
+            Ok(held) => return Ok(held),
+            Err(missing) => missing,
+        };
+        shared.evictor.wait_dropped(&missing.dropping).await;
+        for key in missing.away {
+            bring_back(shared, key.0, &key.1).await?;
+            brought_back.insert(key);
+        }
+    }
+    Err(Error::Unavailable("the object changes too fast to be built on"))
 }
 
-impl Entered {
-    async fn enter(shared: &Arc<Shared>, keys: Vec<Key>) -> Entered {
-        let mut entered = Entered { shared: shared.clone(), keys: Vec::with_capacity(keys.len()) };
-        for key in keys {
-            let mut shard = shared.evictor.holders.shard(&key).lock().await;
-            shard.entry(key.clone()).or_default().count += 1;
-            entered.keys.push(key);
+/// Sources whose bytes are here, and stay until the log has answered for their holds.
+struct Held {
+    sources: Vec<Source>,
+    gate: OwnedRwLockReadGuard<()>,
+}
+
+struct Source {
+    key: Key,
+    /// As it was seen; `None` if it has no blobs.
+    version: Option<Version>,
+    /// Whether marks were seen, or went when it was brought back.
+    marked: bool,
+}
+
+impl Held {
+    async fn submit(self, shared: &Arc<Shared>, submission: Submission) -> Result<Outcomes> {
+        let Held { mut sources, gate } = self;
+        let mut holds = Submission::new();
+        for Source { key: (bucket, key), .. } in &sources {
+            holds.push(&Mutation::Hold { bucket: *bucket, key, version: None });
         }
-        entered
+        let marked = sources.iter().filter(|source| source.marked).filter_map(Source::name).collect();
+        let mut releasing = Releasing { shared, marked };
+        let mut outcomes = shared.submit_keeping(submission.behind(holds), Some(gate)).await?;
+        // And those that the flush has marked since the look.
+        let holds = outcomes.results.drain(..sources.len().min(outcomes.results.len()));
+        for (source, hold) in sources.iter_mut().zip(holds) {
+            source.marked |= matches!(hold, Outcome::Done(_));
+        }
+        releasing.marked = sources.iter().filter(|source| source.marked).filter_map(Source::name).collect();
+        Ok(outcomes)
     }
 }
 
-impl Drop for Entered {
+impl Source {
+    fn name(&self) -> Option<(Key, Version)> {
+        self.version.map(|version| (self.key.clone(), version))
+    }
+}
+
+/// Puts marks back when it is dropped, be it that nobody waited for the answer: behind the holds in any case.
+struct Releasing<'s> {
+    shared: &'s Arc<Shared>,
+    marked: Vec<(Key, Version)>,
+}
+
+impl Drop for Releasing<'_> {
     fn drop(&mut self) {
-        let mut later = Vec::new();
-        for key in std::mem::take(&mut self.keys) {
-            let left = match self.shared.evictor.holders.shard(&key).try_lock() {
-                Ok(mut shard) => match shard.get_mut(&key) {
-                    Some(holder) if holder.count > 1 => {
-                        holder.count -= 1;
-                        true
-                    }
-                    Some(holder) if holder.held.is_none() => shard.remove(&key).is_some(),
-                    _ => false,
-                },
-                Err(_) => false,
-            };
-            if !left {
-                later.push(key);
-            }
-        }
-        if later.is_empty() {
+        let marked = std::mem::take(&mut self.marked);
+        // Without a runtime the process is about to end.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if marked.is_empty() {
             return;
         }
         let shared = self.shared.clone();
-        // Without a runtime the process is about to end.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                for key in later {
-                    release(&shared, key).await;
-                }
-            });
-        }
+        runtime.spawn(async move {
+            let mut submission = Submission::new();
+            for ((bucket, key), version) in &marked {
+                submission.push(&Mutation::Release { bucket: *bucket, key, version: *version });
+            }
+            if let Err(error) = shared.submit(submission).await {
+                tracing::debug!(%error, "bytes stay here until their object is written again");
+            }
+        });
     }
 }
 
@@ -171,24 +166,53 @@ fn sources(submission: &Submission) -> Vec<Key> {
     keys.into_iter().collect()
 }
 
+/// What of the sources is not here.
+#[derive(Default)]
+struct Missing {
+    dropping: Vec<BlobId>,
+    away: Vec<Key>,
+}
+
 /// How an object's bytes stand.
 enum Stand {
-    /// None of them is clean, if there is an object at all.
-    Free(Option<Version>),
-    /// Some are clean, and all of those are here.
-    Here(Version),
+    /// They are here, if it has any; its version, and whether some are marked as clean.
+    Here(Option<Version>, bool),
     /// Some are about to be given up.
     Dropping(Vec<BlobId>),
     /// Some are not here.
     Away,
 }
 
+/// Looks at every source under one gate, which stays open if all are here.
+async fn look_at_all(
+    shared: &Arc<Shared>,
+    sources: &[Key],
+    brought_back: &HashSet<Key>,
+) -> Result<std::result::Result<Held, Missing>> {
+    let gate = shared.evictor.gate.clone().read_owned().await;
+    let (mut here, mut missing) = (Vec::with_capacity(sources.len()), Missing::default());
+    for key in sources {
+        match stand(shared, key).await? {
+            Stand::Here(version, marked) => {
+                let marked = marked || brought_back.contains(key);
+                here.push(Source { key: key.clone(), version, marked });
+            }
+            Stand::Dropping(blobs) => missing.dropping.extend(blobs),
+            Stand::Away => missing.away.push(key.clone()),
+        }
+    }
+    match here.len() == sources.len() {
+        true => Ok(Ok(Held { sources: here, gate })),
+        false => Ok(Err(missing)),
+    }
+}
+
 async fn stand(shared: &Arc<Shared>, (bucket, key): &Key) -> Result<Stand> {
     let view = ReadView::new(shared.clone(), View::latest(&shared.keyspace));
-    let Some(row) = view.fetch(*bucket, key).await? else { return Ok(Stand::Free(None)) };
-    if row.inline_body().is_some() {
-        return Ok(Stand::Free(Some(row.version())));
-    }
+    let row = view.fetch(*bucket, key).await?;
+    let Some(row) = row.filter(|row| row.inline_body().is_none()) else {
+        return Ok(Stand::Here(None, false));
+    };
     let (shared, (_, view)) = (shared.clone(), view.parts());
     let looking = shared.clone();
     let look = move || look(&looking, &view, &row);
@@ -203,7 +227,7 @@ fn look(shared: &Shared, view: &View, row: &ObjectRow) -> Result<Stand, ViewErro
         }
     }
     if clean.is_empty() {
-        return Ok(Stand::Free(Some(row.version())));
+        return Ok(Stand::Here(Some(row.version()), false));
     }
     // Before the look at the places: a round that ends in between has dropped its own by then, and under the gate
     // no other begins. The reverse would find the old place, and then nobody who gives it up.
@@ -219,7 +243,7 @@ fn look(shared: &Shared, view: &View, row: &ObjectRow) -> Result<Stand, ViewErro
             return Ok(Stand::Away);
         }
     }
-    Ok(Stand::Here(row.version()))
+    Ok(Stand::Here(Some(row.version()), true))
 }
 
 /// Whether a blob has no place here that a crash would leave. May block.
@@ -231,64 +255,6 @@ fn is_away(view: &View, blob: BlobId) -> Result<bool, ViewError> {
     }
     // One that was brought back and is not committed yet does not count.
     Ok(view.in_base(&key)?.as_deref().and_then(decode_pointer).is_none())
-}
-
-/// Sees to it that the object's bytes are here and stay while there are holders, of which the caller is one.
-async fn hold(shared: &Arc<Shared>, key: &Key) -> Result<()> {
-    let evictor = &shared.evictor;
-    let mut rewritten = false;
-    for _ in 0..TRIES {
-        let gate = evictor.gate.read().await;
-        match stand(shared, key).await? {
-            Stand::Free(version) => {
-                if rewritten && let Some(version) = version {
-                    note_held(evictor, key, version).await;
-                }
-                return Ok(());
-            }
-            Stand::Here(version) => {
-                let mut shard = evictor.holders.shard(key).lock().await;
-                let mut submission = Submission::new();
-                submission.push(&Mutation::Hold { bucket: key.0, key: &key.1, version });
-                let outcomes = shared.submit(submission).await?;
-                if let Some(Outcome::Done(_)) = outcomes.results.first() {
-                    shard.entry(key.clone()).or_default().held = Some(version);
-                    return Ok(());
-                }
-            }
-            Stand::Dropping(blobs) => {
-                drop(gate);
-                evictor.wait_dropped(|dropping| !blobs.iter().any(|blob| dropping.contains(blob))).await;
-            }
-            Stand::Away => {
-                drop(gate);
-                bring_back(shared, key.0, &key.1).await?;
-                rewritten = true;
-            }
-        }
-    }
-    Err(Error::Unavailable("the object changes too fast to be built on"))
-}
-
-async fn note_held(evictor: &Evictor, key: &Key, version: Version) {
-    evictor.holders.shard(key).lock().await.entry(key.clone()).or_default().held = Some(version);
-}
-
-/// A holder leaves; the last one has the marks put back.
-async fn release(shared: &Arc<Shared>, key: Key) {
-    let mut shard = shared.evictor.holders.shard(&key).lock().await;
-    let Some(holder) = shard.get_mut(&key) else { return };
-    holder.count -= 1;
-    if holder.count > 0 {
-        return;
-    }
-    let held = shard.remove(&key).and_then(|holder| holder.held);
-    let Some(version) = held else { return };
-    let mut submission = Submission::new();
-    submission.push(&Mutation::Release { bucket: key.0, key: &key.1, version });
-    if let Err(error) = shared.submit(submission).await {
-        tracing::debug!(%error, "bytes stay here until their object is written again");
-    }
 }
 
 /// Reads an object's body whole, wherever it is, and puts it into new places here. Nothing else of it changes; its

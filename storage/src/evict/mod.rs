@@ -1,8 +1,9 @@
 //! Eviction: room is made by giving up bytes that the origin holds, segment by segment, oldest first.
 //!
-//! Owns when room is wanted, which segments go, what of them is kept, and the thread that does it. `hold` keeps
-//! what is about to be built on; `recency` says what was read. Does not own what is clean (`apply/clean.rs`), nor
-//! the places themselves: a checkpoint commits them (`keyspace/places.rs`).
+//! Owns when room is wanted, which segments go, and what of a round is waited for. `segment` judges what of one
+//! stays, `copy` takes that elsewhere, `thread` does it again and again; `hold` keeps what is about to be built on;
+//! `recency` says what was read. Does not own what is clean (`apply/clean.rs`), nor the places themselves: a
+//! checkpoint commits them (`keyspace/places.rs`).
 //!
 //! What must hold: a byte that the origin does not hold, or that something which is not there is being built on,
 //! is never given up. The order of one segment:
@@ -11,40 +12,46 @@
 //!    to hold it waits for the end, and then finds that it is not here.
 //! 2. What stays (dirty, local, shared, held, or read since the last look) is copied to other segments, and synced.
 //! 3. The next checkpoint commits new and dropped places, judging each once more by what it commits. Until then the
-//!    old places are good for everybody.
+//!    old places are good for everybody. One that lacks space gives them up: the copies may be what is in its way.
 //! 4. Only then the segment is used again, once its last reader has gone.
+//!
+//! Bounds of a round: [`ROUND_SEGMENTS`], about [`ROUND_EXTENTS`], and copies only as long as the disk keeps the room
+//! that the next checkpoint may need. A segment that cannot be read or emptied is passed over; a sync that fails ends
+//! the process.
 //!
 //! A crash leaves the old places or the new ones.
 
+mod copy;
 mod hold;
 mod recency;
+mod segment;
 #[cfg(test)]
 mod tests;
+mod thread;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, RwLock};
 
-use crate::blob::{BlobError, FoundExtent, Generation, Pointer, SegmentId, SegmentPin};
+use crate::blob::{BlobError, FoundExtent, Generation, SegmentId};
 use crate::error::Error;
 use crate::keyspace::base::BaseError;
-use crate::keyspace::checkpoint::decode_pointer;
-use crate::keyspace::memtable::RowKey;
 use crate::keyspace::places::{Batch, BatchState, PlaceChange};
-use crate::keyspace::tables::{Table, blob_key};
-use crate::keyspace::view::{View, ViewError};
-use crate::object::BlobId;
+use crate::keyspace::view::ViewError;
+use crate::object::{BlobId, Version};
 use crate::store::Shared;
+
+use copy::{Copied, copy};
+use segment::{Dropping, SegmentUse, look};
 
 pub(crate) use hold::{bring_all_back, drop_adopted, submit_held};
 pub(crate) use recency::Recency;
+pub(crate) use thread::EvictThread;
 
 /// Share of `capacity` at which room is made, and down to which, in percent. Closer together: smaller rounds, and
 /// more of them.
@@ -52,26 +59,16 @@ const HIGH_PERCENT: u64 = 90;
 const LOW_PERCENT: u64 = 85;
 /// Segments of one round: their places change with one checkpoint.
 const ROUND_SEGMENTS: usize = 8;
+/// Extents after which a round takes no further segment: it holds a change of each in memory.
+const ROUND_EXTENTS: usize = 100_000;
 /// A segment goes only if this share of it becomes free, and if none does, the second.
 const GAIN_PERCENT: [u64; 2] = [12, 1];
-/// Share of a segment that is copied forward only because it was read.
-const WARM_PERCENT: u64 = 50;
-/// Extents up to this length are copied many at a time.
-const SMALL_BYTES: u64 = 1 << 20;
-/// Bytes of small extents that are copied under one sync.
-const SPILL_BYTES: u64 = 8 << 20;
-/// Bytes read at a time of longer ones.
-const COPY_BYTES: u64 = 1 << 20;
-/// Pause between looks at how full the store is; a refused write looks at once.
-const PAUSE: Duration = Duration::from_millis(200);
-/// Longest pause after rounds that found nothing.
-const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long places may wait for a checkpoint that nobody else asks for.
 const PLACES_WAIT: Duration = Duration::from_secs(5);
 /// How long an upload counts as a sign that more will follow.
 const TAKES_AGE: Duration = Duration::from_secs(2);
-/// Longest wait for a checkpoint before its state is looked at again.
-const COMMIT_LOOK: Duration = Duration::from_millis(100);
+
+type Blobs = HashSet<BlobId, foldhash::fast::RandomState>;
 
 /// What eviction has done since the start, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -97,21 +94,26 @@ pub(crate) struct Sabotage {
 /// See the file's head. One per store; its thread, if it has one, is a [`EvictThread`].
 #[derive(Default)]
 pub(crate) struct Evictor {
-    /// Held shared by whoever holds bytes, from its look at them until the log has it; exclusively by the judgement.
-    gate: RwLock<()>,
+    /// Held shared by whoever builds on bytes, from its look at them until the log has answered; exclusively by the
+    /// judgement.
+    gate: Arc<RwLock<()>>,
     /// Blobs whose places are to be dropped by the next checkpoint. Held for a look-up only.
-    dropping: Mutex<HashSet<BlobId, foldhash::fast::RandomState>>,
+    dropping: Mutex<Blobs>,
     /// Told when it gets shorter.
     dropped: Notify,
-    /// Mounts that are about to be forgotten: their origins count as holding nothing.
-    leaving: Mutex<BTreeSet<u32>>,
+    /// The mount that is about to be forgotten: its origin counts as holding nothing.
+    leaving: Mutex<Option<u32>>,
+    /// Held while one is: two at a time would end each other's.
+    forgetting: tokio::sync::Mutex<()>,
     /// Whether the last round found nothing to give up.
     barren: AtomicBool,
-    holders: hold::Holders,
+    /// Segments that could not be emptied, and have been told of.
+    passed_over: Mutex<BTreeMap<SegmentId, Generation>>,
     /// What the origins have taken, and when that last grew.
     taken: Mutex<(u64, Option<Instant>)>,
     nudged: Mutex<bool>,
     nudge: Condvar,
+    stopping: AtomicBool,
     for_capacity: AtomicU64,
     for_disk: AtomicU64,
     copied: AtomicU64,
@@ -143,11 +145,13 @@ pub(crate) enum Round {
     Idle,
     /// Room is wanted, and nothing can be given up.
     Barren,
+    /// What was tried did not come about, or room comes without it.
+    Vain,
     /// Some was made.
     Made,
 }
 
-/// Why a round ended early; nothing is lost by it.
+/// Why a segment was not emptied, or a round ended early; nothing is lost by it, but by a sync that failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EvictError {
     #[error(transparent)]
@@ -160,12 +164,21 @@ pub(crate) enum EvictError {
     Copy(#[from] Error),
 }
 
-/// A segment's extents that tables name: the rest is garbage.
-struct Looked {
-    live: Vec<FoundExtent>,
-    /// Bytes that stay if only what is not clean stays.
-    kept_bytes: u64,
-    live_bytes: u64,
+impl EvictError {
+    /// Whether no other segment is worth a try.
+    fn ends_round(&self) -> bool {
+        matches!(self, EvictError::Blob(BlobError::SyncFailed(_)) | EvictError::Copy(Error::Stopping))
+    }
+
+    /// Whether it is the segment that is bad: one that lacks room, or a view that took too long, may do next time.
+    fn is_of_segment(&self) -> bool {
+        !matches!(
+            self,
+            EvictError::View(ViewError::TooOld)
+                | EvictError::Blob(BlobError::NoSpace(_))
+                | EvictError::Copy(Error::Full(_))
+        )
+    }
 }
 
 impl Evictor {
@@ -202,28 +215,31 @@ impl Evictor {
         }
     }
 
-    /// From here on nothing more is given up to this mount's origin; returns when nothing is on its way out. Undone
-    /// by [`Evictor::stay`].
-    pub(crate) async fn leave(&self, mount: u32) {
-        {
+    /// While this lives nothing more is given up to this mount's origin; returns when nothing is on its way out.
+    /// Waits while another mount leaves. Dropping the future undoes it.
+    pub(crate) async fn leave(&self, mount: u32) -> Leaving<'_> {
+        let leaving = Leaving { _alone: self.forgetting.lock().await, evictor: self };
+        let on_their_way: Vec<BlobId> = {
             let _judged = self.gate.write().await;
-            self.leaving.lock().insert(mount);
-        }
-        self.wait_dropped(|dropping| dropping.is_empty()).await;
+            *self.leaving.lock() = Some(mount);
+            self.dropping.lock().iter().copied().collect()
+        };
+        self.wait_dropped(&on_their_way).await;
+        leaving
     }
 
-    /// The mount stays after all, or is gone.
-    pub(crate) fn stay(&self, mount: u32) {
-        self.leaving.lock().remove(&mount);
-    }
-
-    async fn wait_dropped(&self, done: impl Fn(&HashSet<BlobId, foldhash::fast::RandomState>) -> bool) {
+    /// Waits until none of these is being dropped.
+    async fn wait_dropped(&self, blobs: &[BlobId]) {
         loop {
             let told = self.dropped.notified();
             tokio::pin!(told);
             // Before the look: what happens in between counts.
             told.as_mut().enable();
-            if done(&self.dropping.lock()) {
+            let done = {
+                let dropping = self.dropping.lock();
+                !blobs.iter().any(|blob| dropping.contains(blob))
+            };
+            if done {
                 return;
             }
             told.await;
@@ -231,19 +247,16 @@ impl Evictor {
     }
 }
 
-/// Whether the origin of a mount that stays holds the blob, as of a view.
-fn is_clean(shared: &Shared, view: &View, blob: BlobId) -> Result<bool, ViewError> {
-    #[cfg(test)]
-    if shared.evictor.sabotage.lock().skip_clean_rows {
-        return Ok(true);
+/// A mount that is about to be forgotten; when this is dropped it stays after all, or is gone.
+pub(crate) struct Leaving<'e> {
+    _alone: tokio::sync::MutexGuard<'e, ()>,
+    evictor: &'e Evictor,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        *self.evictor.leaving.lock() = None;
     }
-    let row = view.get(RowKey::encoded(&blob_key(Table::Clean, blob)), false, true)?.flatten();
-    let Some(mount) = row.as_deref().and_then(|row| row.first_chunk()).map(|n| u32::from_le_bytes(*n)) else {
-        return Ok(false);
-    };
-    let recorded = shared.status.mounts.lock();
-    let stays = recorded.iter().any(|(number, row)| *number == mount && !row.leaving && !row.local);
-    Ok(stays && shared.fills.knows(mount) && !shared.evictor.leaving.lock().contains(&mount))
 }
 
 fn want(shared: &Shared) -> Option<Want> {
@@ -252,10 +265,23 @@ fn want(shared: &Shared) -> Option<Want> {
     if stored + promised > capacity / 100 * HIGH_PERCENT {
         return Some(Want::Capacity((stored + promised).saturating_sub(capacity / 100 * LOW_PERCENT)));
     }
-    let (room, reserve) = shared.disk_room()?;
-    // A segment more than the reserve: writers open theirs beside it.
-    let least = reserve + 2 * shared.segments.segment_bytes();
+    let (room, reserve) = shared.disk_room(false)?;
+    let least = disk_mark(shared, reserve);
     (room < least).then(|| Want::Disk(least - room))
+}
+
+/// The room on the file system below which more is wanted: a segment more than the reserve, for writers open theirs
+/// beside it.
+fn disk_mark(shared: &Shared, reserve: u64) -> u64 {
+    reserve + 2 * shared.segments.segment_bytes()
+}
+
+/// Bytes that a round may copy: the next checkpoint, and one behind it, find their room beside the copies, but where
+/// the reserve is too small for that, at least half of what is there when room is wanted first.
+fn copy_budget(shared: &Shared) -> u64 {
+    let Some((room, reserve)) = shared.disk_room(true) else { return u64::MAX };
+    let kept_free = (2 * shared.memtable_bytes).min(disk_mark(shared, reserve) / 2);
+    room.saturating_sub(kept_free)
 }
 
 /// One round: looks whether room is wanted, and makes some. Blocks, also for a checkpoint: `wait` returns when the
@@ -274,346 +300,184 @@ pub(crate) fn round(shared: &Arc<Shared>, wait: &dyn Fn(&Batch) -> bool) -> Resu
     }
 }
 
+/// What a round has come to.
+struct Course<'e> {
+    batch: Arc<Batch>,
+    dropping: Dropping<'e>,
+    /// Bytes that become free.
+    gained: u64,
+    segments: usize,
+    extents: usize,
+    /// Bytes that may still be copied.
+    copies_left: u64,
+    /// Bytes that the next checkpoint frees by itself.
+    coming: u64,
+    /// Whether a segment was spared because it was read lately: it may go at the next look.
+    spared: bool,
+}
+
+impl Course<'_> {
+    fn is_enough(&self, wanted: Want) -> bool {
+        self.gained >= wanted.bytes() || self.segments == ROUND_SEGMENTS || self.extents >= ROUND_EXTENTS
+    }
+}
+
 fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) -> Result<Round, EvictError> {
     let evictor = &shared.evictor;
-    let batch = Arc::new(Batch::default());
-    let mut dropping = Vec::new();
-    let made = GAIN_PERCENT.iter().try_fold(0, |made, gain| match made {
-        0 => begin(shared, wanted, *gain, &batch, &mut dropping),
-        made => Ok(made),
-    });
-    let settled = if dropping.is_empty() && made.as_ref().is_ok_and(|made| *made == 0) {
-        None
-    } else {
-        shared.status.checkpoint_wanted.store(true, Relaxed);
-        Some(wait(&batch))
+    let nothing_is_clean = matches!(wanted, Want::Capacity(_)) && !shared.fills.has_origins();
+    // What a round queues is given up by a checkpoint that lacks space.
+    if nothing_is_clean || shared.status.checkpoint_full.lock().is_some() {
+        evictor.barren.store(true, Relaxed);
+        return Ok(Round::Barren);
+    }
+    let room = || shared.disk_room(true).map(|(room, _)| room);
+    let room_before = room();
+    let mut course = Course {
+        batch: Arc::default(),
+        dropping: Dropping::new(evictor),
+        gained: 0,
+        segments: 0,
+        extents: 0,
+        copies_left: copy_budget(shared),
+        coming: 0,
+        spared: false,
     };
-    if settled != Some(false) {
-        let mut all = evictor.dropping.lock();
-        dropping.iter().for_each(|blob| {
-            all.remove(blob);
-        });
-        drop(all);
-        evictor.dropped.notify_waiters();
+    let begun = begin(shared, wanted, &mut course);
+    let Course { batch, dropping, extents, coming, spared, .. } = course;
+    let waits = extents > 0;
+    if waits || coming > 0 {
+        shared.status.checkpoint_wanted.store(true, Relaxed);
+    }
+    match !waits || wait(&batch) {
+        true => drop(dropping),
+        false => dropping.leave_open(),
     }
     let BatchState { dropped_bytes, moved_bytes, .. } = batch.wait(Duration::ZERO);
     let counter = if let Want::Capacity(_) = wanted { &evictor.for_capacity } else { &evictor.for_disk };
     counter.fetch_add(dropped_bytes, Relaxed);
     evictor.copied.fetch_add(moved_bytes, Relaxed);
     shared.segments.free_unused();
-    let made = made?;
-    evictor.barren.store(made == 0, Relaxed);
-    Ok(if made == 0 { Round::Barren } else { Round::Made })
+    begun?;
+    let round = match wanted {
+        _ if dropped_bytes > 0 => Round::Made,
+        // Copies that brought no room bring none the next time.
+        Want::Disk(_) if moved_bytes > 0 && room() > room_before => Round::Made,
+        Want::Disk(_) if moved_bytes > 0 => Round::Barren,
+        _ if waits || coming > 0 || spared => Round::Vain,
+        _ => Round::Barren,
+    };
+    evictor.barren.store(round == Round::Barren, Relaxed);
+    Ok(round)
 }
 
 /// Gives up all that may go, as one round. Blocks.
 #[cfg(test)]
 pub(crate) fn give_up_all(shared: &Arc<Shared>) -> Result<Round, EvictError> {
     let wait = |batch: &Batch| {
-        while batch.wait(COMMIT_LOOK).open > 0 {}
+        while batch.wait(Duration::from_millis(100)).open > 0 {}
         true
     };
     make_room(shared, Want::Capacity(u64::MAX / 4), &wait)
 }
 
-/// Queues the changes of as many segments as are needed; returns the bytes that become free.
-fn begin(
-    shared: &Arc<Shared>,
-    wanted: Want,
-    gain_percent: u64,
-    batch: &Arc<Batch>,
-    dropping: &mut Vec<BlobId>,
-) -> Result<u64, EvictError> {
-    let (mut made, mut segments) = (0, 0);
-    for (segment, generation) in shared.segments.settled() {
-        if made >= wanted.bytes() || segments == ROUND_SEGMENTS {
-            break;
+/// Queues the changes of as many segments as are needed, oldest first.
+fn begin<'e>(shared: &'e Arc<Shared>, wanted: Want, course: &mut Course<'e>) -> Result<(), EvictError> {
+    // Of which little would become free, and that are not looked at in vain already.
+    let mut poor = Vec::new();
+    for segment in shared.segments.settled() {
+        if course.is_enough(wanted) || shared.evictor.stopping.load(Relaxed) {
+            return Ok(());
         }
-        // What a checkpoint frees meanwhile can be read to the end.
-        let Some(_pin) = shared.segments.pin_use(segment, generation) else { continue };
-        let looked = look(shared, segment, generation)?;
-        let gained = match wanted {
-            Want::Capacity(_) => looked.live_bytes - looked.kept_bytes,
-            Want::Disk(_) => shared.segments.segment_bytes().saturating_sub(looked.kept_bytes),
-        };
-        if gained * 100 < shared.segments.segment_bytes() * gain_percent {
-            continue;
-        }
-        match empty(shared, wanted, &looked, (segment, generation), batch, dropping) {
-            Ok(bytes) => {
-                made += bytes;
-                segments += 1;
-            }
-            // No room for the copies: another segment may need fewer.
-            Err(EvictError::Blob(BlobError::NoSpace(_)) | EvictError::Copy(Error::Full(_))) => {}
-            // What cannot be read cannot be moved; the others can.
-            Err(EvictError::Blob(error @ (BlobError::Corrupt { .. } | BlobError::Stale { .. }))) => {
-                tracing::error!(%error, "a segment cannot be emptied");
-            }
-            Err(error) => return Err(error),
+        if take(shared, wanted, segment, GAIN_PERCENT[0], course)? == Taken::Poor {
+            poor.push(segment);
         }
     }
-    Ok(made)
-}
-
-/// What is in a segment, and what of it would stay.
-fn look(shared: &Shared, segment: SegmentId, generation: Generation) -> Result<Looked, EvictError> {
-    let mut found = Vec::new();
-    shared.segments.scan(segment, &mut |extent| found.push(extent))?;
-    let mut looked = Looked { live: Vec::new(), kept_bytes: 0, live_bytes: 0 };
-    let view = View::latest(&shared.keyspace);
-    for extent in found {
-        let key = blob_key(Table::Blob, extent.blob);
-        let named = shared.keyspace.base.get(&key)?.as_deref().and_then(decode_pointer);
-        // Gone: the checkpoint that says so takes the place with it.
-        let gone = matches!(view.in_memory(RowKey::encoded(&key)), Some(None));
-        if named != Some(extent.pointer) || extent.pointer.generation != generation || gone {
-            continue;
-        }
-        let bytes = extent.pointer.bytes_on_disk();
-        looked.live_bytes += bytes;
-        looked.kept_bytes += if is_clean(shared, &view, extent.blob)? { 0 } else { bytes };
-        looked.live.push(extent);
-    }
-    Ok(looked)
-}
-
-/// Steps 1 and 2 of the file's head, and the queueing of step 3; returns the bytes that become free.
-fn empty(
-    shared: &Arc<Shared>,
-    wanted: Want,
-    looked: &Looked,
-    _segment: (SegmentId, Generation),
-    batch: &Arc<Batch>,
-    dropping: &mut Vec<BlobId>,
-) -> Result<u64, EvictError> {
-    let evictor = &shared.evictor;
-    let mut keep: Vec<FoundExtent> = Vec::new();
-    let mut drop_now: Vec<FoundExtent> = Vec::new();
-    let (decided_at, gained);
-    {
-        let _alone = match evictor.gate.try_write() {
-            Ok(alone) => alone,
-            Err(_) => evictor.gate.blocking_write(),
-        };
-        let view = View::latest(&shared.keyspace);
-        decided_at = view.at();
-        let mut warm_bytes = match wanted {
-            Want::Capacity(_) => shared.segments.segment_bytes() / 100 * WARM_PERCENT,
-            // Copies take room first.
-            Want::Disk(_) => 0,
-        };
-        for extent in &looked.live {
-            let bytes = extent.pointer.bytes_on_disk();
-            let warm = shared.recency.take(extent.blob) && bytes <= warm_bytes;
-            if !is_clean(shared, &view, extent.blob)? {
-                keep.push(*extent);
-            } else if warm {
-                warm_bytes -= bytes;
-                keep.push(*extent);
-            } else {
-                drop_now.push(*extent);
-            }
-        }
-        let bytes_of = |extents: &[FoundExtent]| -> u64 {
-            extents.iter().map(|extent| extent.pointer.bytes_on_disk()).sum()
-        };
-        gained = match wanted {
-            Want::Capacity(_) => bytes_of(&drop_now),
-            Want::Disk(_) => shared.segments.segment_bytes().saturating_sub(bytes_of(&keep)),
-        };
-        // All of it was read lately: it may go at the next look.
-        if gained == 0 {
-            return Ok(0);
-        }
-        let mut all = evictor.dropping.lock();
-        all.extend(drop_now.iter().map(|extent| extent.blob));
-    }
-    #[cfg(test)]
-    if evictor.sabotage.lock().recycle_first {
-        let (segment, generation) = _segment;
-        let _ = shared.segments.recycle(segment, generation);
-    }
-    let copied = match copy(shared, &keep) {
-        Ok(copied) => copied,
-        Err(error) => {
-            let mut all = evictor.dropping.lock();
-            drop_now.iter().for_each(|extent| {
-                all.remove(&extent.blob);
-            });
-            drop(all);
-            evictor.dropped.notify_waiters();
-            return Err(error);
-        }
-    };
-    dropping.extend(drop_now.iter().map(|extent| extent.blob));
-    let change = |from: &FoundExtent, to: Option<(Pointer, SegmentPin)>| {
-        let (to, pin) = to.unzip();
-        PlaceChange {
-            blob: from.blob,
-            from: Some(from.pointer),
-            to,
-            decided_at,
-            _pin: pin,
-            batch: Some(batch.clone()),
-        }
-    };
-    let moved = keep.iter().zip(copied).map(|(from, to)| change(from, Some(to)));
-    shared.checkpointer.places.push(moved.chain(drop_now.iter().map(|from| change(from, None))));
-    Ok(gained)
-}
-
-/// Copies extents to other segments, each checked while it is read; the copies are synced and pinned.
-fn copy(shared: &Arc<Shared>, extents: &[FoundExtent]) -> Result<Vec<(Pointer, SegmentPin)>, EvictError> {
-    let mut copies: Vec<Option<(Pointer, SegmentPin)>> = Vec::new();
-    copies.resize_with(extents.len(), || None);
-    let mut small: Vec<usize> = Vec::new();
-    let mut small_bytes = 0;
-    for (number, extent) in extents.iter().enumerate() {
-        if extent.pointer.length > SMALL_BYTES {
-            let (pointer, pin) = wait_for(copy_long(shared, extent))?;
-            copies[number] = Some((pointer, pin));
-            continue;
-        }
-        small.push(number);
-        small_bytes += extent.pointer.length;
-        if small_bytes > SPILL_BYTES {
-            copy_small(shared, extents, &small, &mut copies)?;
-            small.clear();
-            small_bytes = 0;
-        }
-    }
-    copy_small(shared, extents, &small, &mut copies)?;
-    Ok(copies.into_iter().flatten().collect())
-}
-
-fn copy_small(
-    shared: &Shared,
-    extents: &[FoundExtent],
-    numbers: &[usize],
-    copies: &mut [Option<(Pointer, SegmentPin)>],
-) -> Result<(), EvictError> {
-    if numbers.is_empty() {
+    if course.gained > 0 {
         return Ok(());
     }
-    // Read before the spill begins: a checkpoint waits for it.
-    let mut bodies = Vec::with_capacity(numbers.len());
-    for number in numbers {
-        let FoundExtent { blob, pointer } = extents[*number];
-        let body = shared.segments.read(pointer, blob, 0..pointer.length, true)?;
-        bodies.push(body.ok_or(BlobError::Stale { pointer })?);
+    for segment in poor {
+        if course.is_enough(wanted) || shared.evictor.stopping.load(Relaxed) {
+            return Ok(());
+        }
+        take(shared, wanted, segment, GAIN_PERCENT[1], course)?;
     }
-    let mut spill = shared.segments.spill();
-    for (number, body) in numbers.iter().zip(&bodies) {
-        let pointer = spill.push(extents[*number].blob, body)?;
-        // Before the spill ends: from then on a segment without a live byte may go.
-        copies[*number] = Some((pointer, shared.segments.pin(pointer)?));
-    }
-    spill.finish()?;
     Ok(())
 }
 
-async fn copy_long(shared: &Arc<Shared>, extent: &FoundExtent) -> Result<(Pointer, SegmentPin), EvictError> {
-    let FoundExtent { blob, pointer } = *extent;
-    let mut writer = shared.stager.begin_extent(blob, pointer.length)?;
-    let mut at = 0;
-    while at < pointer.length {
-        let end = pointer.length.min(at + COPY_BYTES);
-        let bytes = shared.segments.read(pointer, blob, at..end, true)?;
-        writer.write(bytes.ok_or(BlobError::Stale { pointer })?.into()).await?;
-        at = end;
-    }
-    let (pointer, pin) = writer.finish_extent().await?;
-    Ok((pointer, pin.for_reading()))
+/// What a look at a segment came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// It is being emptied, or cannot be now.
+    Done,
+    /// Less of it would become free than was asked for.
+    Poor,
 }
 
-/// Waits on this thread, which is no worker of a runtime.
-fn wait_for<T>(future: impl Future<Output = T>) -> T {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = Context::from_waker(&waker);
-    let mut future = std::pin::pin!(future);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(result) => return result,
-            Poll::Pending => std::thread::park(),
-        }
-    }
-}
-
-/// The thread that makes room.
-pub(crate) struct EvictThread {
-    stop: Arc<AtomicBool>,
-    shared: Weak<Shared>,
-    thread: JoinHandle<()>,
-}
-
-impl EvictThread {
-    pub(crate) fn start(shared: &Arc<Shared>) -> std::io::Result<EvictThread> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (weak, stopped) = (Arc::downgrade(shared), stop.clone());
-        let run = move || {
-            // A panic means a broken invariant: nothing more may be given up.
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&weak, &stopped))).is_err() {
-                std::process::abort();
+/// Empties a segment if at least this share of it becomes free. One that fails is passed over.
+fn take<'e>(
+    shared: &'e Arc<Shared>,
+    wanted: Want,
+    segment: SegmentUse,
+    gain_percent: u64,
+    course: &mut Course<'e>,
+) -> Result<Taken, EvictError> {
+    // What a checkpoint frees meanwhile can be read to the end.
+    let Some(_pin) = shared.segments.pin_use(segment.0, segment.1) else { return Ok(Taken::Done) };
+    match try_take(shared, wanted, segment, gain_percent, course) {
+        Err(error) if error.ends_round() => Err(error),
+        Err(error) => {
+            let news = error.is_of_segment()
+                && shared.evictor.passed_over.lock().insert(segment.0, segment.1) != Some(segment.1);
+            if news {
+                tracing::error!(%error, segment = segment.0.0, "a segment cannot be emptied, and is passed over");
             }
-        };
-        let thread = std::thread::Builder::new().name("evict".to_owned()).spawn(run)?;
-        Ok(EvictThread { stop, shared: Arc::downgrade(shared), thread })
-    }
-
-    /// Ends it; what it has queued is committed or not. Blocks.
-    pub(crate) fn stop(self) {
-        self.stop.store(true, Relaxed);
-        if let Some(shared) = self.shared.upgrade() {
-            shared.evictor.nudge();
+            Ok(Taken::Done)
         }
-        if self.thread.join().is_err() {
-            tracing::error!("the eviction thread panicked");
-        }
+        taken => taken,
     }
 }
 
-fn run(shared: &Weak<Shared>, stop: &AtomicBool) {
-    let mut pause = PAUSE;
-    while !stop.load(Relaxed) {
-        let Some(shared) = shared.upgrade() else { return };
-        if let Some(flusher) = shared.flusher() {
-            let status = flusher.status();
-            shared.evictor.note_taken(status.flushed_objects + status.flushed_bytes);
-        }
-        let wait = |batch: &Batch| {
-            while batch.wait(COMMIT_LOOK).open > 0 {
-                if stop.load(Relaxed) {
-                    return false;
-                }
-            }
-            true
-        };
-        pause = match round(&shared, &wait) {
-            Ok(Round::Idle) => PAUSE,
-            Ok(Round::Made) => Duration::ZERO,
-            Ok(Round::Barren) => (pause * 2).clamp(PAUSE, PAUSE_MAX),
-            Err(error) => {
-                tracing::error!(%error, "making room failed");
-                PAUSE_MAX
-            }
-        };
-        let evictor = &shared.evictor;
-        let now = Instant::now();
-        // After a round in vain the next one waits, however many ask for it.
-        let (earliest, until) = (now + pause.min(PAUSE), now + pause);
-        let mut nudged = evictor.nudged.lock();
-        while (!*nudged || Instant::now() < earliest) && !stop.load(Relaxed) {
-            if evictor.nudge.wait_until(&mut nudged, until).timed_out() {
-                break;
-            }
-        }
-        *nudged = false;
+fn try_take<'e>(
+    shared: &'e Arc<Shared>,
+    wanted: Want,
+    segment: SegmentUse,
+    gain_percent: u64,
+    course: &mut Course<'e>,
+) -> Result<Taken, EvictError> {
+    let looked = look(shared, segment)?;
+    // In the second pass they were counted in the first.
+    if gain_percent == GAIN_PERCENT[0] {
+        course.coming += looked.coming_bytes;
     }
+    if looked.gain(shared, wanted, segment.0) * 100 < shared.segments.segment_bytes() * gain_percent {
+        return Ok(Taken::Poor);
+    }
+    let mut dropping = Dropping::new(&shared.evictor);
+    let judged = looked.judge(shared, wanted, &mut dropping)?;
+    let gained = looked.gain_of(shared, wanted, segment.0, &judged);
+    if gained == 0 {
+        course.spared |= judged.warm;
+        return Ok(Taken::Done);
+    }
+    if judged.kept.copy_bytes > course.copies_left {
+        return Ok(Taken::Done);
+    }
+    #[cfg(test)]
+    if shared.evictor.sabotage.lock().recycle_first {
+        let _ = shared.segments.recycle(segment.0, segment.1);
+    }
+    let copied = copy(shared, judged.keep.iter().map(|(extent, _)| extent))?;
+    let change = |(from, decided_at): &(FoundExtent, Version), to: Option<Copied>| {
+        let (to, pin) = to.unzip();
+        let (blob, from, decided_at) = (from.blob, Some(from.pointer), *decided_at);
+        PlaceChange { blob, from, to, decided_at, _pin: pin, batch: Some(course.batch.clone()) }
+    };
+    let moved = judged.keep.iter().zip(copied).map(|(from, to)| change(from, Some(to)));
+    shared.checkpointer.places.push(moved.chain(judged.drop.iter().map(|from| change(from, None))));
+    course.copies_left = course.copies_left.saturating_sub(judged.kept.copy_bytes);
+    course.dropping.take_over(dropping);
+    course.gained += gained;
+    course.segments += 1;
+    course.extents += judged.keep.len() + judged.drop.len();
+    Ok(Taken::Done)
 }

@@ -265,9 +265,9 @@ impl Checkpointer {
         if changes.is_empty() {
             return;
         }
-        let brought_back = changes.iter().filter(|change| {
-            change.from.is_none() && self.segments.staged_pointer(change.blob) == change.to
-        });
+        let brought_back = changes
+            .iter()
+            .filter(|change| change.from.is_none() && self.segments.staged_pointer(change.blob) == change.to);
         let brought_back: Vec<BlobId> = brought_back.map(|change| change.blob).collect();
         self.segments.forget_staged(&brought_back);
         places::settle(changes.into_iter().map(|change| (change, false)).collect());

@@ -272,7 +272,8 @@ impl<'a> Mutation<'a> {
             Mutation::Hold { bucket, key, version } => {
                 out.push(36);
                 put_key(out, *bucket, key);
-                out.extend_from_slice(&version.0.to_le_bytes());
+                // No object has the version zero.
+                out.extend_from_slice(&version.unwrap_or(Version::ZERO).0.to_le_bytes());
             }
             Mutation::Release { bucket, key, version } => {
                 out.push(37);
@@ -506,7 +507,8 @@ impl<'a> Mutation<'a> {
             }
             36 => {
                 let (bucket, key) = take_key(b)?;
-                Mutation::Hold { bucket, key, version: Version(take_u64(b)?) }
+                let version = Some(Version(take_u64(b)?)).filter(|version| *version != Version::ZERO);
+                Mutation::Hold { bucket, key, version }
             }
             37 => {
                 let (bucket, key) = take_key(b)?;

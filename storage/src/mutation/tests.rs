@@ -31,7 +31,8 @@ fn examples<'a>(key: &'a [u8], bytes: &'a [u8], text: &'a str, number: u64) -> V
         Mutation::SetString { bucket, key, value: staged, expiry: SetExpiry::Keep, existence },
         Mutation::Rewrite { bucket, key, version, value },
         Mutation::AbortBefore { node: 7 },
-        Mutation::Hold { bucket, key, version },
+        Mutation::Hold { bucket, key, version: Some(version) },
+        Mutation::Hold { bucket, key, version: None },
         Mutation::Release { bucket, key, version },
         Mutation::CopyObject {
             from_bucket: bucket,

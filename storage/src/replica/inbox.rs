@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedSemaphorePermit, oneshot};
 
 use crate::error::{Error, Result};
 use crate::keyspace::view::View;
@@ -24,7 +24,10 @@ pub(crate) struct RawOutcomes {
 pub(crate) struct Pending {
     pub(crate) submission: Submission,
     reply: oneshot::Sender<Result<RawOutcomes>>,
+    /// Its share of the inbox.
     _permit: Option<OwnedSemaphorePermit>,
+    /// Keeps eviction from judging what it builds on.
+    _gate: Option<OwnedRwLockReadGuard<()>>,
 }
 
 impl Pending {
@@ -33,7 +36,17 @@ impl Pending {
         permit: Option<OwnedSemaphorePermit>,
     ) -> (Pending, oneshot::Receiver<Result<RawOutcomes>>) {
         let (reply, answer) = oneshot::channel();
-        (Pending { submission, reply, _permit: permit }, answer)
+        (Pending { submission, reply, _permit: permit, _gate: None }, answer)
+    }
+
+    /// The same; what it is given it keeps until it is answered.
+    pub(crate) fn keeping(
+        submission: Submission,
+        permit: OwnedSemaphorePermit,
+        gate: Option<OwnedRwLockReadGuard<()>>,
+    ) -> (Pending, oneshot::Receiver<Result<RawOutcomes>>) {
+        let (pending, answer) = Pending::new(submission, Some(permit));
+        (Pending { _gate: gate, ..pending }, answer)
     }
 
     /// Answers; nobody may be waiting any more.

@@ -45,12 +45,12 @@ fn bytes_may_be_dropped_only_while_the_origin_holds_them_under_one_object() {
     assert_eq!(story.run(&Mutation::Rename { bucket, from: b"k", to: b"c", if_absent: false }), not_held);
     assert!(story.row(b"c").is_none());
 
-    assert_eq!(story.run(&Mutation::Hold { bucket, key: b"k", version: older }), Outcome::Unmet);
-    done(story.run(&Mutation::Hold { bucket, key: b"k", version: newer }));
+    assert_eq!(story.run(&Mutation::Hold { bucket, key: b"k", version: Some(older) }), Outcome::Unmet);
+    done(story.run(&Mutation::Hold { bucket, key: b"k", version: Some(newer) }));
     assert!(!story.is_clean(b"k"));
     done(story.run(&Mutation::Release { bucket, key: b"k", version: newer }));
     assert!(story.is_clean(b"k"));
-    done(story.run(&Mutation::Hold { bucket, key: b"k", version: newer }));
+    done(story.run(&Mutation::Hold { bucket, key: b"k", version: Some(newer) }));
     done(story.run(&copy));
     done(story.run(&Mutation::Release { bucket, key: b"k", version: newer }));
     assert!(!story.is_clean(b"k"), "the copy is not in the origin yet");

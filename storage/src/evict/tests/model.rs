@@ -132,6 +132,7 @@ impl Site {
                 body_bytes: 1 << 20,
                 disk_reserve_bytes: None,
             },
+            memtable_bytes: 1 << 20,
             group_bytes_max: 1 << 20,
             sync: crate::replica::SyncMode::Always,
             voters: 1,
