@@ -497,7 +497,7 @@ fn a_mount_above_a_forgotten_one_looks_at_what_it_uncovers() {
 fn a_late_end_of_a_forgotten_mounts_upload_says_nothing_of_the_mount_above() {
     let mut story = Story::mounted();
     let bucket = story.bucket;
-    done(story.run(&Mutation::MountAttached { mount: 1 }));
+    done(story.run(&Mutation::MountAttached { mount: 1, existing: false }));
     assert_eq!(story.run(&mount_at(b"sub/", "s3://other")), Outcome::Mount(2));
     let version = story.set(b"sub/k", b"1");
     done(story.run(&Mutation::FlushStarted { bucket, key: b"sub/k", version, deadline_ms: 5 }));

@@ -108,6 +108,8 @@ pub(crate) struct EngineStatus {
     pub(crate) looks_up: AtomicBool,
     /// Whether one of them is write-through.
     pub(crate) write_through: AtomicBool,
+    /// Whether one of them is read-only.
+    pub(crate) read_only: AtomicBool,
     pub(crate) unswept: Mutex<Vec<(crate::object::BucketId, crate::object::Version)>>,
     /// Why the journal has no room, while it has none.
     pub(crate) journal_full: Mutex<Option<Arc<str>>>,
@@ -455,13 +457,12 @@ impl Engine {
             return;
         }
         let mounts = self.applier.state().mounts();
-        let through = |(_, row): &(u32, MountRow)| row.write_through && !row.leaving;
-        self.status.write_through.store(mounts.iter().any(through), Relaxed);
+        let any = |is: fn(&MountRow) -> bool| mounts.iter().any(|(_, row)| is(row));
+        self.status.cover.store(Arc::new(Cover::of(mounts)));
+        self.status.looks_up.store(any(MountRow::looks_up), Relaxed);
+        self.status.write_through.store(any(|row| row.write_through && !row.leaving), Relaxed);
+        self.status.read_only.store(any(|row| row.read_only && !row.leaving), Relaxed);
         *self.status.mounts.lock() = mounts.to_vec();
-        let cover = Cover::of(mounts);
-        let looks_up = cover.looks_up();
-        self.status.cover.store(Arc::new(cover));
-        self.status.looks_up.store(looks_up, Relaxed);
         *self.status.unswept.lock() = self.applier.state().unswept();
     }
 

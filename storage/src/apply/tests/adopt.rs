@@ -51,7 +51,7 @@ impl Story {
 
     fn flush(&mut self, key: &[u8], version: Version, origin_etag: Option<&str>) {
         let bucket = self.bucket;
-        done(self.run(&Mutation::Flushed { bucket, key, version, origin_etag }));
+        done(self.run(&Mutation::Flushed { bucket, key, version, mount: None, origin_etag }));
     }
 
     fn mount_row(&self) -> Option<MountRow> {
@@ -586,8 +586,13 @@ impl Answers {
     fn flush(&mut self, n: usize) -> String {
         let (bucket, key) = (self.story.bucket, KEYS[n]);
         if let Some((version, etag, foreign)) = self.landed[n].take() {
-            let outcome =
-                self.story.run(&Mutation::Flushed { bucket, key, version, origin_etag: etag.as_deref() });
+            let outcome = self.story.run(&Mutation::Flushed {
+                bucket,
+                key,
+                version,
+                mount: None,
+                origin_etag: etag.as_deref(),
+            });
             self.known_at[n] = Some(foreign);
             return format!("recorded {version} ({outcome:?})");
         }

@@ -612,7 +612,7 @@ impl World {
                     // Nothing to delete: as good as landed.
                     self.landed.insert(name, start.version);
                     let (bucket, key, version) = (start.bucket, start.key, start.version);
-                    let flushed = Flushed { bucket, key, version, origin_etag: None };
+                    let flushed = Flushed { bucket, key, version, mount: None, origin_etag: None };
                     let then = Some((start.attempt, Ended::Done));
                     self.propose(epoch, Proposal::Flushed { flushed, then });
                 }
