@@ -215,7 +215,7 @@ impl Shared {
             let room = space.free_bytes.saturating_add(self.segments.spare_bytes());
             if room < reserve.saturating_add(promised).saturating_add(more) {
                 let text = format!(
-                    "forebay: {} MiB free on the disk, {} MiB are kept free; make room on it",
+                    "forebay: {} MiB free on the disk, {} MiB are kept free (disk_reserve); make room on it",
                     space.free_bytes >> 20,
                     reserve >> 20
                 );

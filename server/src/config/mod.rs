@@ -52,6 +52,10 @@ pub(crate) struct Config {
     /// `dirty_limit`: bytes that may wait for their upload, 80 % of `capacity` by default. Larger: longer
     /// outages of the origin go unnoticed, and more is lost with this node. Smaller: the reverse.
     pub(crate) dirty_limit: ByteSize,
+    /// `disk_reserve`: what stays free on the file system of `data_dir`; 1 GiB, or 5 % of it if that is less, by
+    /// default. Below it bodies that are in the origin are given up, and writes are refused by name. Larger: other
+    /// programs on the disk, and a restart, have room; smaller: more of the disk is used. 0 keeps nothing free.
+    pub(crate) disk_reserve: Option<ByteSize>,
     /// `inline_threshold`: longest body that travels inside the log, 64 KiB by default; in this version also
     /// the longest body at all. Larger: larger values are taken; one of them holds up the small ones that
     /// share its commit.
@@ -449,6 +453,7 @@ fn read(layers: &Layers<'_>, flags: &Flags, mut file: Section<'_>) -> Config {
         sync,
         capacity,
         dirty_limit,
+        disk_reserve: file.get("disk_reserve"),
         inline_threshold: file.get("inline_threshold").unwrap_or(ByteSize(64 << 10)),
         stop_timeout: file.get("stop_timeout").unwrap_or(Duration::from_secs(10)),
         resp: read_resp(layers, flags, file.section("resp")),

@@ -41,7 +41,7 @@ fn an_empty_file_gives_the_documented_defaults() {
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:19080");
     assert_eq!(config.data_dir, PathBuf::from("forebay-data"));
     assert_eq!((config.sync, config.capacity), (SyncMode::Always, ByteSize::gib(10)));
-    assert_eq!(config.dirty_limit, ByteSize::gib(8));
+    assert_eq!((config.dirty_limit, config.disk_reserve), (ByteSize::gib(8), None));
     assert_eq!((config.s3.credentials, config.resp.password), (None, None));
 }
 
@@ -236,6 +236,14 @@ fn mounts_say_what_they_lack() {
         let problems = problems_of(&format!("[[mount]]\n{text}\n"), &[]);
         assert!(problems.contains(expected), "{text}: {problems}");
     }
+}
+
+#[test]
+fn the_disks_reserve_is_a_size() {
+    let reserve = |text: &str| parse(text).unwrap().disk_reserve;
+    assert_eq!(reserve("disk_reserve = \"512MiB\"\n"), Some(ByteSize::mib(512)));
+    assert_eq!(reserve("disk_reserve = 0\n"), Some(ByteSize(0)));
+    assert!(problems_of("disk_reserve = \"5%\"\n", &[]).starts_with("line 1: disk_reserve: "));
 }
 
 #[test]
