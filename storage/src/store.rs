@@ -31,6 +31,7 @@ use crate::object::{BucketId, ClusterId, KEY_BYTES_MAX, ObjectRow, Version};
 use crate::read::{Lookup, ReadView, base_error, judge, view_error};
 use crate::registry::Registry;
 use crate::replica::{DriverStats, EngineStatus, Inbox, Pending};
+use crate::scrub::{ScrubCounts, Scrubber};
 use crate::stage::{BodyWriter, StagedBody, Stager};
 use crate::submission::{Outcomes, Submission};
 
@@ -137,6 +138,7 @@ pub(crate) struct Shared {
     pub(crate) fills: Fills,
     pub(crate) evictor: Evictor,
     pub(crate) recency: Recency,
+    pub(crate) scrubber: Scrubber,
     pub(crate) space: SpaceWatch,
     pub(crate) clock: Arc<SteadyClock>,
     pub(crate) cluster: ClusterId,
@@ -593,6 +595,7 @@ impl Store {
         let buckets = self.buckets();
         let flush = shared.flusher().map(|flusher| flusher.status());
         let (evicted, fills): (EvictCounts, FillCounts) = (shared.evictor.counts(), shared.fills.counts());
+        let scrub: ScrubCounts = shared.scrubber.counts();
         let frozen = set.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
         Stats {
             started_ms: shared.started_ms,
@@ -632,6 +635,11 @@ impl Store {
             fills_kept_total: fills.kept,
             body_hits: fills.hits,
             body_misses: fills.misses,
+            scrub_running: scrub.running,
+            scrub_bytes: scrub.bytes,
+            scrub_found_total: scrub.found,
+            scrub_mended_total: scrub.mended,
+            scrub_done_ms: scrub.done_ms,
         }
     }
 
@@ -730,4 +738,14 @@ pub struct Stats {
     pub body_hits: u64,
     /// Bodies opened of which bytes were only in an origin, since the start.
     pub body_misses: u64,
+    /// Whether a scrub is running.
+    pub scrub_running: bool,
+    /// Bytes of extents that scrubs have read, since the start.
+    pub scrub_bytes: u64,
+    /// Pieces of damage that scrubs have found, since the start.
+    pub scrub_found_total: u64,
+    /// Those of them that were put right.
+    pub scrub_mended_total: u64,
+    /// When a scrub last came to its end; 0 if none has since the start.
+    pub scrub_done_ms: u64,
 }

@@ -83,6 +83,13 @@ fn render<C: Core>(core: &C) -> String {
     out.counter("body_hits_total", "Bodies read with all their bytes here.", stats.body_hits);
     out.counter("body_misses_total", "Bodies read of which bytes were only in an origin.", stats.body_misses);
 
+    out.gauge("scrub_running", "1 while a scrub runs.", u8::from(stats.scrub_running));
+    out.counter("scrub_bytes_total", "Bytes of extents that scrubs have read.", stats.scrub_bytes);
+    out.counter("scrub_findings_total", "Pieces of damage that scrubs have found.", stats.scrub_found_total);
+    out.counter("scrub_mended_total", "Those of them that were put right.", stats.scrub_mended_total);
+    let help = "When a scrub last came to its end, Unix time; 0 if none has since the start.";
+    out.gauge("scrub_last_end_timestamp_seconds", help, seconds(stats.scrub_done_ms));
+
     let pending = stats.dirty_objects;
     out.gauge(
         "flush_pending_objects",

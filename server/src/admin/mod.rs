@@ -16,6 +16,7 @@ mod metrics;
 mod mounts;
 mod query;
 mod reply;
+mod scrub;
 mod status;
 
 #[cfg(test)]
@@ -171,6 +172,15 @@ where
             Ok(body) => flush::abandon(&admin.core, &body).await,
             Err(refusal) => *refusal,
         },
+        Route::ScrubStart => match receive(&head.headers, body).await {
+            Ok(body) => scrub::start(&admin.core, &body),
+            Err(refusal) => *refusal,
+        },
+        Route::Scrub => scrub::show(&admin.core),
+        Route::ScrubCancel => match receive(&head.headers, body).await {
+            Ok(_) => scrub::cancel(&admin.core),
+            Err(refusal) => *refusal,
+        },
         Route::MountList => mounts::list(&admin.core),
         Route::MountForget => match receive(&head.headers, body).await {
             Ok(body) => mounts::forget(&admin.core, &body).await,
@@ -195,6 +205,9 @@ enum Route {
     FlushAbandon,
     MountList,
     MountForget,
+    Scrub,
+    ScrubStart,
+    ScrubCancel,
 }
 
 impl Route {
@@ -213,13 +226,21 @@ impl Route {
             "/_/api/v1/flush/abandon" => Route::FlushAbandon,
             "/_/api/v1/mounts" => Route::MountList,
             "/_/api/v1/mounts/forget" => Route::MountForget,
+            "/_/api/v1/scrub" => Route::Scrub,
+            "/_/api/v1/scrub/start" => Route::ScrubStart,
+            "/_/api/v1/scrub/cancel" => Route::ScrubCancel,
             _ => return None,
         })
     }
 
     fn method(self) -> Method {
         match self {
-            Route::FlushWait | Route::FlushRetry | Route::FlushAbandon | Route::MountForget => Method::POST,
+            Route::FlushWait
+            | Route::FlushRetry
+            | Route::FlushAbandon
+            | Route::MountForget
+            | Route::ScrubStart
+            | Route::ScrubCancel => Method::POST,
             _ => Method::GET,
         }
     }

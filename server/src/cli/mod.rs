@@ -1,13 +1,14 @@
 //! The command line: one file a command.
 //!
 //! Exit codes are part of the contract with scripts: 0 done; 1 the node said no, the start failed, or
-//! (`flush wait`) the time was over; 2 usage; 3 (`flush wait`) something is parked; 69 the node was not
-//! reached or could not answer; 78 bad config.
+//! (`flush wait`) the time was over; 2 usage; 3 (`flush wait`) something is parked, or (`scrub`) damage was
+//! found; 69 the node was not reached or could not answer; 78 bad config.
 
 mod check_config;
 mod client;
 mod flush;
 mod mount;
+mod scrub;
 mod start;
 mod status;
 
@@ -43,6 +44,12 @@ enum Command {
     /// See which mounts are recorded, and let one go
     #[command(subcommand)]
     Mount(mount::Mount),
+    /// Look whether everything that is kept is there and right, and mend what can be
+    ///
+    /// The node does it in the background, at the pace of scrub.bytes_per_second or of the flag; this waits for the end
+    /// and lists what was found. Exit codes: 0 nothing is wrong; 3 damage was found, mended or not; 1 it did not come to
+    /// its end, or something could not be looked at; 2 usage; 69 the node was not reached.
+    Scrub(scrub::Scrub),
     /// Check a config file (and this environment) without starting anything
     ///
     /// Exits with 78 if something is wrong, every problem on a line of its own with file and line number.
@@ -61,6 +68,8 @@ pub(crate) enum Exit {
     Usage,
     /// Something is parked.
     Parked,
+    /// Damage was found.
+    Damaged,
     /// The node was not reached, or could not answer (EX_UNAVAILABLE).
     Unavailable,
     /// The config is bad (EX_CONFIG).
@@ -73,7 +82,7 @@ impl From<Exit> for ExitCode {
             Exit::Done => 0,
             Exit::Failed => 1,
             Exit::Usage => 2,
-            Exit::Parked => 3,
+            Exit::Parked | Exit::Damaged => 3,
             Exit::Unavailable => 69,
             Exit::BadConfig => 78,
         })
@@ -88,6 +97,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Status(status) => status.run(),
         Command::Flush(flush) => flush.run(),
         Command::Mount(mount) => mount.run(),
+        Command::Scrub(scrub) => scrub.run(),
         Command::CheckConfig(check) => check.run(),
     };
     exit.into()
@@ -128,6 +138,10 @@ mod tests {
             &["mount", "ls", "--json"],
             &["mount", "forget", "/photos", "--yes"],
             &["mount", "forget", "--yes", "--abandon", "--reason", "TEXT", "/photos/2026"],
+            &["scrub"],
+            &["scrub", "--bytes-per-second", "64MiB", "--origin", "--json"],
+            &["scrub", "--attach"],
+            &["scrub", "--cancel"],
             &["check-config", "forebay.toml"],
         ];
         for line in lines {
@@ -150,6 +164,9 @@ mod tests {
             &["mount", "forget", "--yes"],
             &["mount", "forget", "--yes", "--abandon", "/photos"],
             &["mount", "forget", "--yes", "--reason", "x", "/photos"],
+            &["scrub", "--bytes-per-second", "fast"],
+            &["scrub", "--attach", "--cancel"],
+            &["scrub", "--attach", "--origin"],
             &["check-config"],
         ];
         for line in lines {

@@ -84,6 +84,8 @@ pub(crate) struct Config {
     pub(crate) lmdb: LmdbConfig,
     /// `[flush]`.
     pub(crate) flush: FlushConfig,
+    /// `[scrub]`.
+    pub(crate) scrub: ScrubConfig,
     /// `[log]`.
     pub(crate) log: LogConfig,
 }
@@ -209,6 +211,14 @@ pub(crate) struct FlushConfig {
     /// `retry_max`: the longest wait between two attempts, 120 s by default. Longer: less load on an origin in
     /// trouble; its return is noticed later.
     pub(crate) retry_max: Duration,
+}
+
+/// Looking through what is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ScrubConfig {
+    /// `bytes_per_second`: what a scrub reads a second, 32 MiB by default; a flag of `forebay scrub` overrides it.
+    /// More: done sooner; less: readers and writers notice less of it.
+    pub(crate) bytes_per_second: ByteSize,
 }
 
 /// What is printed while running.
@@ -466,6 +476,7 @@ fn read(layers: &Layers<'_>, flags: &Flags, mut file: Section<'_>) -> Config {
         cache: read_cache(file.section("cache")),
         lmdb: read_lmdb(file.section("lmdb")),
         flush: read_flush(file.section("flush")),
+        scrub: read_scrub(file.section("scrub")),
         log: read_log(file.section("log")),
     };
     file.end();
@@ -580,6 +591,12 @@ fn read_flush(mut file: Section<'_>) -> FlushConfig {
         retry_min: file.get("retry_min").unwrap_or(Duration::from_millis(250)),
         retry_max: file.get("retry_max").unwrap_or(Duration::from_secs(120)),
     };
+    file.end();
+    config
+}
+
+fn read_scrub(mut file: Section<'_>) -> ScrubConfig {
+    let config = ScrubConfig { bytes_per_second: file.get("bytes_per_second").unwrap_or(ByteSize::mib(32)) };
     file.end();
     config
 }

@@ -19,7 +19,7 @@
 mod hold;
 mod recency;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::atomic::Ordering::Relaxed;
@@ -108,6 +108,8 @@ pub(crate) struct Evictor {
     /// Whether the last round found nothing to give up.
     barren: AtomicBool,
     holders: hold::Holders,
+    /// Held while places are decided on, until the checkpoint has settled them: one round at a time.
+    rounds: Mutex<()>,
     /// What the origins have taken, and when that last grew.
     taken: Mutex<(u64, Option<Instant>)>,
     nudged: Mutex<bool>,
@@ -276,6 +278,7 @@ pub(crate) fn round(shared: &Arc<Shared>, wait: &dyn Fn(&Batch) -> bool) -> Resu
 
 fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) -> Result<Round, EvictError> {
     let evictor = &shared.evictor;
+    let _round = evictor.rounds.lock();
     let batch = Arc::new(Batch::default());
     let mut dropping = Vec::new();
     let made = GAIN_PERCENT.iter().try_fold(0, |made, gain| match made {
@@ -304,6 +307,57 @@ fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) 
     let made = made?;
     evictor.barren.store(made == 0, Relaxed);
     Ok(if made == 0 { Round::Barren } else { Round::Made })
+}
+
+/// Gives up places whose bytes are damaged, of blobs that the origin of a mount that stays holds; returns those that
+/// were. Blocks, also for a checkpoint: `wait` as for a round.
+pub(crate) fn give_up(
+    shared: &Arc<Shared>,
+    places: &[(BlobId, Pointer)],
+    wait: &dyn Fn(&Batch) -> bool,
+) -> Result<Vec<BlobId>, EvictError> {
+    let evictor = &shared.evictor;
+    let _round = evictor.rounds.lock();
+    let mut dropping = Vec::with_capacity(places.len());
+    let decided_at = {
+        let _alone = match evictor.gate.try_write() {
+            Ok(alone) => alone,
+            Err(_) => evictor.gate.blocking_write(),
+        };
+        let view = View::latest(&shared.keyspace);
+        for (blob, place) in places {
+            if is_clean(shared, &view, *blob)? {
+                dropping.push((*blob, *place));
+            }
+        }
+        evictor.dropping.lock().extend(dropping.iter().map(|(blob, _)| *blob));
+        view.at()
+    };
+    // A batch each: a change that comes too late must not count as made.
+    let batches: Vec<Arc<Batch>> = dropping.iter().map(|_| Arc::default()).collect();
+    let changes = dropping.iter().zip(&batches).map(|((blob, place), batch)| PlaceChange {
+        blob: *blob,
+        from: Some(*place),
+        to: None,
+        decided_at,
+        _pin: None,
+        batch: Some(batch.clone()),
+    });
+    shared.checkpointer.places.push(changes);
+    shared.status.checkpoint_wanted.store(true, Relaxed);
+    if !batches.iter().all(|batch| wait(batch)) {
+        return Ok(Vec::new());
+    }
+    let mut all = evictor.dropping.lock();
+    dropping.iter().for_each(|(blob, _)| {
+        all.remove(blob);
+    });
+    drop(all);
+    evictor.dropped.notify_waiters();
+    shared.segments.free_unused();
+    let given_up =
+        dropping.iter().zip(&batches).filter(|(_, batch)| batch.wait(Duration::ZERO).dropped_bytes > 0);
+    Ok(given_up.map(|((blob, _), _)| *blob).collect())
 }
 
 /// Queues the changes of as many segments as are needed; returns the bytes that become free.

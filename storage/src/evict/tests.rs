@@ -1,4 +1,4 @@
 //! Eviction and fill of a whole node on a real directory, with an origin in memory.
 
 mod model;
-mod stories;
+pub(crate) mod stories;
