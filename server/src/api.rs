@@ -310,6 +310,87 @@ pub(crate) struct ImportRequest {
     pub(crate) path: String,
 }
 
+/// Body of `POST /_/api/v1/scrub/start`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ScrubRequest {
+    /// What it reads a second, at most; the config's without it.
+    #[serde(default)]
+    pub(crate) bytes_per_second: Option<u64>,
+    /// Whether origins are asked for every object of which bytes are only there.
+    #[serde(default)]
+    pub(crate) ask_origins: bool,
+}
+
+/// The scrub that runs, or the last one since the node's start. Answer of `GET /_/api/v1/scrub`,
+/// and of `POST` `…/start` and `…/cancel`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Scrub {
+    /// How it stands.
+    pub(crate) state: ScrubState,
+    /// Why it did not come to its end, or what it could not look at.
+    pub(crate) trouble: Option<String>,
+    /// `extents`, `rows`, `blobs` or `mend`: what it is at, or was last.
+    pub(crate) phase: String,
+    /// When it began, milliseconds since the Unix epoch.
+    pub(crate) started_ms: u64,
+    /// When it ended.
+    pub(crate) ended_ms: Option<u64>,
+    /// What it reads a second, at most.
+    pub(crate) bytes_per_second: u64,
+    /// Whether origins are asked.
+    pub(crate) ask_origins: bool,
+    /// Bytes of extents that there were when it began.
+    pub(crate) bytes_total: u64,
+    /// Bytes of extents read.
+    pub(crate) bytes_done: u64,
+    /// Extents read.
+    pub(crate) extents_done: u64,
+    /// Objects that there were when it began.
+    pub(crate) objects_total: u64,
+    /// Rows looked at.
+    pub(crate) rows_done: u64,
+    /// Objects that an origin was asked for.
+    pub(crate) asked: u64,
+    /// Pieces of damage found.
+    pub(crate) findings_total: u64,
+    /// Those of them that are put right.
+    pub(crate) mended_total: u64,
+    /// The first thousand of them.
+    pub(crate) findings: Vec<ScrubFinding>,
+}
+
+/// How a scrub stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ScrubState {
+    /// There was none since the node's start.
+    Never,
+    /// It runs.
+    Running,
+    /// It came to its end.
+    Done,
+    /// Somebody ended it.
+    Canceled,
+    /// It could not go on.
+    Failed,
+}
+
+/// A piece of damage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ScrubFinding {
+    /// `extent`, `missing`, `origin`, `usage`, `references` or `row`.
+    pub(crate) kind: String,
+    /// Bucket of the object that it is of, if one is known.
+    pub(crate) bucket: Option<String>,
+    /// Its key, as S3 clients see it.
+    pub(crate) key: Option<String>,
+    /// What is wrong, and what is to be done.
+    pub(crate) what: String,
+    /// Whether it has been put right.
+    pub(crate) mended: bool,
+}
+
 /// Every answer that is not a success.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct ErrorBody {

@@ -17,6 +17,7 @@
 //! | `stage-N` | staged bodies' writes, and one sync for all that wait for a segment | bodies that arrive |
 //! | `evict` | gives up bytes that the origin holds, copies what stays, waits for the checkpoint | a store that gets full |
 //! | `read-N` | cold rows and bodies | look-ups that may block |
+//! | `scrub`, while one runs | reads every extent and row at a modest pace | its pace, checkpoints |
 //! | housekeeping task | proposes expiries and sweeps | a clock |
 //! | flush tasks | uploads | the queue |
 //! | fill tasks | blocks from an origin, and blobs that are kept again | readers |
@@ -37,6 +38,7 @@ pub mod object;
 pub mod object_name;
 pub mod origin;
 pub mod read;
+pub mod scrub;
 pub mod slot;
 pub mod stage;
 pub mod store;

@@ -307,6 +307,7 @@ impl Node {
             lookups: Default::default(),
             evictor: Default::default(),
             recency: Default::default(),
+            scrubber: Default::default(),
             space: SpaceWatch::new(disk, config.limits.disk_reserve_bytes),
             clock: clock.clone(),
             cluster: identity.cluster,
@@ -394,7 +395,10 @@ impl Node {
         let _ = self.housekeeping.await;
         let (driver, evicting) = (self.driver, self.evicting);
         let stager = self.shared.stager.clone();
+        let scrubbed = self.shared.clone();
         let stop = move || {
+            scrubbed.scrubber.stop();
+            drop(scrubbed);
             // While there are checkpoints to wait for.
             evicting.stop();
             driver.stop();

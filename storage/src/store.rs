@@ -32,6 +32,7 @@ use crate::object::{BucketId, ClusterId, KEY_BYTES_MAX, ObjectRow, Version};
 use crate::read::{Lookup, ReadView, base_error, judge, view_error};
 use crate::registry::Registry;
 use crate::replica::{DriverStats, EngineStatus, Inbox, Pending};
+use crate::scrub::{ScrubCounts, Scrubber};
 use crate::stage::{BodyWriter, StagedBody, Stager};
 use crate::submission::{Outcomes, Submission};
 use crate::write_through;
@@ -140,6 +141,7 @@ pub(crate) struct Shared {
     pub(crate) lookups: Lookups,
     pub(crate) evictor: Evictor,
     pub(crate) recency: Recency,
+    pub(crate) scrubber: Scrubber,
     pub(crate) space: SpaceWatch,
     pub(crate) clock: Arc<SteadyClock>,
     pub(crate) cluster: ClusterId,
@@ -224,7 +226,7 @@ impl Shared {
             let room = space.free_bytes.saturating_add(self.segments.spare_bytes());
             if room < reserve.saturating_add(promised).saturating_add(more) {
                 let text = format!(
-                    "forebay: {} MiB free on the disk, {} MiB are kept free; make room on it",
+                    "forebay: {} MiB free on the disk, {} MiB are kept free (disk_reserve); make room on it",
                     space.free_bytes >> 20,
                     reserve >> 20
                 );
@@ -662,6 +664,7 @@ impl Store {
         let flush = shared.flusher().map(|flusher| flusher.status());
         let (evicted, fills): (EvictCounts, FillCounts) = (shared.evictor.counts(), shared.fills.counts());
         let lookups = shared.lookups.counts();
+        let scrub: ScrubCounts = shared.scrubber.counts();
         let frozen = set.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
         Stats {
             started_ms: shared.started_ms,
@@ -705,6 +708,11 @@ impl Store {
             lookups_failed_total: lookups.failed,
             adopted_total: lookups.adopted,
             vanished_total: lookups.vanished,
+            scrub_running: scrub.running,
+            scrub_bytes: scrub.bytes,
+            scrub_found_total: scrub.found,
+            scrub_mended_total: scrub.mended,
+            scrub_done_ms: scrub.done_ms,
         }
     }
 
@@ -811,4 +819,14 @@ pub struct Stats {
     pub adopted_total: u64,
     /// Objects that were dropped because their origin did not hold them any more, since the start.
     pub vanished_total: u64,
+    /// Whether a scrub is running.
+    pub scrub_running: bool,
+    /// Bytes of extents that scrubs have read, since the start.
+    pub scrub_bytes: u64,
+    /// Pieces of damage that scrubs have found, since the start.
+    pub scrub_found_total: u64,
+    /// Those of them that were put right.
+    pub scrub_mended_total: u64,
+    /// When a scrub last came to its end; 0 if none has since the start.
+    pub scrub_done_ms: u64,
 }

@@ -46,6 +46,16 @@ fn status_and_flush_find_the_node_and_use_their_exit_codes() {
 }
 
 #[test]
+fn a_disk_below_its_reserve_refuses_writes_by_name() {
+    let node = Node::start(NodeOptions::default().set("disk_reserve", "\"1000TiB\"")).unwrap();
+    let refused = node.resp().call(&["SET", "k", "v"]).unwrap();
+    let said = String::from_utf8_lossy(&refused).into_owned();
+    assert!(said.starts_with("-OOM forebay: ") && said.contains("disk_reserve"), "{said}");
+    assert_eq!(node.resp().call(&["GET", "k"]).unwrap(), b"$-1\r\n");
+    node.finish(&[]);
+}
+
+#[test]
 fn a_bad_config_ends_with_78_and_a_suggestion() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("forebay.toml");

@@ -6,5 +6,6 @@ mod faults;
 mod fence;
 mod kill;
 mod power_cut;
+mod scrub;
 mod stop;
 mod workload;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use forebay_storage::store::Stats;
 
-use crate::api::{Endpoints, FlushPage, Import, Mount, RecordedMount};
+use crate::api::{Endpoints, FlushPage, Import, Mount, RecordedMount, Scrub, ScrubRequest};
 
 /// Facts that do not change while the node runs.
 #[derive(Debug, Clone)]
@@ -135,4 +135,10 @@ pub(crate) trait Core: Send + Sync + 'static {
         bucket: &str,
         prefix: &str,
     ) -> impl Future<Output = Result<Import, CoreError>> + Send;
+    /// Begins a scrub; a conflict while one runs.
+    fn start_scrub(&self, request: &ScrubRequest) -> Result<Scrub, CoreError>;
+    /// The scrub that runs, or the last one.
+    fn scrub(&self) -> Scrub;
+    /// Ends the scrub that runs, soon.
+    fn cancel_scrub(&self) -> Scrub;
 }

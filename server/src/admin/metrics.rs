@@ -102,6 +102,12 @@ fn render<C: Core>(core: &C, imports: &[Import]) -> String {
         "Objects that were dropped because their origin did not hold them any more.",
         stats.vanished_total,
     );
+    out.gauge("scrub_running", "1 while a scrub runs.", u8::from(stats.scrub_running));
+    out.counter("scrub_bytes_total", "Bytes of extents that scrubs have read.", stats.scrub_bytes);
+    out.counter("scrub_findings_total", "Pieces of damage that scrubs have found.", stats.scrub_found_total);
+    out.counter("scrub_mended_total", "Those of them that were put right.", stats.scrub_mended_total);
+    let help = "When a scrub last came to its end, Unix time; 0 if none has since the start.";
+    out.gauge("scrub_last_end_timestamp_seconds", help, seconds(stats.scrub_done_ms));
 
     let pending = stats.dirty_objects;
     out.gauge(

@@ -17,6 +17,7 @@ mod metrics;
 mod mounts;
 mod query;
 mod reply;
+mod scrub;
 mod status;
 
 #[cfg(test)]
@@ -172,6 +173,15 @@ where
             Ok(body) => flush::abandon(&admin.core, &body).await,
             Err(refusal) => *refusal,
         },
+        Route::ScrubStart => match receive(&head.headers, body).await {
+            Ok(body) => scrub::start(&admin.core, &body),
+            Err(refusal) => *refusal,
+        },
+        Route::Scrub => scrub::show(&admin.core),
+        Route::ScrubCancel => match receive(&head.headers, body).await {
+            Ok(_) => scrub::cancel(&admin.core),
+            Err(refusal) => *refusal,
+        },
         Route::MountList => mounts::list(&admin.core),
         Route::ImportList => import::list(&admin.core, &query).await,
         Route::ImportStart => match receive(&head.headers, body).await {
@@ -208,6 +218,9 @@ enum Route {
     ImportList,
     ImportStart,
     ImportCancel,
+    Scrub,
+    ScrubStart,
+    ScrubCancel,
 }
 
 impl Route {
@@ -229,6 +242,9 @@ impl Route {
             "/_/api/v1/import" => Route::ImportList,
             "/_/api/v1/import/start" => Route::ImportStart,
             "/_/api/v1/import/cancel" => Route::ImportCancel,
+            "/_/api/v1/scrub" => Route::Scrub,
+            "/_/api/v1/scrub/start" => Route::ScrubStart,
+            "/_/api/v1/scrub/cancel" => Route::ScrubCancel,
             _ => return None,
         })
     }
@@ -237,6 +253,7 @@ impl Route {
         match self {
             Route::FlushWait | Route::FlushRetry | Route::FlushAbandon => Method::POST,
             Route::MountForget | Route::ImportStart | Route::ImportCancel => Method::POST,
+            Route::ScrubStart | Route::ScrubCancel => Method::POST,
             _ => Method::GET,
         }
     }

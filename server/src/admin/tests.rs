@@ -10,7 +10,10 @@ use serde_json::Value;
 use super::core::{CoreError, Identity, RowState, Uploads, Which};
 use super::status::exposure;
 use super::*;
-use crate::api::{Endpoints, FlushPage, FlushRow, Import, ImportState, Mount, RecordedMount};
+use crate::api::{
+    Endpoints, FlushPage, FlushRow, Import, ImportState, Mount, RecordedMount, Scrub, ScrubRequest,
+    ScrubState,
+};
 
 /// A node whose queue is a list.
 struct FakeNode {
@@ -19,6 +22,7 @@ struct FakeNode {
     down: Option<String>,
     rows: Mutex<Vec<FlushRow>>,
     waits: (u64, u64),
+    scrub: Mutex<Option<ScrubRequest>>,
 }
 
 impl Core for FakeNode {
@@ -143,6 +147,38 @@ impl Core for FakeNode {
             _ => Err(CoreError::NotFound("no import is under way".into())),
         }
     }
+
+    fn start_scrub(&self, request: &ScrubRequest) -> Result<Scrub, CoreError> {
+        let before = self.scrub.lock().unwrap().replace(request.clone());
+        if before.is_some() { Err(CoreError::Conflict("one runs".into())) } else { Ok(self.scrub()) }
+    }
+
+    fn scrub(&self) -> Scrub {
+        let request = self.scrub.lock().unwrap().clone();
+        Scrub {
+            state: if request.is_some() { ScrubState::Running } else { ScrubState::Never },
+            trouble: None,
+            phase: "extents".into(),
+            started_ms: 0,
+            ended_ms: None,
+            bytes_per_second: request.as_ref().and_then(|it| it.bytes_per_second).unwrap_or(7),
+            ask_origins: request.is_some_and(|it| it.ask_origins),
+            bytes_total: 0,
+            bytes_done: 0,
+            extents_done: 0,
+            objects_total: 0,
+            rows_done: 0,
+            asked: 0,
+            findings_total: 0,
+            mended_total: 0,
+            findings: Vec::new(),
+        }
+    }
+
+    fn cancel_scrub(&self) -> Scrub {
+        *self.scrub.lock().unwrap() = None;
+        self.scrub()
+    }
 }
 
 fn import(path: &str, state: ImportState) -> Import {
@@ -171,7 +207,7 @@ fn admin() -> Admin<FakeNode> {
     let identity = Identity { cluster_id: "c1".into(), node_id: 1, sync: "always".into(), listen };
     let stats = Stats { voters: 1, is_leader: true, started_ms: 1_000, objects: 3, ..Stats::default() };
     let rows = Mutex::new(vec![row("a", "pending"), row("b", "parked"), row("c", "parked")]);
-    let core = FakeNode { identity, stats, down: None, rows, waits: (0, 0) };
+    let core = FakeNode { identity, stats, down: None, rows, waits: (0, 0), scrub: Mutex::new(None) };
     Admin { core, token: None, stopping: CancellationToken::new() }
 }
 
@@ -451,4 +487,22 @@ async fn a_client_that_sends_rubbish_or_nothing_does_not_hold_up_the_others() {
     drop(silent);
     shutdown.cancel();
     server.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn one_scrub_is_begun_shown_and_ended() {
+    let admin = admin();
+    let (status, body) = get(&admin, "/_/api/v1/scrub").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(json(&body)["state"], "never");
+    let start = "/_/api/v1/scrub/start";
+    let (status, body) = post(&admin, start, r#"{"bytes_per_second": 65536, "ask_origins": true}"#).await;
+    assert_eq!(status, StatusCode::ACCEPTED);
+    let shown = json(&body);
+    assert_eq!((&shown["state"], &shown["bytes_per_second"]), (&"running".into(), &65_536.into()));
+    assert_eq!(post(&admin, start, "{}").await.0, StatusCode::CONFLICT);
+    assert_eq!(post(&admin, start, r#"{"rate": 1}"#).await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(get(&admin, start).await.0, StatusCode::METHOD_NOT_ALLOWED);
+    let (status, body) = post(&admin, "/_/api/v1/scrub/cancel", "{}").await;
+    assert_eq!((status, &json(&body)["state"]), (StatusCode::OK, &"never".into()));
 }

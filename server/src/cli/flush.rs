@@ -231,7 +231,7 @@ fn json_line(row: &FlushRow, last: bool) -> String {
 }
 
 /// Text from a client or an origin, without what a terminal would obey.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(escape).collect()
 }

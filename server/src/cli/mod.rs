@@ -1,14 +1,15 @@
 //! The command line: one file a command.
 //!
 //! Exit codes are part of the contract with scripts: 0 done; 1 the node said no, the start failed, or
-//! (`flush wait`) the time was over; 2 usage; 3 (`flush wait`) something is parked; 69 the node was not
-//! reached or could not answer; 78 bad config.
+//! (`flush wait`) the time was over; 2 usage; 3 (`flush wait`) something is parked, or (`scrub`) damage was
+//! found; 69 the node was not reached or could not answer; 78 bad config.
 
 mod check_config;
 mod client;
 mod flush;
 mod fs;
 mod mount;
+mod scrub;
 mod start;
 mod status;
 
@@ -47,6 +48,12 @@ enum Command {
     /// Take over what lies in the bucket behind a mount
     #[command(subcommand)]
     Fs(fs::Fs),
+    /// Look whether everything that is kept is there and right, and mend what can be
+    ///
+    /// The node does it in the background, at the pace of scrub.bytes_per_second or of the flag; this waits for the end
+    /// and lists what was found. Exit codes: 0 nothing is wrong; 3 damage was found, mended or not; 1 it did not come to
+    /// its end, or something could not be looked at; 2 usage; 69 the node was not reached.
+    Scrub(scrub::Scrub),
     /// Check a config file (and this environment) without starting anything
     ///
     /// Exits with 78 if something is wrong, every problem on a line of its own with file and line number.
@@ -65,6 +72,8 @@ pub(crate) enum Exit {
     Usage,
     /// Something is parked.
     Parked,
+    /// Damage was found.
+    Damaged,
     /// The node was not reached, or could not answer (EX_UNAVAILABLE).
     Unavailable,
     /// The config is bad (EX_CONFIG).
@@ -77,7 +86,7 @@ impl From<Exit> for ExitCode {
             Exit::Done => 0,
             Exit::Failed => 1,
             Exit::Usage => 2,
-            Exit::Parked => 3,
+            Exit::Parked | Exit::Damaged => 3,
             Exit::Unavailable => 69,
             Exit::BadConfig => 78,
         })
@@ -93,6 +102,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Flush(flush) => flush.run(),
         Command::Mount(mount) => mount.run(),
         Command::Fs(fs) => fs.run(),
+        Command::Scrub(scrub) => scrub.run(),
         Command::CheckConfig(check) => check.run(),
     };
     exit.into()
@@ -136,6 +146,10 @@ mod tests {
             &["fs", "import", "/photos"],
             &["fs", "import", "/photos/2026", "--wait"],
             &["fs", "import", "--cancel", "/photos"],
+            &["scrub"],
+            &["scrub", "--bytes-per-second", "64MiB", "--origin", "--json"],
+            &["scrub", "--attach"],
+            &["scrub", "--cancel"],
             &["check-config", "forebay.toml"],
         ];
         for line in lines {
@@ -160,6 +174,9 @@ mod tests {
             &["mount", "forget", "--yes", "--reason", "x", "/photos"],
             &["fs", "import"],
             &["fs", "import", "/photos", "--wait", "--cancel"],
+            &["scrub", "--bytes-per-second", "fast"],
+            &["scrub", "--attach", "--cancel"],
+            &["scrub", "--attach", "--origin"],
             &["check-config"],
         ];
         for line in lines {

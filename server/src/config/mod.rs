@@ -54,6 +54,10 @@ pub(crate) struct Config {
     /// `dirty_limit`: bytes that may wait for their upload, 80 % of `capacity` by default. Larger: longer
     /// outages of the origin go unnoticed, and more is lost with this node. Smaller: the reverse.
     pub(crate) dirty_limit: ByteSize,
+    /// `disk_reserve`: what stays free on the file system of `data_dir`; 1 GiB, or 5 % of it if that is less, by
+    /// default. Below it bodies that are in the origin are given up, and writes are refused by name. Larger: other
+    /// programs on the disk, and a restart, have room; smaller: more of the disk is used. 0 keeps nothing free.
+    pub(crate) disk_reserve: Option<ByteSize>,
     /// `inline_threshold`: longest body that travels inside the log, 64 KiB by default; in this version also
     /// the longest body at all. Larger: larger values are taken; one of them holds up the small ones that
     /// share its commit.
@@ -82,6 +86,8 @@ pub(crate) struct Config {
     pub(crate) lmdb: LmdbConfig,
     /// `[flush]`.
     pub(crate) flush: FlushConfig,
+    /// `[scrub]`.
+    pub(crate) scrub: ScrubConfig,
     /// `[log]`.
     pub(crate) log: LogConfig,
 }
@@ -207,6 +213,14 @@ pub(crate) struct FlushConfig {
     /// `retry_max`: the longest wait between two attempts, 120 s by default. Longer: less load on an origin in
     /// trouble; its return is noticed later.
     pub(crate) retry_max: Duration,
+}
+
+/// Looking through what is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ScrubConfig {
+    /// `bytes_per_second`: what a scrub reads a second, 32 MiB by default; a flag of `forebay scrub` overrides it.
+    /// More: done sooner; less: readers and writers notice less of it.
+    pub(crate) bytes_per_second: ByteSize,
 }
 
 /// What is printed while running.
@@ -451,6 +465,7 @@ fn read(layers: &Layers<'_>, flags: &Flags, mut file: Section<'_>) -> Config {
         sync,
         capacity,
         dirty_limit,
+        disk_reserve: file.get("disk_reserve"),
         inline_threshold: file.get("inline_threshold").unwrap_or(ByteSize(64 << 10)),
         stop_timeout: file.get("stop_timeout").unwrap_or(Duration::from_secs(10)),
         resp: read_resp(layers, flags, file.section("resp")),
@@ -463,6 +478,7 @@ fn read(layers: &Layers<'_>, flags: &Flags, mut file: Section<'_>) -> Config {
         cache: read_cache(file.section("cache")),
         lmdb: read_lmdb(file.section("lmdb")),
         flush: read_flush(file.section("flush")),
+        scrub: read_scrub(file.section("scrub")),
         log: read_log(file.section("log")),
     };
     file.end();
@@ -577,6 +593,12 @@ fn read_flush(mut file: Section<'_>) -> FlushConfig {
         retry_min: file.get("retry_min").unwrap_or(Duration::from_millis(250)),
         retry_max: file.get("retry_max").unwrap_or(Duration::from_secs(120)),
     };
+    file.end();
+    config
+}
+
+fn read_scrub(mut file: Section<'_>) -> ScrubConfig {
+    let config = ScrubConfig { bytes_per_second: file.get("bytes_per_second").unwrap_or(ByteSize::mib(32)) };
     file.end();
     config
 }

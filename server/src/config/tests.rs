@@ -41,7 +41,7 @@ fn an_empty_file_gives_the_documented_defaults() {
     assert_eq!(config.admin.listen.to_string(), "127.0.0.1:19080");
     assert_eq!(config.data_dir, PathBuf::from("forebay-data"));
     assert_eq!((config.sync, config.capacity), (SyncMode::Always, ByteSize::gib(10)));
-    assert_eq!(config.dirty_limit, ByteSize::gib(8));
+    assert_eq!((config.dirty_limit, config.disk_reserve), (ByteSize::gib(8), None));
     assert_eq!((config.s3.credentials, config.resp.password), (None, None));
 }
 
@@ -266,11 +266,20 @@ fn mounts_say_what_they_lack() {
 }
 
 #[test]
+fn the_disks_reserve_is_a_size() {
+    let reserve = |text: &str| parse(text).unwrap().disk_reserve;
+    assert_eq!(reserve("disk_reserve = \"512MiB\"\n"), Some(ByteSize::mib(512)));
+    assert_eq!(reserve("disk_reserve = 0\n"), Some(ByteSize(0)));
+    assert!(problems_of("disk_reserve = \"5%\"\n", &[]).starts_with("line 1: disk_reserve: "));
+}
+
+#[test]
 fn limits_that_contradict_are_refused() {
     assert!(
         problems_of("capacity = \"1GiB\"\ndirty_limit = \"2GiB\"\n", &[]).contains("dirty_limit (2 GiB)")
     );
     assert!(problems_of("[flush]\nretry_min = \"3m\"\n", &[]).contains("retry_min"));
+    assert!(problems_of("[scrub]\nbytes_per_second = 1000\n", &[]).contains("at least 64 KiB"));
     assert!(problems_of("[journal]\nalign = 1000\n", &[]).contains("journal.align"));
     assert!(problems_of("[s3]\nlisten = \"127.0.0.1:6379\"\n", &[]).contains("both listen on"));
     assert!(problems_of("[log]\nlevel = \"a=b=c\"\n", &[]).contains("log.level"));

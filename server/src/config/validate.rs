@@ -5,6 +5,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use forebay_storage::scrub::BYTES_PER_SECOND_MIN as SCRUB_BYTES_PER_SECOND_MIN;
+
 use super::section::{Place, Problems};
 use super::units::ByteSize;
 use super::{Config, FlushConfig, JournalConfig, MemtableConfig, RespConfig};
@@ -18,6 +20,13 @@ pub(super) fn validate(config: &Config, problems: &Problems) {
     journal_rules(config.journal, &wrong);
     memtable_rules(config.memtable, &wrong);
     flush_rules(config.flush, &wrong);
+    if config.scrub.bytes_per_second.0 < SCRUB_BYTES_PER_SECOND_MIN {
+        wrong(format!(
+            "scrub.bytes_per_second is {}; give at least {}",
+            config.scrub.bytes_per_second,
+            ByteSize(SCRUB_BYTES_PER_SECOND_MIN)
+        ));
+    }
     if let Err(error) = config.log.level.parse::<tracing_subscriber::EnvFilter>() {
         wrong(format!("log.level \"{}\": {error}; write as in \"info\"", config.log.level));
     }

@@ -181,7 +181,13 @@ fn start_admin(
         sync: config.sync.to_string(),
         listen: endpoints.clone(),
     };
-    let core = NodeView::new(node.store(), node.flush(), identity, config.mounts.clone());
+    let core = NodeView::new(
+        node.store(),
+        node.flush(),
+        identity,
+        config.mounts.clone(),
+        config.scrub.bytes_per_second.0,
+    );
     let admin = Arc::new(Admin { core, token: config.admin.token.clone(), stopping: stopping.clone() });
     tokio::spawn(admin::serve(listener, admin, shutdown.clone()))
 }

@@ -32,7 +32,7 @@ pub(super) fn storage_config(config: &Config) -> StorageConfig {
             dirty_bytes: config.dirty_limit.0,
             inline_bytes: config.inline_threshold.0,
             body_bytes: BODY_BYTES_MAX,
-            disk_reserve_bytes: None,
+            disk_reserve_bytes: config.disk_reserve.map(|reserve| reserve.0),
         },
         memtable_bytes: config.memtable.bytes.0 as usize,
         memtable_rows: config.memtable.rows as usize,

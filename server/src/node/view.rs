@@ -16,12 +16,16 @@ use forebay_storage::mounts::Forgotten;
 use forebay_storage::mutation::{ImportState as CoreImportState, MountMode as CoreMode};
 use forebay_storage::object::BucketId;
 use forebay_storage::object_name::encode_key;
+use forebay_storage::scrub::{self, ScrubEnd, ScrubOptions, ScrubStatus};
 use forebay_storage::store::{Stats, Store};
 use tokio::task::JoinSet;
 
 use super::rate::UploadRate;
 use crate::admin::core::{Core, CoreError, Identity, RowState, Uploads, Which};
-use crate::api::{FlushPage, FlushRow, Import, ImportState, Mount, RecordedMount};
+use crate::api::{
+    FlushPage, FlushRow, Import, ImportState, Mount, RecordedMount, Scrub, ScrubFinding, ScrubRequest,
+    ScrubState,
+};
 use crate::config::MountConfig;
 use crate::config::units::human_duration;
 
@@ -35,6 +39,8 @@ pub(super) struct NodeView {
     identity: Identity,
     mounts: Vec<MountConfig>,
     rate: UploadRate,
+    /// What a scrub reads a second if nobody says otherwise.
+    scrub_bytes_per_second: u64,
 }
 
 impl NodeView {
@@ -44,10 +50,11 @@ impl NodeView {
         flusher: Arc<Flusher>,
         identity: Identity,
         mounts: Vec<MountConfig>,
+        scrub_bytes_per_second: u64,
     ) -> NodeView {
         let counted = Arc::clone(&flusher);
         let rate = UploadRate::start(move || counted.status().flushed_objects);
-        NodeView { store, flusher, identity, mounts, rate }
+        NodeView { store, flusher, identity, mounts, rate, scrub_bytes_per_second }
     }
 
     fn bucket(&self, name: &str) -> Result<BucketId, CoreError> {
@@ -247,6 +254,88 @@ impl Core for NodeView {
                  with --abandon --reason TEXT"
             ))),
         }
+    }
+
+    fn start_scrub(&self, request: &ScrubRequest) -> Result<Scrub, CoreError> {
+        let bytes_per_second = request.bytes_per_second.unwrap_or(self.scrub_bytes_per_second);
+        if bytes_per_second < scrub::BYTES_PER_SECOND_MIN {
+            let least = scrub::BYTES_PER_SECOND_MIN;
+            return Err(CoreError::Invalid(format!(
+                "bytes_per_second is {bytes_per_second}; give at least {least}"
+            )));
+        }
+        let options = ScrubOptions { bytes_per_second, ask_origins: request.ask_origins };
+        if self.store.stats().scrub_running {
+            return Err(CoreError::Conflict(
+                "a scrub is running already; see how it stands (forebay scrub --attach), or end it (--cancel)".into(),
+            ));
+        }
+        self.store.start_scrub(options).map_err(|error| CoreError::Unavailable(error.to_string()))?;
+        Ok(self.scrub())
+    }
+
+    fn scrub(&self) -> Scrub {
+        scrub_shown(self.store.scrub_status(), self.scrub_bytes_per_second)
+    }
+
+    fn cancel_scrub(&self) -> Scrub {
+        self.store.cancel_scrub();
+        self.scrub()
+    }
+}
+
+/// A scrub in the words of the API.
+fn scrub_shown(status: Option<ScrubStatus>, bytes_per_second: u64) -> Scrub {
+    let Some(status) = status else {
+        return Scrub {
+            state: ScrubState::Never,
+            trouble: None,
+            phase: String::new(),
+            started_ms: 0,
+            ended_ms: None,
+            bytes_per_second,
+            ask_origins: false,
+            bytes_total: 0,
+            bytes_done: 0,
+            extents_done: 0,
+            objects_total: 0,
+            rows_done: 0,
+            asked: 0,
+            findings_total: 0,
+            mended_total: 0,
+            findings: Vec::new(),
+        };
+    };
+    let (state, trouble) = match &status.ended {
+        None => (ScrubState::Running, None),
+        Some((_, ScrubEnd::Done { trouble })) => (ScrubState::Done, trouble.clone()),
+        Some((_, ScrubEnd::Canceled)) => (ScrubState::Canceled, None),
+        Some((_, ScrubEnd::Failed(why))) => (ScrubState::Failed, Some(why.clone())),
+    };
+    let finding = |finding: scrub::Finding| ScrubFinding {
+        kind: finding.kind.as_str().to_owned(),
+        bucket: finding.bucket,
+        key: finding.key.map(|key| encode_key(&key).into_owned()),
+        what: finding.what,
+        mended: finding.mended,
+    };
+    Scrub {
+        state,
+        trouble,
+        phase: status.phase.as_str().to_owned(),
+        started_ms: status.started_ms,
+        ended_ms: status.ended.map(|(at_ms, _)| at_ms),
+        bytes_per_second: status.options.bytes_per_second,
+        ask_origins: status.options.ask_origins,
+        bytes_total: status.bytes_total,
+        bytes_done: status.bytes_done,
+        extents_done: status.extents_done,
+        objects_total: status.objects_total,
+        rows_done: status.rows_done,
+        asked: status.asked,
+        findings_total: status.findings_total,
+        mended_total: status.mended_total,
+        findings: status.findings.into_iter().map(finding).collect(),
     }
 }
 

@@ -548,7 +548,7 @@ impl Applier {
 }
 
 /// The distinct blobs of a row, sorted; most rows have none.
-fn blobs_of(row: &RowReader<'_>) -> Vec<BlobId> {
+pub(crate) fn blobs_of(row: &RowReader<'_>) -> Vec<BlobId> {
     let mut blobs = Vec::new();
     if row.inline_body().is_some() {
         return blobs;

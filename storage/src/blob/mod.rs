@@ -91,7 +91,7 @@ pub const PIECE_BYTES_MAX: u64 = 32 << 20;
 pub struct SegmentId(pub u32);
 
 impl SegmentId {
-    fn path(self) -> String {
+    pub(crate) fn path(self) -> String {
         format!("{DIR}/segment-{:06}", self.0)
     }
 

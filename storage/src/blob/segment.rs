@@ -233,6 +233,17 @@ impl Segment {
         Ok(())
     }
 
+    /// Has the device itself asked for these bytes while `read` runs, and leaves in memory what was there before.
+    pub(super) fn uncached<T>(&self, range: Range<u64>, read: impl FnOnce() -> T) -> T {
+        let was_resident = self.file.read_resident_at(&mut [0], range.start);
+        self.file.forget_cached(range.clone());
+        let result = read();
+        if !was_resident {
+            self.file.forget_cached(range);
+        }
+        result
+    }
+
     pub(super) fn corrupt(&self, offset: u64, detail: &'static str) -> BlobError {
         BlobError::Corrupt { file: self.id.path(), offset, detail }
     }

@@ -342,6 +342,15 @@ impl SegmentStore {
         scan_segment(&segment, found)
     }
 
+    /// Runs `read`, whose reads of this range of a segment ask the device and not the page cache.
+    pub(crate) fn uncached<T>(&self, segment: SegmentId, range: Range<u64>, read: impl FnOnce() -> T) -> T {
+        let segment = self.segments.read().get(&segment).cloned();
+        match segment {
+            Some(segment) => segment.uncached(range, read),
+            None => read(),
+        }
+    }
+
     /// The longest body that a segment takes.
     pub fn body_len_max(&self) -> u64 {
         self.config.body_len_max()

@@ -26,7 +26,7 @@ mod hold;
 mod recency;
 mod segment;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod thread;
 
 use std::collections::{BTreeMap, HashSet};
@@ -38,16 +38,16 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, RwLock};
 
-use crate::blob::{BlobError, FoundExtent, Generation, SegmentId};
+use crate::blob::{BlobError, FoundExtent, Generation, Pointer, SegmentId};
 use crate::error::Error;
 use crate::keyspace::base::BaseError;
 use crate::keyspace::places::{Batch, BatchState, PlaceChange};
-use crate::keyspace::view::ViewError;
+use crate::keyspace::view::{View, ViewError};
 use crate::object::{BlobId, Version};
 use crate::store::Shared;
 
 use copy::{Copied, copy};
-use segment::{Dropping, SegmentUse, look};
+use segment::{Dropping, SegmentUse, is_clean, look};
 
 pub(crate) use hold::{bring_all_back, drop_adopted, submit_held};
 pub(crate) use recency::Recency;
@@ -109,6 +109,8 @@ pub(crate) struct Evictor {
     barren: AtomicBool,
     /// Segments that could not be emptied, and have been told of.
     passed_over: Mutex<BTreeMap<SegmentId, Generation>>,
+    /// Held while places are decided on, until the checkpoint has settled them: one round at a time.
+    rounds: Mutex<()>,
     /// What the origins have taken, and when that last grew.
     taken: Mutex<(u64, Option<Instant>)>,
     nudged: Mutex<bool>,
@@ -330,6 +332,7 @@ fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) 
         evictor.barren.store(true, Relaxed);
         return Ok(Round::Barren);
     }
+    let _round = evictor.rounds.lock();
     let room = || shared.disk_room(true).map(|(room, _)| room);
     let room_before = room();
     let mut course = Course {
@@ -368,6 +371,54 @@ fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) 
     };
     evictor.barren.store(round == Round::Barren, Relaxed);
     Ok(round)
+}
+
+/// Gives up places whose bytes are damaged, of blobs that the origin of a mount that stays holds; returns those that
+/// were. Blocks, also for a checkpoint: `wait` as for a round.
+pub(crate) fn give_up(
+    shared: &Arc<Shared>,
+    places: &[(BlobId, Pointer)],
+    wait: &dyn Fn(&Batch) -> bool,
+) -> Result<Vec<BlobId>, EvictError> {
+    let evictor = &shared.evictor;
+    let _round = evictor.rounds.lock();
+    let mut dropping = Dropping::new(evictor);
+    let mut given_up = Vec::with_capacity(places.len());
+    let decided_at = {
+        let _alone = match evictor.gate.try_write() {
+            Ok(alone) => alone,
+            Err(_) => evictor.gate.blocking_write(),
+        };
+        let view = View::latest(&shared.keyspace);
+        for (blob, place) in places {
+            if is_clean(shared, &view, *blob)? {
+                given_up.push((*blob, *place));
+            }
+        }
+        dropping.extend(given_up.iter().map(|(blob, _)| *blob));
+        view.at()
+    };
+    // A batch each: a change that comes too late must not count as made.
+    let batches: Vec<Arc<Batch>> = given_up.iter().map(|_| Arc::default()).collect();
+    let changes = given_up.iter().zip(&batches).map(|((blob, place), batch)| PlaceChange {
+        blob: *blob,
+        from: Some(*place),
+        to: None,
+        decided_at,
+        _pin: None,
+        batch: Some(batch.clone()),
+    });
+    shared.checkpointer.places.push(changes);
+    shared.status.checkpoint_wanted.store(true, Relaxed);
+    if !batches.iter().all(|batch| wait(batch)) {
+        dropping.leave_open();
+        return Ok(Vec::new());
+    }
+    drop(dropping);
+    shared.segments.free_unused();
+    let given_up =
+        given_up.iter().zip(&batches).filter(|(_, batch)| batch.wait(Duration::ZERO).dropped_bytes > 0);
+    Ok(given_up.map(|((blob, _), _)| *blob).collect())
 }
 
 /// Gives up all that may go, as one round. Blocks.

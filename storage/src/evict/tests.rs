@@ -2,4 +2,4 @@
 
 mod model;
 mod origins;
-mod stories;
+pub(crate) mod stories;

@@ -32,7 +32,7 @@ use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::tables::{OriginRow, Table, blob_key, object_key};
 use crate::lookup::Reach;
 use crate::object::{BlobId, ObjectRow};
-use crate::origin::{Origin, OriginETag, OriginKey};
+use crate::origin::{Origin, OriginETag, OriginError, OriginKey};
 use crate::read::{ReadView, base_error};
 use crate::store::Shared;
 
@@ -54,6 +54,22 @@ pub(crate) struct OriginBody {
     len: u64,
     /// Turns of fetches from this origin.
     turns: Arc<Semaphore>,
+}
+
+impl OriginBody {
+    /// Asks the origin, once, whether it has the body as it is known; else what it has.
+    pub(crate) async fn differs(&self) -> std::result::Result<Option<String>, OriginError> {
+        Ok(match self.origin.head(&self.key).await? {
+            None => Some("somebody has removed it".to_owned()),
+            Some(head) if head.etag != self.etag => {
+                Some(format!("somebody has changed it (ETag {} instead of {})", head.etag.0, self.etag.0))
+            }
+            Some(head) if head.content_length != self.len => {
+                Some(format!("it has {} bytes instead of {}", head.content_length, self.len))
+            }
+            Some(_) => None,
+        })
+    }
 }
 
 /// A part of a body that is not here.

@@ -12,6 +12,7 @@ pub mod sim;
 pub mod threads;
 
 use std::io::IoSlice;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -78,6 +79,12 @@ pub trait DiskFile: Send + Sync {
     fn read_resident_at(&self, buf: &mut [u8], offset: u64) -> bool {
         let _ = (buf, offset);
         false
+    }
+
+    /// Lets go of what is kept of these bytes in memory, so that the next read asks the device. A hint: what was not
+    /// synced stays.
+    fn forget_cached(&self, range: Range<u64>) {
+        let _ = range;
     }
 
     /// Makes contents and length durable (fdatasync). After an error nothing may be assumed about

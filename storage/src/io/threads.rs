@@ -9,6 +9,8 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{Error, ErrorKind, IoSlice};
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
@@ -16,6 +18,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+/// A page of the page cache, or several on machines with larger ones.
+const PAGE_BYTES: u64 = 64 << 10;
 
 /// A data directory on a mounted file system.
 pub struct ThreadsDisk {
@@ -177,6 +182,15 @@ impl DiskFile for ThreadsFile {
         }
         self.metrics.count(Operation::Read, buf.len() as u64, started.elapsed(), &Ok(()));
         true
+    }
+
+    fn forget_cached(&self, range: Range<u64>) {
+        // Pages that the range covers in part stay: from the first page's start to the last one's end.
+        let start = range.start / PAGE_BYTES * PAGE_BYTES;
+        let Some(len) = NonZeroU64::new(range.end.next_multiple_of(PAGE_BYTES) - start) else { return };
+        if let Err(error) = rustix::fs::fadvise(&self.file, start, Some(len), rustix::fs::Advice::DontNeed) {
+            tracing::debug!(path = self.path, %error, "cached pages stay");
+        }
     }
 
     fn sync_data(&self) -> Result<(), DiskError> {

@@ -5,7 +5,7 @@
 //! places down and says where the next start must look for those that it does not name.
 //!
 //! Places that are to change (`places.rs`) are committed with it, or, while it lacks space, given up: the extents
-//! that they were to name may be what is in its way.
+//! that they were to name may be what is in its way. An audit (`audit.rs`) follows what it commits.
 //!
 //! Order (PITFALLS 6, 12): blobs are appended to segments and synced; views older than the checkpoint are
 //! waited for; the commit is announced; committed; the read cache forgets the keys; only then the frozen
@@ -22,6 +22,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::blob::{BlobError, BlobId, Pointer, SegmentId, SegmentPin, SegmentStore, SegmentUsage};
+use crate::keyspace::audit::{Audits, UsageDifference};
 use crate::keyspace::base::{Base, BaseError, Change};
 use crate::keyspace::memtable::{KeyBytes, RowKey};
 use crate::keyspace::places::{self, Judged, PlaceChange, PlaceChanges};
@@ -62,6 +63,9 @@ pub(crate) struct Checkpointer {
     live_bytes: AtomicU64,
     /// Places that are to change with the next checkpoint.
     pub(crate) places: PlaceChanges,
+    pub(crate) audits: Audits,
+    /// What an audit found wrong in usage rows.
+    corrections: Mutex<Vec<UsageDifference>>,
     /// Of a try that ended for lack of space: its bodies are spilled and synced.
     prepared: Mutex<Option<Prepared>>,
 }
@@ -100,6 +104,8 @@ impl Checkpointer {
             segments,
             live_bytes,
             places: PlaceChanges::default(),
+            audits: Audits::default(),
+            corrections: Mutex::default(),
             prepared: Mutex::default(),
         }
     }
@@ -107,6 +113,11 @@ impl Checkpointer {
     /// Bytes of segments that rows point to.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Has the next checkpoint put usage rows right.
+    pub(crate) fn correct_usage(&self, differences: &[UsageDifference]) {
+        self.corrections.lock().extend_from_slice(differences);
     }
 
     /// See the file's head. Blocks for the time of the writes and syncs. After a lack of space it may be
@@ -131,7 +142,10 @@ impl Checkpointer {
         }
         let complete = self.complete(&mut prepared, frozen, row)?;
         keyspace.announce_commit(frozen.upto);
-        if let Err(error) = keyspace.base.commit(&complete.changes) {
+        self.audits.committing(&*keyspace.base, &complete.changes);
+        let committed = keyspace.base.commit(&complete.changes);
+        self.audits.committed(&*keyspace.base, &complete.changes, committed.is_ok());
+        if let Err(error) = committed {
             *self.prepared.lock() = Some(self.undo(complete, prepared));
             return Err(error.into());
         }
@@ -230,6 +244,9 @@ impl Checkpointer {
             }
             let row = change.to.map(|to| Arc::from(&to.encode()[..]));
             changes.push((Arc::from(&blob_key(Table::Blob, change.blob)[..]), row));
+        }
+        for wrong in self.corrections.lock().drain(..) {
+            usage.correct(&*keyspace.base, &wrong)?;
         }
         usage.push_rows(&mut changes);
         let alive = usage.segments.values().filter(|usage| usage.live_bytes > 0).map(|usage| usage.segment);
@@ -386,6 +403,19 @@ impl UsageChanges {
         usage.live_bytes = usage.live_bytes.saturating_add_signed(by);
         self.delta += by;
         Ok(())
+    }
+
+    /// By the difference: the row may have changed since.
+    fn correct(&mut self, base: &dyn Base, wrong: &UsageDifference) -> Result<(), BaseError> {
+        let row = base.get(&numbered_key(Table::Usage, wrong.segment.0))?;
+        let row = row.as_deref().and_then(|row| row.first_chunk()).map(SegmentUsage::decode);
+        if row.is_some_and(|row| row.generation != wrong.generation) {
+            // Used anew since, or what is wrong is the places.
+            return Ok(());
+        }
+        let (segment, generation) = (wrong.segment, wrong.generation);
+        let place = Pointer { segment, offset: 0, generation, length: 0 };
+        self.note(base, &place, wrong.counted as i64 - wrong.recorded as i64)
     }
 
     fn push_rows(&self, changes: &mut Vec<Change>) {

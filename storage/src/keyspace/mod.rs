@@ -13,6 +13,7 @@
 //!
 //! A crash leaves the last checkpoint; the journal above it is applied again.
 
+pub(crate) mod audit;
 pub(crate) mod base;
 pub(crate) mod cache;
 pub(crate) mod checkpoint;

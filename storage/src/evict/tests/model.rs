@@ -33,6 +33,7 @@ use crate::origin::{
 use crate::read::ReadView;
 use crate::replica::sim::World;
 use crate::replica::{Arrived, Inbox};
+use crate::scrub::tests::Stepwise;
 use crate::store::{Limits, Shared, SpaceWatch};
 use crate::submission::{Outcomes, Submission};
 
@@ -49,6 +50,8 @@ struct Missing {
     /// The checkpoint's own look at the clean rows.
     unjudged: bool,
     etags_unchecked: bool,
+    /// The scrub's sums do not follow the checkpoints.
+    audits_blind: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -69,6 +72,9 @@ struct Site {
     open: Option<Open>,
     bucket: BucketId,
     model: BTreeMap<u64, Object>,
+    /// The scrub under way.
+    scrub: Option<Stepwise>,
+    scrubbed: u64,
 }
 
 /// A run of the node. Its tasks end with it.
@@ -95,6 +101,8 @@ impl Site {
             open: None,
             bucket: BucketId(0),
             model: BTreeMap::new(),
+            scrub: None,
+            scrubbed: 0,
         };
         site.open()?;
         Ok(site)
@@ -115,6 +123,7 @@ impl Site {
             lookups: Default::default(),
             evictor: Default::default(),
             recency: Default::default(),
+            scrubber: Default::default(),
             space: SpaceWatch::new(Arc::new(SimDisk::new()), Some(0)),
             clock: node.clock.clone(),
             cluster: node.identity.cluster,
@@ -144,6 +153,7 @@ impl Site {
         *shared.evictor.sabotage.lock() = self.missing.evictor;
         shared.checkpointer.places.unjudged.store(self.missing.unjudged, Relaxed);
         shared.fills.unchecked.store(self.missing.etags_unchecked, Relaxed);
+        shared.checkpointer.audits.blind.store(self.missing.audits_blind, Relaxed);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         self.open = Some(Open { shared, runtime });
         let mut submission = Submission::new();
@@ -210,7 +220,7 @@ impl Site {
     }
 
     fn crash(&mut self) -> Result<(), String> {
-        self.open = None;
+        (self.open, self.scrub) = (None, None);
         let power = self.random.borrow_mut().bool();
         self.world.borrow_mut().crash(power);
         self.open()
@@ -432,6 +442,23 @@ impl Site {
         (listed == expected).then_some(()).ok_or_else(|| "the listing differs".to_owned())
     }
 
+    /// A few pages of a scrub, which finds nothing, whatever happens between them.
+    fn scrub(&mut self) -> Result<(), String> {
+        let shared = self.shared();
+        let (steps, page) = {
+            let mut random = self.random.borrow_mut();
+            (random.usize(0..4), random.usize(1..4))
+        };
+        for _ in 0..steps {
+            let scrub = self.scrub.get_or_insert_with(|| Stepwise::new(&shared, page));
+            if scrub.step(&shared)? {
+                self.scrub = None;
+                self.scrubbed += 1;
+            }
+        }
+        Ok(())
+    }
+
     fn outage(&self) {
         self.origin.set_hook(|_| {
             Fault::Refuse(OriginError::new(ErrorClass::Network, Landing::NotApplied, "the line is cut"))
@@ -469,6 +496,7 @@ struct Seen {
     moved_bytes: u64,
     fetched: u64,
     kept: u64,
+    scrubbed: u64,
 }
 
 fn history(seed: u64, missing: Missing) -> Result<Seen, String> {
@@ -483,6 +511,7 @@ fn history(seed: u64, missing: Missing) -> Result<Seen, String> {
     };
     let steps = site.random.borrow_mut().u64(40..160);
     for _ in 0..steps {
+        site.scrub()?;
         let (what, number, other) = {
             let mut random = site.random.borrow_mut();
             (random.u8(0..24), random.u64(0..KEYS), random.u64(0..KEYS))
@@ -530,6 +559,7 @@ fn history(seed: u64, missing: Missing) -> Result<Seen, String> {
     site.shared().fills.blocks.forget();
     site.verify(false)?;
     count(&site);
+    seen.scrubbed = site.scrubbed;
     Ok(seen)
 }
 
@@ -551,13 +581,14 @@ fn objects_outlive_evictions_fills_and_crashes() {
                 all.moved_bytes += seen.moved_bytes;
                 all.fetched += seen.fetched;
                 all.kept += seen.kept;
+                all.scrubbed += seen.scrubbed;
             }
             Err(wrong) => panic!("seed {seed}: {wrong} (run it alone with FOREBAY_SEED={seed})"),
         }
     }
     println!("{all:?}");
     let busy = all.dropped_bytes > 0 && all.moved_bytes > 0 && all.fetched > 0 && all.kept > 0;
-    assert!(busy, "the histories try nothing: {all:?}");
+    assert!(busy && all.scrubbed > 0, "the histories try nothing: {all:?}");
 }
 
 /// Whether one of the seeds notices that a rule is missing.
@@ -586,4 +617,9 @@ fn using_a_segment_again_before_the_commit_is_noticed() {
 #[test]
 fn reading_through_without_the_etag_is_noticed() {
     assert!(is_noticed(Missing { etags_unchecked: true, ..Missing::default() }));
+}
+
+#[test]
+fn adding_up_without_following_the_checkpoints_is_noticed() {
+    assert!(is_noticed(Missing { audits_blind: true, ..Missing::default() }));
 }

@@ -18,10 +18,10 @@ use crate::origin::{ErrorClass, Landing, Origin, OriginError};
 use crate::store::Store;
 use crate::submission::Submission;
 
-const LIMIT: Duration = Duration::from_secs(60);
-pub(super) const CAPACITY: u64 = 64 << 20;
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const CAPACITY: u64 = 64 << 20;
 
-pub(super) fn config(dir: &Path, origin: &Arc<MemoryOrigin>, capacity: u64) -> StorageConfig {
+pub(crate) fn config(dir: &Path, origin: &Arc<MemoryOrigin>, capacity: u64) -> StorageConfig {
     let mut config = StorageConfig {
         map_bytes: 1 << 30,
         journal_file_bytes: 16 << 20,
@@ -38,7 +38,7 @@ pub(super) fn config(dir: &Path, origin: &Arc<MemoryOrigin>, capacity: u64) -> S
     config
 }
 
-fn mount(bucket: &str, prefix: &[u8], origin: &Arc<MemoryOrigin>) -> MountConfig {
+pub(crate) fn mount(bucket: &str, prefix: &[u8], origin: &Arc<MemoryOrigin>) -> MountConfig {
     MountConfig {
         bucket: bucket.to_owned(),
         prefix: prefix.to_vec(),
@@ -58,11 +58,11 @@ fn mount(bucket: &str, prefix: &[u8], origin: &Arc<MemoryOrigin>) -> MountConfig
 }
 
 /// Bytes that differ from place to place and from object to object.
-pub(super) fn body(number: usize, len: usize) -> Bytes {
+pub(crate) fn body(number: usize, len: usize) -> Bytes {
     (0..len).map(|at| (number * 131 + at * 7 + at / 251) as u8).collect()
 }
 
-async fn put(store: &Store, bucket: BucketId, key: &str, body: &Bytes) -> Result<Outcome, Error> {
+pub(crate) async fn put(store: &Store, bucket: BucketId, key: &str, body: &Bytes) -> Result<Outcome, Error> {
     let mut submission = Submission::new();
     let mut staged = None;
     if body.len() as u64 > store.inline_bytes_max() {
@@ -83,7 +83,7 @@ async fn put(store: &Store, bucket: BucketId, key: &str, body: &Bytes) -> Result
 }
 
 /// Writes again while there is no room.
-async fn put_patiently(store: &Store, bucket: BucketId, key: &str, body: &Bytes) {
+pub(crate) async fn put_patiently(store: &Store, bucket: BucketId, key: &str, body: &Bytes) {
     let until = Instant::now() + LIMIT;
     loop {
         match put(store, bucket, key, body).await {
@@ -95,7 +95,7 @@ async fn put_patiently(store: &Store, bucket: BucketId, key: &str, body: &Bytes)
     }
 }
 
-pub(super) async fn get(store: &Store, bucket: BucketId, key: &str) -> Result<Option<Bytes>, Error> {
+pub(crate) async fn get(store: &Store, bucket: BucketId, key: &str) -> Result<Option<Bytes>, Error> {
     let view = store.view()?;
     let Some(row) = view.fetch(bucket, key.as_bytes()).await? else { return Ok(None) };
     let reader = view.open_body(&row).await?;
@@ -108,11 +108,11 @@ pub(super) async fn get(store: &Store, bucket: BucketId, key: &str) -> Result<Op
     Ok(Some(Bytes::from(bytes)))
 }
 
-async fn flushed(store: &Store) {
+pub(crate) async fn flushed(store: &Store) {
     assert_eq!(store.flush_wait(None, Some(LIMIT)).await.unwrap(), (0, 0));
 }
 
-async fn until(what: &str, mut is: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let limit = Instant::now() + LIMIT;
     while !is() {
         assert!(Instant::now() < limit, "{what} never came");
@@ -120,14 +120,14 @@ async fn until(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-pub(super) fn down(origin: &MemoryOrigin) {
+pub(crate) fn down(origin: &MemoryOrigin) {
     origin.set_hook(|_| {
         Fault::Refuse(OriginError::new(ErrorClass::Network, Landing::NotApplied, "the line is cut"))
     });
 }
 
 /// Objects until the first ones are given up: number and length of them.
-pub(super) async fn fill_up(store: &Store, bucket: BucketId) -> (usize, usize) {
+pub(crate) async fn fill_up(store: &Store, bucket: BucketId) -> (usize, usize) {
     let len = 2 << 20;
     let count = 2 * CAPACITY as usize / len;
     for number in 0..count {
@@ -211,7 +211,7 @@ async fn with_the_origin_down_nothing_dirty_goes_and_what_is_away_is_an_error() 
 }
 
 /// Objects of which at least one is not here.
-pub(super) async fn away(store: &Store, bucket: BucketId, count: usize) -> usize {
+pub(crate) async fn away(store: &Store, bucket: BucketId, count: usize) -> usize {
     let shared = store.shared();
     for number in 0..count {
         let view = store.view().unwrap();
