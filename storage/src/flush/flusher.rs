@@ -397,28 +397,27 @@ impl Flusher {
     ) -> Result<(), String> {
         let waiter = self.arrivals.wait_for(keys);
         let until = tokio::time::Instant::now() + timeout;
+        // Once a key's changes up to there are settled they stay so.
+        let mut rest: Vec<(BucketId, Bytes)> = keys.to_vec();
         let mut urged = false;
         loop {
-            let urge = !urged;
-            let missing = self.with_queue(|queue| {
-                if urge {
+            let parked = self.with_queue(|queue| {
+                if !std::mem::replace(&mut urged, true) {
                     queue.urge(up_to, Some(keys));
-                }
-                let pending = queue.pending(up_to, Some(keys));
-                (pending.rows > 0).then(|| (pending.parked > 0).then(|| why_pending(queue, keys)))
-            });
-            match missing {
-                Some(None) => return Ok(()),
-                Some(Some(Some(reason))) => return Err(reason),
-                Some(Some(None)) if urge => {
-                    urged = true;
                     self.wake.notify_one();
                 }
-                // Nothing of them is settled, or the queue is not there yet.
-                Some(Some(None)) | None => {}
+                rest.retain(|key| queue.pending(up_to, Some(std::slice::from_ref(key))).rows > 0);
+                let parked = queue.parked_len() > 0 && queue.pending(up_to, Some(&rest)).parked > 0;
+                parked.then(|| why_pending(queue, &rest))
+            });
+            match parked {
+                Some(Some(reason)) => return Err(reason),
+                Some(None) if rest.is_empty() => return Ok(()),
+                // Or the queue is not there yet.
+                Some(None) | None => {}
             }
             if tokio::time::timeout_at(until, waiter.woken()).await.is_err() {
-                let why = self.with_queue(|queue| why_pending(queue, keys));
+                let why = self.with_queue(|queue| why_pending(queue, &rest));
                 let why = why.unwrap_or_else(|| "the flush queue is not worked yet".to_owned());
                 return Err(format!("{why}; waited {timeout:?}"));
             }

@@ -2,7 +2,8 @@
 //!
 //! `x-amz-meta-forebay-version: <cluster id, 32 hex>-<version, 16 hex>`. Whatever carries no such mark,
 //! or another cluster's, is foreign: somebody else's data, never overwritten or deleted by us after an
-//! unknown outcome (PITFALLS 23).
+//! unknown outcome (PITFALLS 23), but where it is what was adopted, or a change wins over it that was made
+//! without knowing of it.
 
 use std::fmt;
 
