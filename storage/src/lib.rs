@@ -52,6 +52,7 @@ mod flush_link;
 mod keyspace;
 mod registry;
 mod replica;
+mod write_through;
 
 pub use body::BodyReader;
 pub use keyspace::tables::encode_meta;

@@ -4,8 +4,9 @@
 //! record itself (apply's), nor what a mount does (`flush/`).
 //!
 //! What must hold: an object is queued for the origin that its key has now, and what was learnt of another
-//! origin says nothing about it; apply sees to that by the mount's number in the origin rows. What a crash
-//! leaves: a mount that takes no more rows and still has some; the next start gives them up and forgets it.
+//! origin says nothing about it; apply sees to that by the mount's number in the origin rows. Objects that were found
+//! in a mount's origin and never written here go with it: their bytes are nowhere else. What a crash leaves: a mount
+//! that takes no more rows and still has some, or such objects; the next start gives them up and forgets it.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use bytes::Bytes;
 
 use crate::apply::mount_path;
 use crate::error::{Error, Result};
-use crate::evict::bring_all_back;
+use crate::evict::{bring_all_back, drop_adopted};
 use crate::flush::{MountId, MountSpec};
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
@@ -41,8 +42,14 @@ pub struct RecordedMount {
     pub origin: String,
     /// No origin.
     pub local: bool,
-    /// The origin prefix is ours.
+    /// How it treats the origin.
+    pub mode: MountMode,
+    /// The origin was reached.
     pub attached: bool,
+    /// The origin held, or holds, what this cluster has not put there: keys without a row are looked up.
+    pub existing: bool,
+    /// Foreign changes are looked for.
+    pub revalidate: bool,
     /// Takes no more rows: it is being forgotten.
     pub leaving: bool,
     /// Changes that wait for its origin.
@@ -66,13 +73,26 @@ pub enum Forgotten {
 impl Shared {
     /// The number of the mount that takes a key's changes.
     pub(crate) fn mount_of(&self, bucket: BucketId, key: &[u8]) -> Option<u32> {
+        self.with_mount(bucket, key, |number, _| Some(number))
+    }
+
+    /// Whether the key lies under this mount, whatever that one does.
+    pub(crate) fn lies_under(&self, mount: u32, bucket: BucketId, key: &[u8]) -> bool {
         let mounts = self.status.mounts.lock();
-        mounts
-            .iter()
-            .filter(|(_, mount)| mount.bucket == bucket && key.starts_with(&mount.prefix))
-            .max_by_key(|(_, mount)| mount.prefix.len())
-            .filter(|(_, mount)| !mount.local && !mount.leaving)
-            .map(|(number, _)| *number)
+        covering(&mounts, bucket, key).is_some_and(|(number, _)| *number == mount)
+    }
+
+    /// What `look` says of the mount that takes a key's changes, if there is one. Takes a short lock.
+    pub(crate) fn with_mount<T>(
+        &self,
+        bucket: BucketId,
+        key: &[u8],
+        look: impl FnOnce(u32, &MountRow) -> Option<T>,
+    ) -> Option<T> {
+        let mounts = self.status.mounts.lock();
+        let (number, mount) =
+            covering(&mounts, bucket, key).filter(|(_, mount)| !mount.local && !mount.leaving)?;
+        look(*number, mount)
     }
 
     pub(crate) fn mount_path(&self, row: &MountRow) -> String {
@@ -92,7 +112,10 @@ impl Store {
             path: shared.mount_path(row),
             origin: row.origin.clone(),
             local: row.local,
+            mode: row.mode(),
             attached: row.attached,
+            existing: row.existing,
+            revalidate: row.revalidate,
             leaving: row.leaving,
             queued: queued.iter().find(|(of, _)| of == number).map_or(0, |(_, rows)| *rows),
         });
@@ -100,8 +123,9 @@ impl Store {
     }
 
     /// Forgets the mount at `/bucket/prefix`: the origin keeps what it has, nothing more is sent to it, the
-    /// objects stay here, and what was only in the origin is brought back first (an error if that cannot be done).
-    /// With `abandon`, changes that wait for it are given up; without, they refuse it.
+    /// objects stay here, and what was only in the origin is brought back first (an error if that cannot be done). But
+    /// objects that were found in the origin and never written here go: they are there, as they were before. With
+    /// `abandon`, changes that wait for it are given up; without, they refuse it.
     /// A dropped future, or an error, may leave a mount that takes no more rows; call this again.
     pub async fn forget_mount(&self, bucket: &str, prefix: &[u8], abandon: bool) -> Result<Forgotten> {
         let shared = self.shared();
@@ -121,7 +145,7 @@ impl Store {
             return Ok(Forgotten::Busy(rows));
         }
         shared.evictor.leave(number).await;
-        let forgotten = match bring_all_back(shared, bucket, prefix).await {
+        let forgotten = match bring_all_back(shared, bucket, prefix, Some(number)).await {
             Ok(0) => forget(shared, number, abandon).await,
             Ok(objects) => {
                 tracing::info!(
@@ -138,9 +162,33 @@ impl Store {
     }
 }
 
+/// The mount with the longest prefix of a key.
+fn covering<'a>(mounts: &'a [(u32, MountRow)], bucket: BucketId, key: &[u8]) -> Option<&'a (u32, MountRow)> {
+    let covers = |(_, mount): &&(u32, MountRow)| mount.bucket == bucket && key.starts_with(&mount.prefix);
+    mounts.iter().filter(covers).max_by_key(|(_, mount)| mount.prefix.len())
+}
+
 async fn forget(shared: &Arc<Shared>, mount: u32, abandon: bool) -> Result<Forgotten> {
     let mut abandoned = 0;
     loop {
+        let leaving = |(number, row): &(u32, MountRow)| {
+            (*number == mount && row.leaving).then(|| (row.bucket, row.prefix.clone()))
+        };
+        // Also of one that a crash has interrupted.
+        let place = shared.status.mounts.lock().iter().find_map(leaving);
+        if let Some((bucket, prefix)) = place {
+            if abandon {
+                abandoned += abandon_rows(shared, mount).await?;
+            }
+            let objects = drop_adopted(shared, bucket, &prefix, Some(mount)).await?;
+            if objects > 0 {
+                tracing::info!(
+                    objects,
+                    mount,
+                    "objects that were adopted and never written are gone from here"
+                );
+            }
+        }
         let mut submission = Submission::new();
         submission.push(&Mutation::MountForget { mount, abandon });
         match shared.submit(submission).await?.results.first() {
@@ -152,7 +200,6 @@ async fn forget(shared: &Arc<Shared>, mount: u32, abandon: bool) -> Result<Forgo
         if !shared.status.mounts.lock().iter().any(|(number, _)| *number == mount) {
             return Ok(Forgotten::Done { abandoned });
         }
-        abandoned += abandon_rows(shared, mount).await?;
     }
 }
 
@@ -226,10 +273,11 @@ pub(crate) async fn record(
         if before.is_none() {
             shared.fills.add_origin(id.0, &row.prefix, &row.origin_prefix, connected.clone());
         }
-        if !row.attached || row.uncovered {
+        // What lies here under a mount that is only read waits until it may be written.
+        if (!row.attached || row.uncovered) && !row.read_only {
             mark_dirty(shared, row.bucket, &mount.prefix).await?;
         }
-        if row.attached && row.uncovered {
+        if row.attached && row.uncovered && !row.read_only {
             let mut submission = Submission::new();
             submission.push(&Mutation::MountAttached { mount: id.0, existing: false });
             shared.submit(submission).await?;
@@ -244,6 +292,10 @@ pub(crate) async fn record(
             fifo: mount.fifo,
             min_interval: mount.min_interval,
             checksums: mount.checksums,
+            read_only: row.read_only,
+            existing: row.existing,
+            revalidate: row.revalidate,
+            write_through_timeout: mount.write_through_timeout,
         });
     }
     Ok(specs)
@@ -260,7 +312,9 @@ fn recorded(shared: &Shared, mount: &MountConfig) -> Option<(u32, MountRow)> {
 /// A new mount takes objects over that another one's origin has: their bytes must be here for that.
 async fn bring_back_for(shared: &Arc<Shared>, mount: &MountConfig) -> std::result::Result<(), StartError> {
     let Some(bucket) = shared.registry.by_name(mount.bucket.as_bytes()) else { return Ok(()) };
-    match bring_all_back(shared, bucket, &mount.prefix).await {
+    // What was found in the origin of a mount above is that mount's data, known here only because somebody asked.
+    drop_adopted(shared, bucket, &mount.prefix, None).await?;
+    match bring_all_back(shared, bucket, &mount.prefix, None).await {
         Ok(_) => Ok(()),
         Err(error) => {
             let text = format!(

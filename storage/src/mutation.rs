@@ -421,7 +421,8 @@ pub enum Mutation<'a> {
         mount: u32,
         /// What was visible before the origin was asked.
         read_at: Version,
-        /// The version in whose place it comes; `None` if nothing is here.
+        /// The version in whose place it comes: it was here with nothing queued before the origin was asked. `None` if
+        /// nothing was here.
         replaces: Option<Version>,
         /// What was found.
         head: AdoptedHead<'a>,
@@ -434,7 +435,7 @@ pub enum Mutation<'a> {
         key: &'a [u8],
         /// The mount whose origin was asked.
         mount: u32,
-        /// The version that is here.
+        /// The version that was here, with nothing queued, before the origin was asked.
         version: Version,
         /// What was visible before the origin was asked.
         read_at: Version,
@@ -454,8 +455,9 @@ pub enum Mutation<'a> {
     },
     /// Forgets a mount: its origin keeps what it has, its keys are local from now on, and the path may be
     /// mounted anew. With `abandon`, rows still queued for it do not refuse this: the mount then takes no
-    /// more rows, and goes with the next `MountForget` after they were given up. Outcome `Done`, `Unmet`
-    /// (no such mount), or refusal `MountBusy`.
+    /// more rows, and goes with the next `MountForget` after they were given up. One over existing data takes two
+    /// steps in any case: between them what was adopted is dropped (`Vanish`). Outcome `Done`, `Unmet` (no such
+    /// mount), or refusal `MountBusy`.
     MountForget {
         /// Mount number.
         mount: u32,
@@ -663,6 +665,17 @@ pub enum Refusal {
 }
 
 impl<'a> Mutation<'a> {
+    /// The keys that it deletes by name.
+    pub(crate) fn deletes(&self, visit: &mut dyn FnMut(BucketId, &'a [u8])) {
+        match self {
+            Mutation::Delete { bucket, key } => visit(*bucket, key),
+            Mutation::Atomic { mutations, .. } => {
+                mutations.iter().for_each(|mutation| mutation.deletes(visit));
+            }
+            _ => {}
+        }
+    }
+
     /// The objects it looks up.
     pub(crate) fn objects(&self, visit: &mut dyn FnMut(BucketId, &'a [u8])) {
         match self {

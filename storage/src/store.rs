@@ -15,7 +15,7 @@ use crate::blob::SegmentStore;
 use crate::body::BodyReader;
 use crate::clock::SteadyClock;
 use crate::error::{Error, Result};
-use crate::evict::{self, EvictCounts, Evictor, Recency};
+use crate::evict::{EvictCounts, Evictor, Recency};
 use crate::fill::{FillCounts, Fills};
 use crate::flush::{Flusher, MountHealth};
 use crate::io::threads::ReadPool;
@@ -24,7 +24,7 @@ use crate::journal::JournalMetrics;
 use crate::keyspace::checkpoint::Checkpointer;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{MountRow, OriginRow, QueueRow, Table, queue_key};
-use crate::keyspace::view::View;
+use crate::keyspace::view::{View, ViewError};
 use crate::keyspace::{Got, Keyspace, PREFETCH_KEYS};
 use crate::lookup::Lookups;
 use crate::mutation::{Mutation, Outcome, Payload};
@@ -34,6 +34,7 @@ use crate::registry::Registry;
 use crate::replica::{DriverStats, EngineStatus, Inbox, Pending};
 use crate::stage::{BodyWriter, StagedBody, Stager};
 use crate::submission::{Outcomes, Submission};
+use crate::write_through;
 
 pub use crate::registry::BucketInfo;
 pub use crate::replica::SyncMode;
@@ -241,6 +242,37 @@ impl Shared {
     /// Refuses a row without a body where there is no room even for that: a look-up brings no bytes.
     pub(crate) fn admit_row(&self) -> Result<()> {
         self.keyspace_full().or_else(|| self.log_full()).map_or(Ok(()), |text| Err(full(text)))
+    }
+
+    /// Refuses deletes of keys that are not here where they would have to be queued all the same, while the limit of
+    /// what may wait for an origin is reached: unlike deletes of objects they are bounded by nothing else.
+    async fn refuse_unknown_deletes(self: &Arc<Self>, submission: &Submission) -> Result<()> {
+        let (dirty, limit) = (self.status.dirty_charged.load(Relaxed), self.limits.dirty_bytes);
+        if dirty < limit || !self.status.looks_up.load(Relaxed) {
+            return Ok(());
+        }
+        let (mut bytes, mut asked) = (&submission.bytes[..], Vec::new());
+        while let Some(mutation) = Mutation::decode(&mut bytes) {
+            mutation.deletes(&mut |bucket, key| {
+                if self.with_mount(bucket, key, |_, row| row.looks_up().then_some(())).is_some() {
+                    asked.push((bucket, key.to_vec()));
+                }
+            });
+        }
+        let view = View::latest(&self.keyspace);
+        let look = move || -> Result<bool, ViewError> {
+            for (bucket, key) in &asked {
+                let row = view.get(RowKey::object(Table::Object, *bucket, key), true, true)?.flatten();
+                if row.is_none() {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        match self.pool.run(look).await.map_err(|_| Error::Stopping)?.map_err(view_error)? {
+            true => Err(full(format!("forebay: dirty {}{}", share(dirty, limit), self.outage()))),
+            false => Ok(()),
+        }
     }
 
     /// Bytes of checkpoint store and segments that are needed.
@@ -494,8 +526,9 @@ impl Store {
     }
 
     /// Submits mutations; resolves when all of them are committed, durable (with `everysec`: written) and
-    /// applied. Dropping the future does not undo what was submitted. Waits when too much is under way;
-    /// refuses with [`Error::Full`] what would grow beyond a limit.
+    /// applied, and what they changed under write-through mounts is in the origin; [`Error::NotInOrigin`] if the last
+    /// does not come true in time. Dropping the future does not undo what was submitted. Waits when too much is under
+    /// way; refuses with [`Error::Full`] what would grow beyond a limit.
     pub async fn submit(&self, submission: Submission) -> Result<Outcomes> {
         self.shared.admit(&submission.grows, 0).await?;
         let (mut start, mut first) = (0, 0);
@@ -506,7 +539,8 @@ impl Store {
             }
             (start, first) = (*end, *outcomes);
         }
-        evict::submit_held(&self.shared, submission).await
+        self.shared.refuse_unknown_deletes(&submission).await?;
+        write_through::submit(&self.shared, submission).await
     }
 
     /// Refuses keys longer than 1,024 bytes; every key of a submission must have passed.

@@ -19,7 +19,7 @@ use crate::mutation::{
     ADOPTED_PIECE_BYTES, AdoptedHead, OBJECT_BYTES_MAX, OBJECT_EXTENTS_MAX, Outcome, Refusal,
 };
 use crate::object::{BlobId, BucketId, Version};
-use crate::slot::slot_of;
+use crate::slot::{SLOTS, slot_of};
 
 /// How long after its deadline an attempt is dead whatever the clocks and margins say, in milliseconds. Only for
 /// attempts whose queue row is gone: the queue waits for the others by its own rules.
@@ -44,11 +44,17 @@ impl Applier {
         version: Option<Version>,
     ) -> Result<Option<(Loaded, OriginRow)>, BaseError> {
         let ForeignKey { bucket, key, mount, read_at } = *asked;
-        if self.state.mount_of(bucket, key).is_none_or(|(number, _)| number != mount) {
+        let covering =
+            self.state.covering(bucket, key).filter(|(number, row)| *number == mount && !row.local);
+        let Some((_, row)) = covering else { return Ok(None) };
+        let leaving = row.leaving;
+        let object = self.load_row(bucket, key)?;
+        let origin = self.newest(RowKey::object(Table::Origin, bucket, key), false)?;
+        let origin = origin.as_deref().and_then(OriginRow::decode).unwrap_or_default().seen_by(Some(mount));
+        // Of a mount that is being forgotten, only what was adopted goes.
+        if leaving && !(version.is_some() && origin.adopted) {
             return Ok(None);
         }
-        let object = self.load_row(bucket, key)?;
-        let origin = self.origin_row(bucket, key)?;
         let stamp_ms = self.place.stamp_ms;
         let alive = |(_, deadline_ms): (Version, u64)| deadline_ms.saturating_add(ATTEMPT_DEAD_MS) > stamp_ms;
         if origin.rows > 0 || origin.pending.is_some() || origin.started.is_some_and(alive) {
@@ -80,6 +86,9 @@ impl Applier {
         }
         let Some((old, mut origin)) = self.believable(&asked, replaces)? else { return Ok(Outcome::Unmet) };
         let ForeignKey { bucket, key, mount, .. } = asked;
+        if self.state.mount_of(bucket, key).is_none() {
+            return Ok(Outcome::Unmet);
+        }
         let version = self.version();
         let head = RowHead {
             version,
@@ -95,8 +104,9 @@ impl Applier {
         self.replace(bucket, key, &old, Some(new), Flushing::No)?;
         self.forget_attempt(bucket, key, &mut origin);
         origin.origin = Some((version, found.origin_etag.to_owned()));
-        origin.mount = Some(mount);
+        (origin.adopted, origin.mount) = (true, Some(mount));
         self.put_origin_row(bucket, key, &origin);
+        self.note_existing(mount);
         Ok(Outcome::Done(version))
     }
 
@@ -107,7 +117,7 @@ impl Applier {
         let ForeignKey { bucket, key, mount, .. } = asked;
         self.replace(bucket, key, &old, None, Flushing::No)?;
         self.forget_attempt(bucket, key, &mut origin);
-        origin.origin = None;
+        (origin.origin, origin.adopted) = (None, false);
         self.put_origin_row(bucket, key, &origin);
         // An answer that is older than the object's end must not bring its predecessor back.
         self.mark_deleted(mount, key);
@@ -118,6 +128,27 @@ impl Applier {
     pub(super) fn mark_deleted(&mut self, mount: u32, key: &[u8]) {
         let mark = encode_deletes(self.version());
         self.put(RowKey::encoded(&deletes_key(mount, slot_of(key))), Some(mark));
+    }
+
+    /// From the first object on that was found in an origin, its mount is one over existing data.
+    fn note_existing(&mut self, mount: u32) {
+        let row = self.state.mounts.iter_mut().find(|(number, row)| *number == mount && !row.existing);
+        let Some((_, row)) = row else { return };
+        row.existing = true;
+        let row = row.encode();
+        self.state.tables_changed = true;
+        self.put(RowKey::encoded(&numbered_key(Table::Mount, mount)), Some(row));
+    }
+
+    /// The mount is gone: nobody asks its origin any more.
+    pub(super) fn forget_lookups(&mut self, mount: u32) -> Result<(), BaseError> {
+        let marks = (0..SLOTS).map(|slot| deletes_key(mount, slot).to_vec());
+        for key in marks.chain([numbered_key(Table::Import, mount).to_vec()]) {
+            if self.newest(RowKey::encoded(&key), false)?.is_some() {
+                self.put(RowKey::encoded(&key), None);
+            }
+        }
+        Ok(())
     }
 
     fn forget_attempt(&mut self, bucket: BucketId, key: &[u8], origin: &mut OriginRow) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Applier;
 use crate::flush::{FlushEvent, MountId};
+use crate::keyspace::base::BaseError;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{
     BucketRow, MountRow, Table, boot_key, decode_meta, encode_next_numbers, numbered_key,
@@ -29,9 +30,23 @@ impl Applier {
             return Some(Refusal::TooLarge(self.body_bytes_max));
         }
         let (_, mount) = self.state.mount_of(bucket, key)?;
+        if mount.read_only {
+            return self.refuse_read_only(bucket, key);
+        }
         let below = key.get(mount.prefix.len()..).unwrap_or(&[]);
         let len = (mount.origin_prefix.len() + encode_key(below).len()) as u64;
         (len > ORIGIN_KEY_BYTES_MAX).then_some(Refusal::OriginKeyTooLong(len))
+    }
+
+    /// Why an object under a read-only mount is not changed.
+    pub(super) fn refuse_read_only(&self, bucket: BucketId, key: &[u8]) -> Option<Refusal> {
+        let (_, mount) = self.state.mount_of(bucket, key).filter(|(_, mount)| mount.read_only)?;
+        Some(Refusal::ReadOnly(self.path_of(mount)))
+    }
+
+    fn path_of(&self, mount: &MountRow) -> String {
+        let name = self.state.buckets.get(&mount.bucket).map_or(&[][..], |bucket| &bucket.row.name);
+        mount_path(name, &mount.prefix)
     }
 
     /// As [`Applier::refuse_write`], for an object with metadata and a body of any length.
@@ -104,10 +119,16 @@ impl Applier {
     pub(super) fn flush_bucket(&mut self, id: BucketId) -> Outcome {
         let version = self.version();
         let oldest = self.place.horizon.oldest;
-        let refusing = self.state.mounts.iter().find(|(_, m)| m.bucket == id && !m.local && !m.flushall);
-        if let Some((_, mount)) = refusing {
-            let name = self.state.buckets.get(&id).map_or(&[][..], |bucket| &bucket.row.name);
-            return Outcome::Refused(Refusal::Mounted(mount_path(name, &mount.prefix)));
+        let mounts = || self.state.mounts.iter().filter(|(_, m)| m.bucket == id && !m.local);
+        // What was there before us is not ours to delete, whatever the config says (PITFALLS 26).
+        let refusal = mounts().find_map(|(_, mount)| match mount {
+            _ if mount.read_only => Some(Refusal::ReadOnly(self.path_of(mount))),
+            _ if mount.existing => Some(Refusal::Existing(self.path_of(mount))),
+            _ if !mount.flushall => Some(Refusal::Mounted(self.path_of(mount))),
+            _ => None,
+        });
+        if let Some(refusal) = refusal {
+            return Outcome::Refused(refusal);
         }
         let Some(bucket) = self.state.buckets.get_mut(&id) else {
             return Outcome::Refused(Refusal::NoSuchBucket);
@@ -169,7 +190,7 @@ impl Applier {
             Some(at) => {
                 let old = &self.state.mounts[at].1;
                 let same_origin = old.origin == row.origin && old.local == row.local;
-                if old.leaving || (old.attached && !same_origin) {
+                if old.leaving || ((old.attached || old.existing) && !same_origin) {
                     return Outcome::Refused(Refusal::Mounted(old.origin.clone()));
                 }
                 // What lay here before was not queued, and the origin was not tried for writing.
@@ -206,27 +227,30 @@ impl Applier {
 
     /// What is known of the forgotten mount's origin stays in the origin rows under its number, which no
     /// mount has again.
-    pub(super) fn mount_forget(&mut self, mount: u32, abandon: bool) -> Outcome {
+    pub(super) fn mount_forget(&mut self, mount: u32, abandon: bool) -> Result<Outcome, BaseError> {
         let Some(at) = self.state.mounts.iter().position(|(number, _)| *number == mount) else {
-            return Outcome::Unmet;
+            return Ok(Outcome::Unmet);
         };
         let rows = self.state.mount_rows(mount);
         if rows > 0 && !abandon {
-            return Outcome::Refused(Refusal::MountBusy(rows));
+            return Ok(Outcome::Refused(Refusal::MountBusy(rows)));
         }
-        if rows > 0 {
-            let row = &mut self.state.mounts[at].1;
+        let row = &mut self.state.mounts[at].1;
+        // What was adopted is dropped once nothing more is, and before nobody knows any more whose it was.
+        let has_adopted = row.existing && !row.leaving;
+        if rows > 0 || has_adopted {
             row.leaving = true;
             let row = row.encode();
             self.put(RowKey::encoded(&numbered_key(Table::Mount, mount)), Some(row));
         } else {
             let (_, gone) = self.state.mounts.remove(at);
             self.put(RowKey::encoded(&numbered_key(Table::Mount, mount)), None);
+            self.forget_lookups(mount)?;
             self.uncover(&gone);
         }
         self.state.tables_changed = true;
         self.events.push(FlushEvent::Unmounted(MountId(mount)));
-        Outcome::Done(self.version())
+        Ok(Outcome::Done(self.version()))
     }
 
     /// The keys of a forgotten mount lie under the next one above from now on, if there is one.

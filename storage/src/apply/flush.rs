@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Applier, Loaded};
+use super::{Applier, Flushing, Loaded};
 use crate::flush::{FlushEvent, FlushKind, FlushRow, Flushed, RowId};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::memtable::RowKey;
@@ -49,14 +49,18 @@ impl Applier {
         key: &[u8],
         old: &Loaded,
         new: Option<&RowReader<'_>>,
-        barrier: bool,
+        flushing: Flushing,
     ) -> Result<bool, BaseError> {
-        let Some((mount, _)) = self.state.mount_of(bucket, key) else { return Ok(false) };
+        let Some((mount, row)) = self.state.mount_of(bucket, key) else { return Ok(false) };
+        let looks_up = row.looks_up();
         let mut origin = self.origin_row(bucket, key)?;
-        let overwrite = !origin.is_empty();
+        let known = !origin.is_empty();
         let mut held = false;
         let mut replaces = None;
+        let mut wins = flushing == Flushing::Plain;
         if let Some(pending) = origin.pending {
+            // What replaces a change, or follows it, stands for it too.
+            wins = wins || self.read_queue_row(pending, bucket, key)?.is_some_and(|row| row.blind);
             let must_stay = self.barrier_at_or_behind(bucket, pending);
             if must_stay {
                 held = self.hold(bucket, key, pending, old)?;
@@ -66,8 +70,9 @@ impl Applier {
             }
         }
         let version = self.version();
+        let blind = looks_up && wins && origin.origin.is_none();
         let nothing_there = origin.rows == 0 && origin.started.is_none() && origin.origin.is_none();
-        if new.is_none() && nothing_there {
+        if new.is_none() && nothing_there && !blind {
             // The origin has never heard of it: the delete cancels the upload.
             if let Some(version) = replaces {
                 self.put_origin_row(bucket, key, &origin);
@@ -78,10 +83,11 @@ impl Applier {
         }
         let row = QueueRow {
             delete: new.is_none(),
-            barrier,
-            overwrite,
+            barrier: flushing == Flushing::Barrier,
+            // Of what it goes before blindly, something may be in the origin.
+            overwrite: known || blind,
             transfer: false,
-            blind: false,
+            blind,
             mount,
             stamp_ms: self.place.stamp_ms,
             bytes: new.map_or(0, |row| row.body_len),
@@ -150,7 +156,8 @@ impl Applier {
     pub(super) fn mark_dirty(&mut self, bucket: BucketId, key: &[u8]) -> Result<Outcome, BaseError> {
         let old = self.load_row(bucket, key)?;
         let Some(object) = old.row() else { return Ok(Outcome::Unmet) };
-        let Some((mount, mount_row)) = self.state.mount_of(bucket, key) else { return Ok(Outcome::Unmet) };
+        let mount = self.state.mount_of(bucket, key).filter(|(_, mount)| !mount.read_only);
+        let Some((mount, mount_row)) = mount else { return Ok(Outcome::Unmet) };
         // A prefix that was ours before may hold what was written there then.
         let overwrite = mount_row.attached;
         let mut origin = self.origin_row(bucket, key)?;
@@ -223,6 +230,7 @@ impl Applier {
         }
         origin.mount = mount.map(|(mount, _)| mount);
         origin.origin = origin_etag.filter(|_| origin.mount.is_some()).map(|etag| (version, etag.to_owned()));
+        origin.adopted = false;
         self.put_origin_row(bucket, key, &origin);
         if let (true, Some(mount), Some(_)) = (removed, origin.mount, &origin.origin) {
             self.mark_clean(bucket, key, version, mount)?;
@@ -261,6 +269,11 @@ impl Applier {
         if !self.drop_queue_row(bucket, key, version, &mut origin, false)? {
             return Ok(Outcome::Unmet);
         }
+        let looks_up = self.state.mount_of(bucket, key).is_some_and(|(_, mount)| mount.looks_up());
+        if looks_up && origin.rows == 0 && self.load_row(bucket, key)?.raw.is_none() {
+            // A delete that is given up leaves what the origin holds: to be looked up like anything else.
+            (origin.origin, origin.adopted) = (None, false);
+        }
         self.put_origin_row(bucket, key, &origin);
         let row = RowId { bucket, key: Bytes::copy_from_slice(key), version };
         self.events.push(FlushEvent::Removed(row));
@@ -277,6 +290,7 @@ pub(crate) fn flush_row(bucket: BucketId, key: &[u8], version: Version, row: &Qu
         kind: if row.delete { FlushKind::Delete } else { FlushKind::Put },
         barrier: row.barrier,
         overwrite: row.overwrite,
+        blind: row.blind,
         stamp_ms: row.stamp_ms,
         bytes: row.bytes,
         parked: row.parked.clone(),

@@ -8,10 +8,30 @@ use crate::object::BucketId;
 
 impl Applier {
     pub(super) fn delete(&mut self, bucket: BucketId, key: &[u8]) -> Result<Outcome, BaseError> {
+        if let Some(refusal) = self.refuse_read_only(bucket, key) {
+            return Ok(Outcome::Refused(refusal));
+        }
         let old = self.load_row(bucket, key)?;
+        if old.raw.is_none() {
+            return self.delete_unknown(bucket, key, &old);
+        }
         let outcome = if old.alive { Outcome::Done(self.version()) } else { Outcome::Unmet };
         self.replace(bucket, key, &old, None, Flushing::Plain)?;
         Ok(outcome)
+    }
+
+    /// Nothing is here; the origin may hold something all the same.
+    fn delete_unknown(&mut self, bucket: BucketId, key: &[u8], old: &Loaded) -> Result<Outcome, BaseError> {
+        let looks_up = self.state.mount_of(bucket, key).is_some_and(|(_, mount)| mount.looks_up());
+        // A key that is too long for the origin names nothing there.
+        if !looks_up || self.refuse_write(bucket, key, 0).is_some() {
+            return Ok(Outcome::Unmet);
+        }
+        if self.origin_row(bucket, key)?.pending.is_some() {
+            return Ok(Outcome::Unmet);
+        }
+        self.enqueue(bucket, key, old, None, Flushing::Plain)?;
+        Ok(Outcome::Done(self.version()))
     }
 
     /// An expiry that is due by the entry's stamp; anything else is left alone.
@@ -20,7 +40,7 @@ impl Applier {
         if old.alive || old.raw.is_none() {
             return Ok(Outcome::Unmet);
         }
-        self.replace(bucket, key, &old, None, Flushing::Plain)?;
+        self.replace(bucket, key, &old, None, Flushing::Judged)?;
         Ok(Outcome::Done(self.version()))
     }
 
@@ -31,6 +51,9 @@ impl Applier {
         at_ms: u64,
         condition: ExpireIf,
     ) -> Result<Outcome, BaseError> {
+        if let Some(refusal) = self.refuse_read_only(bucket, key) {
+            return Ok(Outcome::Refused(refusal));
+        }
         let old = self.load_row(bucket, key)?;
         let Some(row) = old.row() else { return Ok(Outcome::Unmet) };
         let now = row.expires_at_ms;
@@ -42,7 +65,7 @@ impl Applier {
             return Ok(Outcome::Unmet);
         }
         if at_ms <= self.place.stamp_ms {
-            self.replace(bucket, key, &old, None, Flushing::Plain)?;
+            self.replace(bucket, key, &old, None, Flushing::Judged)?;
         } else {
             self.rewrite_expiry(bucket, key, &old, row, Some(at_ms))?;
         }
@@ -50,6 +73,9 @@ impl Applier {
     }
 
     pub(super) fn persist(&mut self, bucket: BucketId, key: &[u8]) -> Result<Outcome, BaseError> {
+        if let Some(refusal) = self.refuse_read_only(bucket, key) {
+            return Ok(Outcome::Refused(refusal));
+        }
         let old = self.load_row(bucket, key)?;
         let Some(row) = old.row().filter(|row| row.expires_at_ms.is_some()) else {
             return Ok(Outcome::Unmet);
@@ -78,6 +104,9 @@ impl Applier {
         to: &[u8],
         if_absent: bool,
     ) -> Result<Outcome, BaseError> {
+        if let Some(refusal) = self.refuse_read_only(bucket, from) {
+            return Ok(Outcome::Refused(refusal));
+        }
         let source = self.load_row(bucket, from)?;
         let Some(row) = source.row() else { return Ok(Outcome::Refused(Refusal::NoSuchKey)) };
         if let Some(refusal) = self.refuse_object(bucket, to, row.meta) {
@@ -94,8 +123,9 @@ impl Applier {
             return Ok(Outcome::Refused(refusal));
         }
         let new = self.moved_row(&row);
-        self.replace(bucket, to, &target, Some(new), Flushing::Plain)?;
-        self.replace(bucket, from, &source, None, Flushing::Plain)?;
+        let flushing = if if_absent { Flushing::Judged } else { Flushing::Plain };
+        self.replace(bucket, to, &target, Some(new), flushing)?;
+        self.replace(bucket, from, &source, None, Flushing::Judged)?;
         Ok(Outcome::Done(self.version()))
     }
 
@@ -118,7 +148,8 @@ impl Applier {
             return Ok(Outcome::Refused(refusal));
         }
         let new = self.moved_row(&row);
-        self.replace(to_bucket, to, &target, Some(new), Flushing::Plain)?;
+        let flushing = if replace { Flushing::Plain } else { Flushing::Judged };
+        self.replace(to_bucket, to, &target, Some(new), flushing)?;
         Ok(Outcome::Done(self.version()))
     }
 
@@ -151,7 +182,7 @@ impl Applier {
         if old.any_row().is_none_or(|row| row.version >= epoch) {
             return Ok(Outcome::Unmet);
         }
-        self.replace(bucket, key, &old, None, Flushing::Plain)?;
+        self.replace(bucket, key, &old, None, Flushing::Judged)?;
         Ok(Outcome::Done(self.version()))
     }
 }

@@ -130,8 +130,10 @@ type Judged<T> = Result<Result<T, Refusal>, BaseError>;
 enum Flushing {
     /// The origin need not hear of it (EXPIRE, PERSIST, REWRITE).
     No,
-    /// An ordinary write or delete.
+    /// A write or delete that wins over whatever the origin holds.
     Plain,
+    /// One that follows from what was here: it wins over nothing that was not known.
+    Judged,
     /// A conditional write: a barrier.
     Barrier,
 }
@@ -371,7 +373,7 @@ impl Applier {
                     ImportRow { state: *state, listed: *listed, adopted: *adopted, after: Box::from(*after) };
                 Ok(self.import_note(*mount, &note))
             }
-            Mutation::MountForget { mount, abandon } => Ok(self.mount_forget(*mount, *abandon)),
+            Mutation::MountForget { mount, abandon } => self.mount_forget(*mount, *abandon),
             Mutation::MarkDirty { bucket, key } => self.mark_dirty(*bucket, key),
             Mutation::FlushStarted { bucket, key, version, deadline_ms } => {
                 self.flush_started(*bucket, key, *version, *deadline_ms)
@@ -475,7 +477,7 @@ impl Applier {
 
         let held = match flushing {
             Flushing::No => false,
-            _ => self.enqueue(bucket, key, old, new_row.as_ref(), flushing == Flushing::Barrier)?,
+            _ => self.enqueue(bucket, key, old, new_row.as_ref(), flushing)?,
         };
         self.move_blob_references(old_row.filter(|_| !held).as_ref(), new_row.as_ref())?;
         self.put(RowKey::object(Table::Object, bucket, key), new);

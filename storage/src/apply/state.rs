@@ -227,15 +227,17 @@ impl State {
         self.mount_rows.get(&mount).copied().unwrap_or(0)
     }
 
-    /// The write-back mount that a key lies under: the longest prefix wins; one that is local or being
+    /// The mount with an origin that a key lies under: the longest prefix wins; one that is local or being
     /// forgotten hides those above.
     pub(super) fn mount_of(&self, bucket: BucketId, key: &[u8]) -> Option<(u32, &MountRow)> {
-        self.mounts
-            .iter()
-            .filter(|(_, mount)| mount.bucket == bucket && key.starts_with(&mount.prefix))
-            .max_by_key(|(_, mount)| mount.prefix.len())
-            .filter(|(_, mount)| !mount.local && !mount.leaving)
-            .map(|(number, mount)| (*number, mount))
+        self.covering(bucket, key).filter(|(_, mount)| !mount.local && !mount.leaving)
+    }
+
+    /// The mount with the longest prefix of a key, whatever it does.
+    pub(super) fn covering(&self, bucket: BucketId, key: &[u8]) -> Option<(u32, &MountRow)> {
+        let covers = |(_, mount): &&(u32, MountRow)| mount.bucket == bucket && key.starts_with(&mount.prefix);
+        let longest = self.mounts.iter().filter(covers).max_by_key(|(_, mount)| mount.prefix.len());
+        longest.map(|(number, mount)| (*number, mount))
     }
 
     /// Whether any mount has an origin: without one, nothing is clean.

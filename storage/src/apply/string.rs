@@ -34,13 +34,17 @@ impl Applier {
         if unmet {
             return Ok(Outcome::Unmet);
         }
+        let flushing = match existence {
+            Existence::Any => Flushing::Plain,
+            Existence::Absent | Existence::Present => Flushing::Judged,
+        };
         let expires_at_ms = match expiry {
             SetExpiry::Clear => None,
             SetExpiry::Keep => old.row().and_then(|row| row.expires_at_ms),
             SetExpiry::At(at) => Some(at),
         };
         if expires_at_ms.is_some_and(|at| at <= self.place.stamp_ms) {
-            self.replace(bucket, key, &old, None, Flushing::Plain)?;
+            self.replace(bucket, key, &old, None, flushing)?;
             return Ok(Outcome::Done(self.version()));
         }
         let head = RowHead { expires_at_ms, ..self.fresh_head() };
@@ -48,7 +52,7 @@ impl Applier {
             Ok(row) => row,
             Err(refusal) => return Ok(Outcome::Refused(refusal)),
         };
-        self.replace(bucket, key, &old, Some(row), Flushing::Plain)?;
+        self.replace(bucket, key, &old, Some(row), flushing)?;
         Ok(Outcome::Done(self.version()))
     }
 
@@ -116,7 +120,7 @@ impl Applier {
             Err(refusal) => return Ok(Outcome::Refused(refusal)),
         };
         self.own_payload(value);
-        self.replace(bucket, key, old, Some(row), Flushing::Plain)?;
+        self.replace(bucket, key, old, Some(row), Flushing::Judged)?;
         Ok(Outcome::Length(len.max(end)))
     }
 
@@ -134,7 +138,7 @@ impl Applier {
         let Some(sum) = number.checked_add(delta) else { return Ok(Outcome::Refused(Refusal::Overflow)) };
         let head = self.kept_head(&old);
         let row = self.whole_row(&head, sum.to_string().as_bytes());
-        self.replace(bucket, key, &old, Some(row), Flushing::Plain)?;
+        self.replace(bucket, key, &old, Some(row), Flushing::Judged)?;
         Ok(Outcome::Integer(sum))
     }
 
@@ -161,7 +165,7 @@ impl Applier {
         };
         let head = self.kept_head(&old);
         let row = self.whole_row(&head, sum.as_bytes());
-        self.replace(bucket, key, &old, Some(row), Flushing::Plain)?;
+        self.replace(bucket, key, &old, Some(row), Flushing::Judged)?;
         Ok(Outcome::Text(sum.into_bytes().into_boxed_slice()))
     }
 

@@ -8,6 +8,7 @@ use crate::object::{ETag, ObjectMeta, ObjectRow};
 use crate::replica::sim::World;
 use crate::submission::Submission;
 
+mod adopt;
 mod clean;
 mod multipart;
 
@@ -37,6 +38,7 @@ impl Story {
             revalidate: false,
         });
         assert_eq!(outcome, Outcome::Mount(1));
+        done(story.run(&Mutation::MountAttached { mount: 1, existing: false }));
         story
     }
 
@@ -439,6 +441,7 @@ fn what_was_learnt_of_a_forgotten_origin_says_nothing_of_the_next() {
     let row = story.row(b"kept").unwrap();
     let queued = story.queued(b"kept", row.content_version()).unwrap();
     assert_eq!((queued.mount, queued.overwrite), (2, false));
+    done(story.run(&Mutation::MountAttached { mount: 2, existing: false }));
     let gone = done(story.run(&Mutation::Delete { bucket, key: b"deleted" }));
     assert_eq!(story.queued(b"deleted", gone), None);
     let version = row.content_version();

@@ -21,7 +21,7 @@ use super::Evictor;
 use crate::error::{Error, Result};
 use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::memtable::RowKey;
-use crate::keyspace::tables::{Table, blob_key};
+use crate::keyspace::tables::{OriginRow, Table, blob_key};
 use crate::keyspace::view::{View, ViewError};
 use crate::mutation::{Mutation, Outcome, Payload};
 use crate::object::{BlobId, BucketId, ObjectRow, Version};
@@ -313,20 +313,28 @@ pub(crate) async fn bring_back(shared: &Arc<Shared>, bucket: BucketId, key: &[u8
     shared.submit(submission).await.map(|_| ())
 }
 
-/// Brings every object under a prefix back that has bytes which are not here. Whoever calls it has seen to it that
-/// nothing more is given up meanwhile. Returns how many there were.
-pub(crate) async fn bring_all_back(shared: &Arc<Shared>, bucket: BucketId, prefix: &[u8]) -> Result<u64> {
+/// Brings every object under a prefix back that has bytes which are not here; of a mount's, if it is named. What was
+/// adopted and never written here is left where it is. Whoever calls it has seen to it that nothing more is given up
+/// meanwhile. Returns how many there were.
+pub(crate) async fn bring_all_back(
+    shared: &Arc<Shared>,
+    bucket: BucketId,
+    prefix: &[u8],
+    of: Option<u32>,
+) -> Result<u64> {
     let (mut after, mut brought): (Option<Bytes>, u64) = (None, 0);
     loop {
-        let view = ReadView::new(shared.clone(), View::latest(&shared.keyspace));
-        let page = view.list(bucket, prefix, after.as_deref(), PAGE).await?;
-        let (_, raw_view) = view.parts();
-        let rows: Vec<(Bytes, ObjectRow)> = page.iter().map(|it| (it.key.clone(), it.row.clone())).collect();
+        let (rows, view, last) = page_of(shared, bucket, prefix, after.as_deref()).await?;
+        let looking = shared.clone();
         let look = move || -> Result<Vec<Bytes>, ViewError> {
             let mut away = Vec::new();
             for (key, row) in rows {
+                let elsewhere = of.is_some_and(|of| !looking.lies_under(of, bucket, &key));
+                if elsewhere || adopted_from(&view, bucket, &key, &row)?.is_some() {
+                    continue;
+                }
                 for blob in row.parts().filter_map(|part| part.blob()) {
-                    if is_away(&raw_view, blob)? {
+                    if is_away(&view, blob)? {
                         away.push(key);
                         break;
                     }
@@ -335,14 +343,82 @@ pub(crate) async fn bring_all_back(shared: &Arc<Shared>, bucket: BucketId, prefi
             Ok(away)
         };
         let away = shared.pool.run(look).await.map_err(|_| Error::Stopping)?.map_err(view_error)?;
-        drop(view);
         for key in away {
             bring_back(shared, bucket, &key).await?;
             brought += 1;
         }
-        match page.last() {
-            Some(last) if page.len() == PAGE => after = Some(last.key.clone()),
-            _ => return Ok(brought),
+        match last {
+            Some(last) => after = Some(last),
+            None => return Ok(brought),
         }
     }
+}
+
+/// Drops what was adopted under a prefix (from the origin of a mount, if it is named) and never written here: it is in
+/// that origin, and nowhere else. Whoever calls it has seen to it that nothing more is adopted meanwhile. Returns how
+/// many objects there were.
+pub(crate) async fn drop_adopted(
+    shared: &Arc<Shared>,
+    bucket: BucketId,
+    prefix: &[u8],
+    of: Option<u32>,
+) -> Result<u64> {
+    let (mut after, mut dropped): (Option<Bytes>, u64) = (None, 0);
+    loop {
+        let (rows, view, last) = page_of(shared, bucket, prefix, after.as_deref()).await?;
+        // Nothing was asked of the origin, so nothing can have come too late.
+        let read_at = Version(u64::MAX);
+        let look = move || -> Result<Submission, ViewError> {
+            let mut submission = Submission::new();
+            for (key, row) in rows {
+                let from = adopted_from(&view, bucket, &key, &row)?;
+                if let Some(mount) = from.filter(|from| of.is_none_or(|of| of == *from)) {
+                    let (key, version) = (&key[..], row.version());
+                    submission.push(&Mutation::Vanish { bucket, key, mount, version, read_at });
+                }
+            }
+            Ok(submission)
+        };
+        let submission = shared.pool.run(look).await.map_err(|_| Error::Stopping)?.map_err(view_error)?;
+        if !submission.is_empty() {
+            let results = shared.submit(submission).await?.results;
+            dropped += results.iter().filter(|outcome| matches!(outcome, Outcome::Done(_))).count() as u64;
+        }
+        match last {
+            Some(last) => after = Some(last),
+            None => return Ok(dropped),
+        }
+    }
+}
+
+type Rows = Vec<(Bytes, ObjectRow)>;
+
+/// The next objects under a prefix, and the last of them if there may be more.
+async fn page_of(
+    shared: &Arc<Shared>,
+    bucket: BucketId,
+    prefix: &[u8],
+    after: Option<&[u8]>,
+) -> Result<(Rows, View, Option<Bytes>)> {
+    let view = ReadView::new(shared.clone(), View::latest(&shared.keyspace));
+    let page = view.list(bucket, prefix, after, PAGE).await?;
+    let last = page.last().filter(|_| page.len() == PAGE).map(|last| last.key.clone());
+    let rows = page.into_iter().map(|it| (it.key, it.row)).collect();
+    let (_, view) = view.parts();
+    Ok((rows, view, last))
+}
+
+/// The mount that an object was adopted from, if it is still exactly what was found there. May block.
+fn adopted_from(
+    view: &View,
+    bucket: BucketId,
+    key: &[u8],
+    row: &ObjectRow,
+) -> Result<Option<u32>, ViewError> {
+    let origin = view.get(RowKey::object(Table::Origin, bucket, key), false, true)?.flatten();
+    let origin = origin.as_deref().and_then(OriginRow::decode).filter(|origin| origin.adopted);
+    let same = |origin: &OriginRow| {
+        origin.origin.as_ref().is_some_and(|(version, _)| *version == row.content_version())
+    };
+    Ok(origin.filter(same).and_then(|origin| origin.mount))
 }

@@ -43,7 +43,7 @@ use crate::keyspace::view::{View, ViewError};
 use crate::object::BlobId;
 use crate::store::Shared;
 
-pub(crate) use hold::{bring_all_back, submit_held};
+pub(crate) use hold::{bring_all_back, drop_adopted, submit_held};
 pub(crate) use recency::Recency;
 
 /// Share of `capacity` at which room is made, and down to which, in percent. Closer together: smaller rounds, and

@@ -49,6 +49,8 @@ pub struct FlushRow {
     /// Whether the origin may already hold something under this key: an origin row, a started row, or an
     /// older flush row (replaced or not) existed when this one was written. Unsure means true.
     pub overwrite: bool,
+    /// Whether it was written without knowing what the origin holds, and wins over whatever that is.
+    pub blind: bool,
     /// Commit time by the log's stamp, milliseconds since the Unix epoch.
     pub stamp_ms: u64,
     /// Length of the body.

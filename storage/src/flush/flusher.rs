@@ -22,6 +22,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::arrivals::Arrivals;
 use super::batch::Batcher;
 use super::contract::{
     FlushEvent, Loaded, LogError, MountId, RowId, SharedLog, SharedSource, SourceError, StaleTransfer,
@@ -29,7 +30,7 @@ use super::contract::{
 use super::parts::MEMORY_MIB;
 use super::queue::{
     Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueLoad, QueueMount, RowPlace,
-    RowView, Start,
+    RowState, RowView, Start,
 };
 use super::status::{FlushStatus, MountStatus};
 use super::upload::{Courier, Target, origin_key};
@@ -107,6 +108,14 @@ pub struct MountSpec {
     pub min_interval: Duration,
     /// Whether bodies travel with a checksum.
     pub checksums: ChecksumMode,
+    /// Whether nothing is sent: rows from before wait.
+    pub read_only: bool,
+    /// Whether the record says that the origin held what this cluster had not put there.
+    pub existing: bool,
+    /// Whether others write into the origin.
+    pub revalidate: bool,
+    /// How long a writer waits for this origin, if the mount is write-through.
+    pub write_through_timeout: Duration,
 }
 
 /// Whether bodies travel to an origin with a checksum.
@@ -136,6 +145,7 @@ pub struct Flusher {
     wake: Notify,
     /// Counts changes that a wait may wait for.
     changes: watch::Sender<u64>,
+    arrivals: Arrivals,
     clock: Clock,
     /// Until then, by `clock`, requests of mounts that are gone may arrive: no prefix is found empty before.
     strays_until_ms: AtomicU64,
@@ -150,6 +160,7 @@ struct Mount {
 #[derive(Debug, Clone, Default)]
 struct MountState {
     attached: bool,
+    existing: bool,
     forgotten: bool,
     capabilities: Option<Capabilities>,
     last_success_ms: Option<u64>,
@@ -201,7 +212,8 @@ impl Flusher {
         source: SharedSource,
     ) -> Arc<Flusher> {
         let mounts = mounts.into_iter().map(|spec| {
-            let state = MountState { attached: spec.attached, ..MountState::default() };
+            let MountSpec { attached, existing, .. } = spec;
+            let state = MountState { attached, existing, ..MountState::default() };
             Mount { spec, state: Mutex::new(state) }
         });
         Arc::new(Flusher {
@@ -212,6 +224,7 @@ impl Flusher {
             stale_wake: Notify::new(),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
+            arrivals: Arrivals::default(),
             strays_until_ms: AtomicU64::new(0),
             counters: Counters::default(),
             config,
@@ -224,9 +237,11 @@ impl Flusher {
     /// never waits.
     pub fn observe(&self, events: impl IntoIterator<Item = FlushEvent>) {
         let mut settles = false;
+        let mut arrived = Vec::new();
         {
             let mut stage = self.stage.lock();
             for event in events {
+                arrived.extend(self.arrivals.name_of(&event));
                 settles |= !matches!(event, FlushEvent::Row { .. });
                 if let FlushEvent::Stale(stale) = &event {
                     self.add_stale(stale.clone());
@@ -248,6 +263,7 @@ impl Flusher {
             }
         }
         self.wake.notify_one();
+        self.arrivals.wake(&arrived);
         if settles {
             self.changes.send_modify(|count| *count = count.wrapping_add(1));
         }
@@ -322,6 +338,7 @@ impl Flusher {
         parking.shutdown().await;
         let stage = std::mem::replace(&mut *self.stage.lock(), Stage::Stopped);
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
+        self.arrivals.wake_all();
         Ok(match stage {
             Stage::Running(queue) => queue.len(),
             Stage::Stopped | Stage::Loading { .. } => 0,
@@ -367,6 +384,50 @@ impl Flusher {
                 return self.with_queue(|queue| queue.pending(up_to, keys));
             }
         }
+    }
+
+    /// Waits until every change of these keys up to `up_to` has reached the origin; such rows do not wait for
+    /// `min_interval`. An error, for people, says why one has not: as soon as one is set aside, or when the timeout is
+    /// over. The rows stay queued. The future may be dropped.
+    pub async fn arrived(
+        &self,
+        up_to: Version,
+        keys: &[(BucketId, Bytes)],
+        timeout: Duration,
+    ) -> Result<(), String> {
+        let waiter = self.arrivals.wait_for(keys);
+        let until = tokio::time::Instant::now() + timeout;
+        let mut urged = false;
+        loop {
+            let urge = !urged;
+            let missing = self.with_queue(|queue| {
+                if urge {
+                    queue.urge(up_to, Some(keys));
+                }
+                let pending = queue.pending(up_to, Some(keys));
+                (pending.rows > 0).then(|| (pending.parked > 0).then(|| why_pending(queue, keys)))
+            });
+            match missing {
+                Some(None) => return Ok(()),
+                Some(Some(Some(reason))) => return Err(reason),
+                Some(Some(None)) if urge => {
+                    urged = true;
+                    self.wake.notify_one();
+                }
+                // Nothing of them is settled, or the queue is not there yet.
+                Some(Some(None)) | None => {}
+            }
+            if tokio::time::timeout_at(until, waiter.woken()).await.is_err() {
+                let why = self.with_queue(|queue| why_pending(queue, keys));
+                let why = why.unwrap_or_else(|| "the flush queue is not worked yet".to_owned());
+                return Err(format!("{why}; waited {timeout:?}"));
+            }
+        }
+    }
+
+    /// How long a writer waits for the mount's origin.
+    pub(crate) fn write_through_timeout(&self, mount: MountId) -> Option<Duration> {
+        self.mount(mount).map(|mount| mount.spec.write_through_timeout)
     }
 
     /// The rows of one key that have not reached the origin, oldest first: what `x-forebay-origin` says.
@@ -473,6 +534,8 @@ impl Flusher {
             events.drain(..).for_each(|event| queue.observe(event));
             tracing::info!(rows = queue.len(), bytes = queue.bytes(), "flush queue loaded");
             *stage = Stage::Running(queue);
+            drop(stage);
+            self.arrivals.wake_all();
             return Ok(());
         }
     }
@@ -484,6 +547,7 @@ impl Flusher {
             prefix: mount.spec.key_prefix.clone(),
             fifo: mount.spec.fifo,
             min_interval_ms: u64::try_from(mount.spec.min_interval.as_millis()).unwrap_or(u64::MAX),
+            read_only: mount.spec.read_only,
         });
         let (clock_ms, wall_ms) = (self.clock.now_ms(), self.source.now_ms());
         let mut load = QueueLoad::new(self.config.queue, mounts.collect(), self.config.seed, clock_ms);
@@ -538,11 +602,13 @@ impl Flusher {
 
     fn target(&self, id: MountId) -> Option<Target> {
         let mount = self.mount(id)?;
+        let MountState { capabilities, existing, .. } = mount.state.lock().clone();
         Some(Target {
             origin: mount.spec.origin.clone(),
             prefix_bytes: mount.spec.key_prefix.len(),
             origin_prefix: mount.spec.origin_prefix.clone(),
-            capabilities: mount.state.lock().capabilities?,
+            capabilities: capabilities?,
+            shared: existing || mount.spec.revalidate,
         })
     }
 
@@ -608,8 +674,8 @@ impl Flusher {
         let _ = self.log.park(row, reason).await;
     }
 
-    /// Brings a mount from configured to ready: its prefix found empty and recorded as ours, its origin
-    /// probed. Tries until it works; until then the mount's rows wait with the reason.
+    /// Brings a mount from configured to ready: its origin reached, what it was found to be recorded, and, where it
+    /// is to be written, probed. Tries until it works; until then the mount's rows wait with the reason.
     async fn make_ready(self: Arc<Self>, at: usize) {
         let mount = &self.mounts[at];
         let (mut wait, longest) = self.config.mount_retry;
@@ -624,8 +690,9 @@ impl Flusher {
             }
             match self.try_mount(mount).await {
                 Ok(capabilities) => {
-                    mount.state.lock().capabilities = Some(capabilities);
-                    tracing::info!(origin = %mount.shown_origin(), ?capabilities, "origin ready");
+                    mount.state.lock().capabilities = capabilities;
+                    let MountState { existing, .. } = mount.state.lock().clone();
+                    tracing::info!(origin = %mount.shown_origin(), existing, ?capabilities, "origin ready");
                     self.with_queue(|queue| queue.set_mount_ready(mount.spec.id, Ok(())));
                     self.wake.notify_one();
                     return;
@@ -640,25 +707,30 @@ impl Flusher {
         }
     }
 
-    async fn try_mount(&self, mount: &Mount) -> Result<Capabilities, String> {
-        let MountSpec { origin, origin_prefix, id, .. } = &mount.spec;
+    /// What the origin can; nothing of one that is only read.
+    async fn try_mount(&self, mount: &Mount) -> Result<Option<Capabilities>, String> {
+        let MountSpec { origin, origin_prefix, id, read_only, .. } = &mount.spec;
         let attached = mount.state.lock().attached;
-        if !attached {
-            match origin.is_empty(origin_prefix).await {
-                Ok(true) => {}
-                Ok(false) => return Err(format!("origin prefix {} is not empty", mount.shown_origin())),
-                Err(error) => return Err(error.to_string()),
+        if !attached || *read_only {
+            // One listing: nothing is written before this is recorded, and to one that is read only nothing at all.
+            let empty = origin.is_empty(origin_prefix).await.map_err(|error| error.to_string())?;
+            if !attached {
+                let attaching = self.log.attach(*id, !empty).await;
+                attaching.map_err(|error| format!("recording the mount: {error}"))?;
+                let mut state = mount.state.lock();
+                (state.attached, state.existing) = (true, state.existing || !empty);
             }
-            self.log.attach(*id, false).await.map_err(|error| format!("recording the mount: {error}"))?;
-            mount.state.lock().attached = true;
+        }
+        if *read_only {
+            return Ok(None);
         }
         let found = origin.probe(origin_prefix).await.map_err(|error| error.to_string())?;
         match mount.spec.checksums {
             ChecksumMode::Required if !found.checksums => {
                 Err("the origin does not check checksums, and the mount requires it".to_owned())
             }
-            ChecksumMode::None => Ok(Capabilities { checksums: false, ..found }),
-            ChecksumMode::Auto | ChecksumMode::Required => Ok(found),
+            ChecksumMode::None => Ok(Some(Capabilities { checksums: false, ..found })),
+            ChecksumMode::Auto | ChecksumMode::Required => Ok(Some(found)),
         }
     }
 
@@ -704,6 +776,26 @@ impl Flusher {
             }
         }
         self.log.transfer_gone(stale.version).await.is_ok()
+    }
+}
+
+/// Why the first of these keys' rows is not in the origin, for people.
+fn why_pending(queue: &FlushQueue, keys: &[(BucketId, Bytes)]) -> String {
+    let rows = || keys.iter().flat_map(|(bucket, key)| queue.rows_of(*bucket, key));
+    let parked = rows().find(|row| matches!(row.state, RowState::Parked { .. }));
+    match parked.or_else(|| rows().next()).map(|row| row.state) {
+        Some(RowState::Parked { reason }) => format!("set aside: {reason}"),
+        Some(RowState::MountNotReady { reason }) => reason,
+        Some(RowState::Waits { last_error: Some(error), .. }) => error,
+        Some(RowState::Fenced { .. }) => "an earlier attempt may still be under way".to_owned(),
+        Some(RowState::BehindBarrier { parked: Some(reason), .. })
+        | Some(RowState::BehindOlderRows { parked: Some(reason), .. }) => {
+            format!("an older change of its bucket is set aside: {reason}")
+        }
+        Some(RowState::BehindBarrier { .. } | RowState::BehindOlderRows { .. }) => {
+            "older changes of its bucket go first".to_owned()
+        }
+        _ => "the origin has not answered yet".to_owned(),
     }
 }
 

@@ -18,7 +18,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::contract::{FlushObject, TransferRecord, TransferState, TransferStep};
 use super::queue::{Ended, Start};
-use super::upload::{Courier, Target, condition_for, failed, local_failure};
+use super::upload::{Courier, Target, failed, local_failure};
 use crate::object::PartRun;
 use crate::origin::{
     BeginRequest, CompleteRequest, ErrorClass, Fence, Landing, NO_SUCH_UPLOAD, OriginError, OriginKey,
@@ -87,12 +87,12 @@ impl Courier {
         let sent = self.send_missing(start, target, &key, &fence, &object.body, &transfer, &ranges).await?;
         // An origin may go on putting a large object together after it has lost its client.
         let deadline = self.started(start, object.body.len()).await?;
-        let known = self.known(start)?;
+        let condition = self.condition(start, target, &key).await?;
         let request = CompleteRequest {
             key,
             upload: UploadId(transfer.upload_id.clone()),
             parts: sent,
-            condition: condition_for(known.as_ref(), target.capabilities),
+            condition,
             deadline: deadline.at,
             fence: self.bounded(fence, deadline),
         };

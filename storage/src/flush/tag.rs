@@ -113,12 +113,25 @@ pub fn judge(
             ),
         },
         Held::Ours { version, etag } => {
-            let known = origin_row.is_some_and(|row| row.version == *version && row.etag == *etag);
+            // What was found there may carry an older mark of ours than the version that it got here.
+            let known = origin_row.is_some_and(|row| row.version >= *version && row.etag == *etag);
             Verdict::GoOn { record: (!known).then(|| (*version, Some(etag.clone()))) }
+        }
+        // What was found there is still as it was found.
+        Held::Foreign { etag } if origin_row.is_some_and(|row| row.etag == *etag) => {
+            Verdict::GoOn { record: None }
         }
         Held::Foreign { etag } => Verdict::Conflict {
             reason: format!("the origin holds an object that this cluster did not write (ETag {etag})"),
         },
+    }
+}
+
+/// Judges a HEAD for a row that wins over whatever nobody here knows of: only a newer version of ours is in its way.
+pub fn judge_blind(held: &Held, row_version: Version, row_kind: FlushKind) -> Verdict {
+    match held {
+        Held::Ours { version, .. } if *version >= row_version => judge(held, row_version, row_kind, None),
+        Held::Nothing | Held::Ours { .. } | Held::Foreign { .. } => Verdict::GoOn { record: None },
     }
 }
 
@@ -185,6 +198,34 @@ mod tests {
         assert_eq!(judge(&Held::Nothing, Version(9), FlushKind::Put, Some(&known(4))), gone);
         let plain = Verdict::GoOn { record: None };
         assert_eq!(judge(&Held::Nothing, Version(9), FlushKind::Put, None), plain);
+    }
+
+    #[test]
+    fn what_was_adopted_is_no_conflict_until_it_changes() {
+        let foreign = |etag: &str| Held::Foreign { etag: etag.to_owned() };
+        let go_on = Verdict::GoOn { record: None };
+        for kind in [FlushKind::Put, FlushKind::Delete] {
+            assert_eq!(judge(&foreign("e"), Version(9), kind, Some(&known(4))), go_on);
+            // With a mark of ours, from a mount that was forgotten.
+            assert_eq!(judge(&ours(2), Version(9), kind, Some(&known(4))), go_on);
+            let changed = judge(&foreign("x"), Version(9), kind, Some(&known(4)));
+            assert!(matches!(changed, Verdict::Conflict { .. }), "{changed:?}");
+        }
+    }
+
+    #[test]
+    fn a_blind_row_wins_over_all_but_a_newer_version_of_ours() {
+        let go_on = Verdict::GoOn { record: None };
+        let foreign = Held::Foreign { etag: "x".to_owned() };
+        for kind in [FlushKind::Put, FlushKind::Delete] {
+            for held in [&foreign, &ours(4), &Held::Nothing] {
+                assert_eq!(judge_blind(held, Version(9), kind), go_on);
+            }
+            let newer = judge_blind(&ours(10), Version(9), kind);
+            assert!(matches!(newer, Verdict::Conflict { .. }), "{newer:?}");
+        }
+        let landed = Verdict::Landed { etag: "e".to_owned() };
+        assert_eq!(judge_blind(&ours(9), Version(9), FlushKind::Put), landed);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub(crate) struct ModelRows {
     rows: BTreeMap<Name, Vec<FlushRow>>,
     started: BTreeMap<Name, Started>,
     origin: BTreeMap<Name, OriginRow>,
+    /// Whether the origin may hold what nobody here knows of.
+    pub(crate) looks_up: bool,
     transfers: BTreeMap<Version, TransferState>,
     stale: BTreeMap<Version, StaleTransfer>,
 }
@@ -31,11 +33,18 @@ pub(crate) struct Change {
     pub(crate) version: Version,
     pub(crate) kind: FlushKind,
     pub(crate) barrier: bool,
+    /// Whether it is unconditional.
+    pub(crate) wins: bool,
     pub(crate) stamp_ms: u64,
     pub(crate) bytes: u64,
 }
 
 impl ModelRows {
+    /// No rows; `looks_up`: the origin may hold what nobody here knows of.
+    pub(crate) fn new(looks_up: bool) -> ModelRows {
+        ModelRows { looks_up, ..ModelRows::default() }
+    }
+
     /// Writes the row of a change.
     pub(crate) fn change(&mut self, name: Name, change: Change) -> (FlushEvent, Option<FlushEvent>) {
         let in_bucket = self.rows.iter().filter(|((bucket, _), _)| *bucket == name.0);
@@ -43,7 +52,10 @@ impl ModelRows {
             in_bucket.flat_map(|(_, rows)| rows).filter(|row| row.barrier).map(|row| row.version).collect();
         let known = self.origin.contains_key(&name) || self.started.contains_key(&name);
         let rows = self.rows.entry(name.clone()).or_default();
-        let overwrite = known || !rows.is_empty();
+        let stands_for_blind = rows.last().is_some_and(|row| row.blind);
+        let wins = change.wins || stands_for_blind;
+        let blind = self.looks_up && wins && !self.origin.contains_key(&name);
+        let overwrite = known || !rows.is_empty() || blind;
         let needed =
             |older: Version| barriers.iter().any(|barrier| (older..change.version).contains(barrier));
         let replaces = rows.last().map(|row| row.version).filter(|older| !needed(*older));
@@ -57,6 +69,7 @@ impl ModelRows {
             kind: change.kind,
             barrier: change.barrier,
             overwrite,
+            blind,
             stamp_ms: change.stamp_ms,
             bytes: change.bytes,
             parked: None,
@@ -65,6 +78,11 @@ impl ModelRows {
         let name = (row.bucket, row.key.clone());
         let stale = replaces.and_then(|version| self.end_transfer(&name, version, false));
         (FlushEvent::Row { row, replaces }, stale)
+    }
+
+    /// Takes over what was found in the origin.
+    pub(crate) fn adopt(&mut self, name: Name, found: OriginRow) {
+        self.origin.insert(name, found);
     }
 
     /// Records a step of an upload.

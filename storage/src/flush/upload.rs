@@ -19,7 +19,7 @@ use super::contract::{
     Started, TransferRecord,
 };
 use super::queue::{Ended, Start, Work};
-use super::tag::{ETAG_META, Held, OriginTag, VERSION_META, Verdict, judge};
+use super::tag::{ETAG_META, Held, OriginTag, VERSION_META, Verdict, judge, judge_blind};
 use crate::object::{ClusterId, ObjectMeta, Version};
 use crate::object_name::encode_key;
 use crate::origin::{
@@ -35,6 +35,8 @@ pub(crate) struct Target {
     pub(crate) prefix_bytes: usize,
     pub(crate) origin_prefix: String,
     pub(crate) capabilities: Capabilities,
+    /// Whether the origin may hold what this cluster has not put there.
+    pub(crate) shared: bool,
 }
 
 impl Target {
@@ -55,6 +57,29 @@ pub(crate) fn condition_for(known: Option<&OriginRow>, capabilities: Capabilitie
         None if capabilities.if_none_match => Condition::IfAbsent,
         Some(row) if capabilities.if_match => Condition::IfMatch(OriginETag(row.etag.clone())),
         _ => Condition::None,
+    }
+}
+
+/// The strictest condition that the origin honours for what it was just found to hold.
+pub(crate) fn condition_of(held: &Held, capabilities: Capabilities) -> Condition {
+    match held {
+        Held::Nothing if capabilities.if_none_match => Condition::IfAbsent,
+        Held::Ours { etag, .. } | Held::Foreign { etag } if capabilities.if_match => {
+            Condition::IfMatch(OriginETag(etag.clone()))
+        }
+        _ => Condition::None,
+    }
+}
+
+/// Whether an attempt wins over what is in the origin: nobody here knew of it when its row was written, nor now.
+fn is_blind(start: &Start, target: &Target, known: Option<&OriginRow>) -> bool {
+    start.blind && target.shared && known.is_none()
+}
+
+fn verdict(start: &Start, target: &Target, held: &Held, known: Option<&OriginRow>) -> Verdict {
+    match is_blind(start, target, known) {
+        true => judge_blind(held, start.version, start.kind),
+        false => judge(held, start.version, start.kind, known),
     }
 }
 
@@ -115,18 +140,39 @@ impl Courier {
             return self.put_in_parts(start, target, fence, object).await;
         }
         let deadline = self.started(start, object.body.len()).await?;
-        let known = self.known(start)?;
-        let condition = condition_for(known.as_ref(), target.capabilities);
-        let request = PutRequest {
-            key,
-            condition,
-            deadline: deadline.at,
-            fence: self.bounded(fence, deadline),
-            ..self.put_request(start, object, target.capabilities).await?
-        };
+        let request = self.put_request(start, object, target.capabilities).await?;
+        let condition = self.condition(start, target, &key).await?;
+        let fence = self.bounded(fence, deadline);
+        let request = PutRequest { key, condition, deadline: deadline.at, fence, ..request };
         let answer = target.origin.put(request).await;
         let reply = answer.map_err(|error| failed(error, deadline.alive_ms()))?;
         Ok(self.record(start, start.version, Some(reply.etag.0), Ended::Done, deadline.alive_ms()).await)
+    }
+
+    /// The condition of a version's request. What nobody here knows of, or the origin would not judge by, is looked
+    /// at first; a change between that look and the request fails its condition, and is looked at again.
+    pub(super) async fn condition(
+        &self,
+        start: &Start,
+        target: &Target,
+        key: &OriginKey,
+    ) -> Result<Condition, Ended> {
+        let known = self.known(start)?;
+        let judges = match known {
+            Some(_) => target.capabilities.if_match,
+            None => target.capabilities.if_none_match,
+        };
+        if !is_blind(start, target, known.as_ref()) && (judges || !target.shared) {
+            return Ok(condition_for(known.as_ref(), target.capabilities));
+        }
+        let held = self.held(target, key).await?;
+        match verdict(start, target, &held, known.as_ref()) {
+            Verdict::GoOn { .. } => Ok(condition_of(&held, target.capabilities)),
+            Verdict::Conflict { reason } => Err(self.park(start, reason).await),
+            Verdict::Landed { etag } => {
+                Err(self.record(start, start.version, Some(etag), Ended::Done, 0).await)
+            }
+        }
     }
 
     /// What a version's bytes and metadata say of its request; the rest is the caller's.
@@ -190,10 +236,17 @@ impl Courier {
             known => {
                 // The origin will not judge for us, or there is nothing to name: look before deleting.
                 let held = self.held(target, &key).await?;
-                match judge(&held, start.version, start.kind, known.as_ref()) {
+                let blind = is_blind(start, target, known.as_ref());
+                match verdict(start, target, &held, known.as_ref()) {
                     Verdict::Conflict { reason } => return Ok(self.park(start, reason).await),
                     Verdict::GoOn { .. } | Verdict::Landed { .. } => match held {
-                        Held::Ours { etag, .. } if conditional => Some(OriginETag(etag)),
+                        // Nothing is known to have been there: no request is spent on a key that never was.
+                        Held::Nothing if blind => {
+                            return Ok(self.record(start, start.version, None, Ended::Done, 0).await);
+                        }
+                        Held::Ours { etag, .. } | Held::Foreign { etag } if conditional => {
+                            Some(OriginETag(etag))
+                        }
                         _ => None,
                     },
                 }
@@ -210,7 +263,7 @@ impl Courier {
     async fn ask(&self, start: &Start, target: &Target) -> Result<Ended, Ended> {
         let held = self.held(target, &target.key(start)).await?;
         let known = self.known(start)?;
-        Ok(match judge(&held, start.version, start.kind, known.as_ref()) {
+        Ok(match verdict(start, target, &held, known.as_ref()) {
             Verdict::Landed { etag } => self.record(start, start.version, Some(etag), Ended::Done, 0).await,
             Verdict::GoOn { record: None } => Ended::GoOn,
             Verdict::GoOn { record: Some((version, etag)) } => {

@@ -47,7 +47,7 @@
 //!              stamp_ms:u64 bytes:u64 reason held (an object row, or empty)
 //! import row:  layout:u8=1 state:u8 (0 running, 1 done, 2 cancelled) listed:u64 adopted:u64 the origin's last name (to
 //!              the end)
-//! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin, 8 mount) rows:u32 [pending:u64]
+//! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin, 8 mount, 16 adopted) rows:u32 [pending:u64]
 //!              [started:u64 deadline_ms:u64] [origin:u64 etag] [mount:u32]   (byte strings: len:u32 bytes)
 //! transfer row: layout:u8=1 flags:u8 (1 crc32c, 2 stale) mount:u32 bucket:u32 part_bytes:u64 last_part:u32 key
 //!              upload_id;  part: layout:u8=1 flags:u8 (1 crc32c) [crc32c:u32] etag   (byte strings)
@@ -58,7 +58,7 @@
 use std::sync::Arc;
 
 use crate::blob::SegmentId;
-use crate::mutation::{ImportState, import_state, import_tag};
+use crate::mutation::{ImportState, MountMode, import_state, import_tag};
 use crate::object::{BlobId, BucketId, ObjectMeta, Version};
 
 /// First byte of every key: which table.
@@ -801,6 +801,16 @@ impl MountRow {
         Arc::from(out)
     }
 
+    /// How it treats the origin.
+    pub(crate) fn mode(&self) -> MountMode {
+        match self {
+            MountRow { local: true, .. } => MountMode::Local,
+            MountRow { read_only: true, .. } => MountMode::ReadOnly,
+            MountRow { write_through: true, .. } => MountMode::WriteThrough,
+            _ => MountMode::WriteBack,
+        }
+    }
+
     /// Whether a key without a row may be an object of the origin all the same: nothing is known of what this
     /// cluster has not put there, or somebody else may put something there.
     pub(crate) fn looks_up(&self) -> bool {
@@ -1058,6 +1068,8 @@ pub(crate) struct OriginRow {
     pub(crate) started: Option<(Version, u64)>,
     /// What the origin holds.
     pub(crate) origin: Option<(Version, String)>,
+    /// Whether that was found there, and not put there by this cluster.
+    pub(crate) adopted: bool,
     /// The mount whose origin that is; `None` in rows that do not say.
     pub(crate) mount: Option<u32>,
 }
@@ -1071,7 +1083,7 @@ impl OriginRow {
     /// What `mount` may know of its origin by this row: what was learnt of another mount's says nothing.
     pub(crate) fn seen_by(mut self, mount: Option<u32>) -> OriginRow {
         if mount.is_none() || self.mount.is_some_and(|of| Some(of) != mount) {
-            (self.origin, self.mount) = (None, None);
+            (self.origin, self.adopted, self.mount) = (None, false, None);
         }
         self
     }
@@ -1080,7 +1092,8 @@ impl OriginRow {
         let flags = u8::from(self.pending.is_some())
             | u8::from(self.started.is_some()) << 1
             | u8::from(self.origin.is_some()) << 2
-            | u8::from(self.mount.is_some()) << 3;
+            | u8::from(self.mount.is_some()) << 3
+            | u8::from(self.adopted) << 4;
         let mut out = vec![LAYOUT, flags];
         out.extend_from_slice(&self.rows.to_le_bytes());
         if let Some(version) = self.pending {
@@ -1116,7 +1129,7 @@ impl OriginRow {
             None
         };
         let mount = if flags & 8 != 0 { Some(take_u32(b)?) } else { None };
-        Some(OriginRow { rows, pending, started, origin, mount })
+        Some(OriginRow { rows, pending, started, origin, adopted: flags & 16 != 0, mount })
     }
 }
 

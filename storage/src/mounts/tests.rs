@@ -9,6 +9,8 @@ use crate::node::{Node, OriginBackend, OriginConfig, StorageConfig};
 use crate::origin::memory::{Fault, MemoryOrigin};
 use crate::store::OriginState;
 
+mod existing;
+
 fn mounted(dir: &Path, origin: Option<(&str, &Arc<MemoryOrigin>)>) -> StorageConfig {
     let mut config =
         StorageConfig { map_bytes: 1 << 30, journal_file_bytes: 16 << 20, ..StorageConfig::new(dir) };

@@ -30,7 +30,7 @@ use crate::error::Error;
 use crate::flush::FlushEvent;
 use crate::journal::{GroupId, Journal, JournalError, Record};
 use crate::keyspace::base::BaseError;
-use crate::keyspace::tables::CheckpointRow;
+use crate::keyspace::tables::{CheckpointRow, MountRow};
 use crate::keyspace::view::View;
 use crate::keyspace::{Frozen, Keyspace};
 use crate::lookup::Cover;
@@ -101,11 +101,13 @@ pub(crate) struct EngineStatus {
     pub(crate) dirty_charged: AtomicU64,
     pub(crate) mutations: AtomicU64,
     pub(crate) entries: AtomicU64,
-    pub(crate) mounts: Mutex<Vec<(u32, crate::keyspace::tables::MountRow)>>,
+    pub(crate) mounts: Mutex<Vec<(u32, MountRow)>>,
     /// The same as look-ups need it.
     pub(crate) cover: ArcSwap<Cover>,
-    /// Whether any of them looks up.
+    /// Whether one of them looks up: what is not here may be in its origin.
     pub(crate) looks_up: AtomicBool,
+    /// Whether one of them is write-through.
+    pub(crate) write_through: AtomicBool,
     pub(crate) unswept: Mutex<Vec<(crate::object::BucketId, crate::object::Version)>>,
     /// Why the journal has no room, while it has none.
     pub(crate) journal_full: Mutex<Option<Arc<str>>>,
@@ -452,9 +454,12 @@ impl Engine {
         if !self.applier.take_tables_changed() {
             return;
         }
-        let cover = Cover::of(self.applier.state().mounts());
+        let mounts = self.applier.state().mounts();
+        let any = |is: fn(&MountRow) -> bool| mounts.iter().any(|(_, row)| is(row));
+        self.status.write_through.store(any(|row| row.write_through && !row.leaving), Relaxed);
+        *self.status.mounts.lock() = mounts.to_vec();
+        let cover = Cover::of(mounts);
         let looks_up = cover.looks_up();
-        *self.status.mounts.lock() = self.applier.state().mounts().to_vec();
         self.status.cover.store(Arc::new(cover));
         self.status.looks_up.store(looks_up, Relaxed);
         *self.status.unswept.lock() = self.applier.state().unswept();

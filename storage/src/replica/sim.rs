@@ -72,7 +72,7 @@ impl World {
     }
 
     /// Opens and applies what the journal holds; nothing more.
-    fn replay(&mut self) -> Result<(), String> {
+    pub(crate) fn replay(&mut self) -> Result<(), String> {
         let journal = JournalConfig {
             file_bytes: self.journal_file_bytes,
             hard_cap_bytes: 64 << 20,
@@ -192,7 +192,7 @@ impl World {
         Some(body)
     }
 
-    fn digest(&self) -> blake3::Hash {
+    pub(crate) fn digest(&self) -> blake3::Hash {
         let node = self.node.as_ref().unwrap();
         digest(&node.keyspace, &|view, blob| read_blob(node, view, blob)).unwrap()
     }

@@ -16,6 +16,8 @@ use crate::object::ObjectMeta;
 use crate::origin::memory::{Fault, MemoryOrigin, Operation};
 use crate::origin::{Fence, OriginError};
 
+mod existing;
+
 const BUCKET: BucketId = BucketId(1);
 const CLUSTER: ClusterId = ClusterId([0xAB; 16]);
 const LIMIT: Duration = Duration::from_secs(20);
@@ -37,7 +39,8 @@ struct Inner {
     bodies: HashMap<Version, Bytes>,
     newest: HashMap<Bytes, Option<Version>>,
     version: u64,
-    attached: Vec<MountId>,
+    /// With whether something lay there.
+    attached: Vec<(MountId, bool)>,
     starts: u64,
 }
 
@@ -62,7 +65,8 @@ impl Core {
         }
         inner.newest.insert(key.clone(), body.map(|_| version));
         let bytes = body.map_or(0, |body| body.len() as u64);
-        let change = Change { version, kind, barrier, stamp_ms: self.now_ms(), bytes };
+        let (wins, stamp_ms) = (!barrier, self.now_ms());
+        let change = Change { version, kind, barrier, wins, stamp_ms, bytes };
         let (event, stale) = inner.rows.change((BUCKET, key), change);
         // Under the lock, as apply does: events come in the order of the log.
         if let Some(flusher) = flusher {
@@ -132,8 +136,8 @@ impl FlushLog for Core {
         self.apply(|inner| inner.rows.abandon(row))
     }
 
-    async fn attach(&self, mount: MountId, _existing: bool) -> Result<(), LogError> {
-        self.inner.lock().attached.push(mount);
+    async fn attach(&self, mount: MountId, existing: bool) -> Result<(), LogError> {
+        self.inner.lock().attached.push((mount, existing));
         Ok(())
     }
 }
@@ -277,6 +281,14 @@ fn flusher(
     attached: bool,
     min_interval: Duration,
 ) -> Arc<Flusher> {
+    flusher_with(core, origin, |mount| (mount.attached, mount.min_interval) = (attached, min_interval))
+}
+
+fn flusher_with(
+    core: &Arc<Core>,
+    origin: &Arc<MemoryOrigin>,
+    change: impl FnOnce(&mut MountSpec),
+) -> Arc<Flusher> {
     let config = FlusherConfig {
         queue: QueueConfig { margin_ms: 40, attempt_ms_max: 300, ..QueueConfig::default() },
         attempt_timeout: Duration::from_millis(300),
@@ -285,17 +297,22 @@ fn flusher(
         part_bytes: PART_BYTES,
         ..FlusherConfig::new(CLUSTER)
     };
-    let mount = MountSpec {
+    let mut mount = MountSpec {
         id: MountId(3),
         bucket: BUCKET,
         key_prefix: Bytes::new(),
         origin: origin.clone(),
         origin_prefix: "p/".to_owned(),
-        attached,
+        attached: false,
         fifo: false,
-        min_interval,
+        min_interval: Duration::ZERO,
         checksums: ChecksumMode::Auto,
+        read_only: false,
+        existing: false,
+        revalidate: false,
+        write_through_timeout: LIMIT,
     };
+    change(&mut mount);
     Flusher::new(config, vec![mount], core.clone(), core.clone())
 }
 
@@ -327,7 +344,7 @@ async fn puts_and_deletes_arrive_with_their_marks() {
     assert_eq!(head.user("forebay-etag"), Some(format!("etag-of-{}", version.0).as_str()));
     assert_eq!(head.user("colour"), Some("blue"));
     assert_eq!(head.headers.content_type.as_deref(), Some("text/plain"));
-    assert_eq!(world.core.inner.lock().attached, [MountId(3)]);
+    assert_eq!(world.core.inner.lock().attached, [(MountId(3), false)]);
     let status = world.flusher.status();
     assert_eq!((status.flushed_objects, status.pending_objects, status.oldest_age_ms), (3, 0, None));
     assert!(status.mounts[0].attached && status.mounts[0].last_success_ms.is_some());
@@ -346,24 +363,6 @@ async fn superseded_versions_are_not_uploaded() {
     world.flush_all().await;
     assert_eq!(world.body("hot").as_deref(), Some("49"));
     assert_eq!(world.landings(), ["p/hot", "-p/gone"]);
-}
-
-#[tokio::test]
-async fn a_prefix_that_holds_data_is_refused_by_name_and_nothing_is_dropped() {
-    let origin = MemoryOrigin::capable();
-    origin.put_foreign("p/theirs", b"x");
-    let world = World::started(origin);
-    world.core.put("a", "1");
-    let refused =
-        MountHealth::NotReady { reason: "origin prefix memory://origin/p/ is not empty".to_owned() };
-    world.until("refused", |world| world.mount_health() == refused).await;
-    assert!(matches!(world.row("a").unwrap().state, RowState::MountNotReady { .. }));
-    assert!(world.landings().is_empty());
-    let waited = world.flusher.wait(world.core.last_version(), None, Duration::from_millis(30)).await;
-    assert_eq!(waited, Some(Pending { rows: 1, parked: 0 }));
-    world.origin.delete_foreign("p/theirs");
-    world.flush_all().await;
-    assert_eq!(world.body("a").as_deref(), Some("1"));
 }
 
 #[tokio::test]

@@ -43,6 +43,8 @@ pub struct Start {
     pub version: Version,
     /// What the row does.
     pub kind: FlushKind,
+    /// Whether it wins over what nobody here knows of.
+    pub blind: bool,
     /// Length of its body.
     pub bytes: u64,
     /// Where it goes.
@@ -134,6 +136,7 @@ impl FlushQueue {
             key: entry.key.clone(),
             version: row.version,
             kind: row.kind,
+            blind: row.blind,
             bytes: row.bytes,
             mount: mount.mount.id,
             work: if doubt.is_some() { Work::Head } else { Work::Write },

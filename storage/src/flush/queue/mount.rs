@@ -28,6 +28,8 @@ pub struct QueueMount {
     pub fifo: bool,
     /// Least time between two uploads of one key, milliseconds.
     pub min_interval_ms: u64,
+    /// Whether its rows wait until it is written again.
+    pub read_only: bool,
 }
 
 /// How a mount does, for people.
@@ -87,7 +89,7 @@ impl MountEntry {
 
     /// Whether a row may start now; true inside if it would be the trial.
     pub(super) fn admits(&self, now_ms: u64) -> Option<bool> {
-        if self.ready.is_err() || now_ms < self.paused_until_ms {
+        if self.ready.is_err() || self.mount.read_only || now_ms < self.paused_until_ms {
             return None;
         }
         match &self.down {
@@ -98,7 +100,7 @@ impl MountEntry {
 
     /// When a mount that admits nothing now may admit something by the passing of time.
     pub(super) fn wakes_at(&self, now_ms: u64) -> Option<u64> {
-        if self.ready.is_err() || self.trial_in_flight {
+        if self.ready.is_err() || self.mount.read_only || self.trial_in_flight {
             return None;
         }
         let trial = self.down.as_ref().map_or(0, |down| down.trial_at_ms);
@@ -150,6 +152,9 @@ impl MountEntry {
     /// Why it takes no rows now.
     pub(super) fn trouble(&self) -> Option<String> {
         match self.health() {
+            MountHealth::Up if self.mount.read_only => {
+                Some("the mount is read-only: changes from before wait until it is not".to_owned())
+            }
             MountHealth::Up => None,
             MountHealth::NotReady { reason } | MountHealth::Down { reason, .. } => Some(reason),
         }

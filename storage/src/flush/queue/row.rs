@@ -55,6 +55,7 @@ pub(super) struct QueueRow {
     pub(super) kind: FlushKind,
     pub(super) barrier: bool,
     pub(super) overwrite: bool,
+    pub(super) blind: bool,
 }
 
 /// Why a row was set aside.
@@ -78,6 +79,7 @@ impl QueueRow {
             kind: row.kind,
             barrier: row.barrier,
             overwrite: row.overwrite,
+            blind: row.blind,
         }
     }
 

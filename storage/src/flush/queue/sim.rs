@@ -15,9 +15,9 @@ use futures_util::FutureExt;
 
 use super::*;
 use crate::flush::contract::{FlushKind, Started};
-use crate::flush::tag::{Held, OriginTag, VERSION_META, Verdict, judge};
+use crate::flush::tag::{Held, OriginTag, VERSION_META, Verdict, judge, judge_blind};
 use crate::flush::testing::{Change, ModelRows, Name};
-use crate::flush::upload::condition_for;
+use crate::flush::upload::{condition_for, condition_of};
 use crate::object::ClusterId;
 use crate::origin::memory::MemoryOrigin;
 use crate::origin::{
@@ -36,6 +36,8 @@ pub(crate) struct Sabotage {
     pub(crate) no_barrier: bool,
     /// No HEAD after a fence.
     pub(crate) no_head: bool,
+    /// What nobody here knew of is a conflict, also for rows that win over it.
+    pub(crate) no_blindness: bool,
 }
 
 impl FlushQueue {
@@ -74,6 +76,8 @@ pub(crate) struct Plan {
     pub(crate) conditions: bool,
     /// Whether somebody else writes into the origin.
     pub(crate) foreign: bool,
+    /// Whether the origin held data before, and nobody here knows of it.
+    pub(crate) existing: bool,
     /// Whether the first bucket is fifo.
     pub(crate) fifo: bool,
     /// Rules taken away.
@@ -97,6 +101,8 @@ struct Commit {
 /// A request on the network. `dead_at` is when its sender's deadline stops it.
 #[derive(Clone)]
 struct Request {
+    /// Whether it wins over what nobody here knew of.
+    blind: bool,
     name: Name,
     version: Version,
     kind: FlushKind,
@@ -113,8 +119,8 @@ enum Event {
     Land { request: Request, answer_to: Option<(u64, AttemptId)> },
     /// The sender gives up on an attempt.
     GiveUp { epoch: u64, attempt: AttemptId, deadline_ms: u64 },
-    /// The origin answers a HEAD.
-    Head { epoch: u64, start: Start, then_delete: Option<Request> },
+    /// The origin answers a HEAD; the request goes after it, if nothing forbids it.
+    Head { epoch: u64, start: Start, then: Option<Request> },
     /// The leader changes.
     NewLeader,
     /// Somebody else writes into the origin.
@@ -160,7 +166,15 @@ struct World {
 
 impl World {
     fn new(plan: Plan) -> World {
-        let random = fastrand::Rng::with_seed(plan.seed);
+        let mut random = fastrand::Rng::with_seed(plan.seed);
+        let origin = MemoryOrigin::new("memory://sim", honours(plan));
+        let mut foreign = BTreeSet::new();
+        if plan.existing {
+            for name in all_names().filter(|_| random.bool()) {
+                put_foreign(&origin, &name);
+                foreign.insert(name);
+            }
+        }
         World {
             random,
             faults: true,
@@ -168,15 +182,15 @@ impl World {
             sequence: 0,
             agenda: BinaryHeap::new(),
             events: BTreeMap::new(),
-            origin: MemoryOrigin::new("memory://sim", honours(plan)),
+            origin,
             history: Vec::new(),
-            rows: ModelRows::default(),
+            rows: ModelRows::new(plan.existing),
             queue: ready_queue(plan, fresh_queue(plan, 1, 0)),
             epoch: 1,
             clock: SKEW_MS,
             landed: BTreeMap::new(),
             landed_barriers: BTreeSet::new(),
-            foreign: BTreeSet::new(),
+            foreign,
             plan,
         }
     }
@@ -245,6 +259,14 @@ impl World {
             }
         }
         let parked = self.queue.list(true, 100);
+        let wins = |row: &&RowView| {
+            let name = (row.bucket, row.key.clone());
+            let blind = self.rows.row(&name, row.version).is_some_and(|row| row.blind);
+            blind && self.rows.origin(&name).is_none()
+        };
+        if let Some(row) = parked.iter().find(wins) {
+            return Err(format!("a blind row was set aside: {row:?}"));
+        }
         match parked.iter().find(|row| !self.foreign.contains(&(row.bucket, row.key.clone()))) {
             Some(row) => Err(format!("nothing foreign explains {row:?}")),
             None => Ok(()),
@@ -303,7 +325,7 @@ impl World {
             Event::GiveUp { epoch, attempt, deadline_ms } => {
                 self.finish(epoch, attempt, unknown(deadline_ms.saturating_sub(self.leader_now())));
             }
-            Event::Head { epoch, start, then_delete } => self.head(epoch, start, then_delete),
+            Event::Head { epoch, start, then } => self.head(epoch, start, then),
             Event::NewLeader if self.faults => {
                 self.new_leader();
                 let wait = self.random.u64(500..9_000);
@@ -311,7 +333,7 @@ impl World {
             }
             Event::Foreign if self.faults => {
                 let name = self.any_name();
-                self.origin.put_foreign(Box::leak(key_of(&name).into_boxed_str()), b"foreign");
+                put_foreign(&self.origin, &name);
                 self.foreign.insert(name);
                 let wait = self.random.u64(5_000..20_000);
                 self.at(wait, Event::Foreign);
@@ -334,7 +356,9 @@ impl World {
                 false => FlushKind::Put,
             };
             let barrier = kind == FlushKind::Put && self.random.u8(..) < 50;
-            self.commit(name, kind, barrier);
+            // The rest are like SET NX: judged by what is here.
+            let wins = !barrier && (!self.plan.existing || self.random.u8(..) < 200);
+            self.commit(name, kind, barrier, wins);
         }
         let wait = if self.random.u8(..) < 30 { 6_000 } else { 400 };
         let wait = self.random.u64(1..wait);
@@ -342,11 +366,11 @@ impl World {
     }
 
     /// What apply does when an object is written or deleted.
-    fn commit(&mut self, name: Name, kind: FlushKind, barrier: bool) {
+    fn commit(&mut self, name: Name, kind: FlushKind, barrier: bool, wins: bool) {
         let version =
             Version(self.history.last().map_or(1, |last| last.version.0 + 1 + self.random.u64(..2)));
         self.history.push(Commit { version, name: name.clone(), kind, barrier });
-        let change = Change { version, kind, barrier, stamp_ms: self.now, bytes: 8 };
+        let change = Change { version, kind, barrier, wins, stamp_ms: self.now, bytes: 8 };
         let (event, _) = self.rows.change(name, change);
         self.queue.observe(event);
     }
@@ -355,7 +379,7 @@ impl World {
         let epoch = self.epoch;
         let delay = self.random.u64(1..60);
         match start.work {
-            Work::Head => self.at(delay, Event::Head { epoch, start, then_delete: None }),
+            Work::Head => self.at(delay, Event::Head { epoch, start, then: None }),
             Work::Write => {
                 let deadline_ms = self.leader_now() + TIMEOUT_MS;
                 let proposal = Proposal::Started { start, deadline_ms, dead_at: self.now + TIMEOUT_MS };
@@ -401,13 +425,20 @@ impl World {
         let known = self.rows.origin(&name);
         let capabilities = honours(self.plan);
         let condition = condition_for(known.as_ref(), capabilities);
-        let request = Request { name, version: start.version, kind: start.kind, condition, dead_at };
-        if start.kind == FlushKind::Delete {
-            // The origin cannot delete conditionally: it is asked first.
+        let blind = self.is_blind(&start);
+        let judges = condition != Condition::None;
+        let request = Request { blind, name, version: start.version, kind: start.kind, condition, dead_at };
+        if start.kind == FlushKind::Delete || blind || (self.plan.existing && !judges) {
+            // The origin cannot delete conditionally, or cannot judge, or nothing is known: it is asked first.
             let delay = self.random.u64(1..50);
-            return self.at(delay, Event::Head { epoch, start, then_delete: Some(request) });
+            return self.at(delay, Event::Head { epoch, start, then: Some(request) });
         }
         self.travel(epoch, start.attempt, request, deadline_ms);
+    }
+
+    fn is_blind(&self, start: &Start) -> bool {
+        let known = self.rows.origin(&(start.bucket, start.key.clone()));
+        start.blind && known.is_none() && !self.plan.sabotage.no_blindness
     }
 
     fn travel(&mut self, epoch: u64, attempt: AttemptId, request: Request, deadline_ms: u64) {
@@ -510,6 +541,7 @@ impl World {
         let what = format!("{:?} {version:?} of {name:?} landed at {}", request.kind, self.now);
         if self.foreign.contains(name) {
             match request.kind {
+                FlushKind::Put if request.blind => self.foreign.remove(name),
                 FlushKind::Put => return Err(format!("{what}: over a foreign object")),
                 // Nothing was there when it was asked, so the delete had nothing to name: the one gap
                 // that is left.
@@ -544,16 +576,21 @@ impl World {
         Ok(())
     }
 
-    fn head(&mut self, epoch: u64, start: Start, then_delete: Option<Request>) {
+    fn head(&mut self, epoch: u64, start: Start, then: Option<Request>) {
         let name = (start.bucket, start.key.clone());
-        if then_delete.is_none() && self.faults && self.random.u8(..) < 40 {
+        if then.is_none() && self.faults && self.random.u8(..) < 40 {
             return self.finish(epoch, start.attempt, unknown(0));
         }
         let head = self.origin.head(&OriginKey(key_of(&name))).now_or_never();
         let head = head.expect("the memory origin never waits").expect("and was given no faults");
         let held = Held::of(head.as_ref(), CLUSTER);
         let known = self.rows.origin(&name);
-        match judge(&held, start.version, start.kind, known.as_ref()) {
+        let blind = self.is_blind(&start);
+        let verdict = match blind {
+            true => judge_blind(&held, start.version, start.kind),
+            false => judge(&held, start.version, start.kind, known.as_ref()),
+        };
+        match verdict {
             Verdict::Landed { etag } => {
                 let flushed = Flushed {
                     bucket: start.bucket,
@@ -568,11 +605,22 @@ impl World {
                 let row = RowId { bucket: start.bucket, key: start.key, version: start.version };
                 self.propose(epoch, Proposal::Park { row, then: Some(start.attempt) });
             }
-            Verdict::GoOn { record } => match (then_delete, record) {
+            Verdict::GoOn { record } => match (then, record) {
+                (Some(request), _) if blind && request.kind == FlushKind::Delete && held == Held::Nothing => {
+                    // Nothing to delete: as good as landed.
+                    self.landed.insert(name, start.version);
+                    let (bucket, key, version) = (start.bucket, start.key, start.version);
+                    let flushed = Flushed { bucket, key, version, origin_etag: None };
+                    let then = Some((start.attempt, Ended::Done));
+                    self.propose(epoch, Proposal::Flushed { flushed, then });
+                }
                 (Some(mut request), _) => {
-                    request.condition = match held {
-                        Held::Ours { etag, .. } => Condition::IfMatch(OriginETag(etag)),
-                        _ => Condition::None,
+                    request.condition = match (request.kind, held) {
+                        (FlushKind::Put, held) => condition_of(&held, honours(self.plan)),
+                        (_, Held::Ours { etag, .. } | Held::Foreign { etag }) => {
+                            Condition::IfMatch(OriginETag(etag))
+                        }
+                        (_, Held::Nothing) => Condition::None,
                     };
                     let deadline_ms = self.leader_now() + request.dead_at.saturating_sub(self.now);
                     self.travel(epoch, start.attempt, request, deadline_ms);
@@ -656,6 +704,7 @@ fn fresh_queue(plan: Plan, epoch: u64, now_ms: u64) -> QueueLoad {
         prefix: Bytes::new(),
         fifo: plan.fifo && bucket == 0,
         min_interval_ms: 300,
+        read_only: false,
     });
     QueueLoad::new(config, mounts.collect(), plan.seed ^ epoch, now_ms)
 }
@@ -672,6 +721,15 @@ fn ready_queue(plan: Plan, load: QueueLoad) -> FlushQueue {
 fn honours(plan: Plan) -> Capabilities {
     let all = Capabilities { if_none_match: true, if_match: true, if_match_delete: true, checksums: true };
     if plan.conditions { all } else { Capabilities::default() }
+}
+
+fn all_names() -> impl Iterator<Item = Name> {
+    let keys = |bucket| (0..KEYS).map(move |key| (BucketId(bucket), Bytes::from(format!("k{key}"))));
+    (0..BUCKETS).flat_map(keys)
+}
+
+fn put_foreign(origin: &MemoryOrigin, name: &Name) {
+    origin.put_foreign(Box::leak(key_of(name).into_boxed_str()), b"foreign");
 }
 
 fn key_of(name: &Name) -> String {

@@ -33,8 +33,14 @@ impl Story {
             ..QueueConfig::default()
         };
         config(&mut settings);
-        let mut spec =
-            QueueMount { id: MOUNT, bucket: BUCKET, prefix: Bytes::new(), fifo: false, min_interval_ms: 0 };
+        let mut spec = QueueMount {
+            id: MOUNT,
+            bucket: BUCKET,
+            prefix: Bytes::new(),
+            fifo: false,
+            min_interval_ms: 0,
+            read_only: false,
+        };
         mount(&mut spec);
         let mut queue = FlushQueue::new(settings, vec![spec.clone()], 7);
         queue.set_mount_ready(MOUNT, Ok(()));
@@ -52,7 +58,8 @@ impl Story {
 
     fn change(&mut self, key: &'static str, kind: FlushKind, barrier: bool) -> Version {
         self.version += 1;
-        let change = Change { version: Version(self.version), kind, barrier, stamp_ms: self.now, bytes: 100 };
+        let (version, wins) = (Version(self.version), !barrier);
+        let change = Change { version, kind, barrier, wins, stamp_ms: self.now, bytes: 100 };
         let (event, _) = self.rows.change((BUCKET, Bytes::from_static(key.as_bytes())), change);
         self.queue.observe(event);
         change.version
@@ -268,6 +275,7 @@ fn events_told_twice_change_nothing() {
             kind: FlushKind::Put,
             barrier: false,
             overwrite: false,
+            blind: false,
             stamp_ms: 0,
             bytes: 100,
             parked: None,
@@ -546,6 +554,7 @@ fn a_million_rows() {
             kind: FlushKind::Put,
             barrier: false,
             overwrite: n % 3 == 0,
+            blind: false,
             stamp_ms: n,
             bytes: 100,
             parked: None,
@@ -576,6 +585,7 @@ fn plan(seed: u64) -> Plan {
         seed,
         conditions: seed_bits & 1 == 1,
         foreign: seed_bits & 7 == 7,
+        existing: false,
         fifo: seed_bits & 8 == 8,
         sabotage: Sabotage::default(),
     }
@@ -603,12 +613,42 @@ fn no_schedule_breaks_the_origin() {
     }
 }
 
+/// The same over data that was there before, with clients that know nothing of it.
+#[test]
+fn no_schedule_of_blind_rows_breaks_the_origin() {
+    for seed in 0..400 {
+        let plan = Plan { existing: true, ..plan(seed) };
+        if let Err(complaint) = play(plan) {
+            panic!("seed {seed} {plan:?}: {complaint}");
+        }
+    }
+}
+
+#[test]
+fn blind_rows_that_are_judged_like_others_are_set_aside() {
+    let mut complaints = (0..50).filter_map(|seed| {
+        let sabotage = Sabotage { no_blindness: true, ..Sabotage::default() };
+        play(Plan { existing: true, sabotage, ..plan(seed) }).err()
+    });
+    assert!(complaints.any(|complaint| complaint.contains("a blind row was set aside")));
+}
+
+#[test]
+fn without_the_fence_the_origin_goes_back_under_blind_rows_too() {
+    let mut complaints = (0..200).filter_map(|seed| {
+        let sabotage = Sabotage { no_fence: true, ..Sabotage::default() };
+        play(Plan { existing: true, sabotage, ..plan(seed) }).err()
+    });
+    assert!(complaints.any(|complaint| complaint.contains("the origin went back")));
+}
+
 #[test]
 #[ignore = "long form: a minute or two"]
 fn no_schedule_breaks_the_origin_in_many_seeds() {
     for seed in 1_000..41_000 {
-        if let Err(complaint) = play(plan(seed)) {
-            panic!("seed {seed} {:?}: {complaint}", plan(seed));
+        let plan = Plan { existing: seed % 2 == 0, ..plan(seed) };
+        if let Err(complaint) = play(plan) {
+            panic!("seed {seed} {plan:?}: {complaint}");
         }
     }
 }

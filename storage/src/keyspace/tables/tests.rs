@@ -95,6 +95,7 @@ proptest! {
             pending: pending.map(Version),
             started: started.map(|(version, at)| (Version(version), at)),
             origin: origin.map(|(version, etag)| (Version(version), etag)),
+            adopted: flags[0],
             mount: pending.map(|_| rows),
         };
         prop_assert_eq!(OriginRow::decode(&row.encode()), Some(row));
