@@ -217,7 +217,7 @@ async fn a_long_value_under_a_read_only_mount_is_refused_before_it_is_staged() {
     {
         assert_eq!(client.call(command).await, refused, "{command}");
     }
-    assert!(client.call("FLUSHDB").await.starts_with("-ERR forebay: "));
+    assert_eq!(client.call("FLUSHDB").await, refused);
     assert_eq!(client.call("GET was-here").await, "$6\r\nbefore\r\n");
     client.send("SELECT 1\nSET k v\nSELECT 0\nCOPY was-here k DB 1").await;
     assert_eq!(client.replies(4).await, "+OK\r\n+OK\r\n+OK\r\n:0\r\n");

@@ -627,7 +627,8 @@ pub enum Refusal {
     /// If-Match or If-None-Match did not hold.
     #[error("a precondition did not hold")]
     PreconditionFailed,
-    /// The body has too many parts; the store rewrites it and tries again.
+    /// The body has too many parts, or is a number that does not stand in its row; the store rewrites it and tries
+    /// again.
     #[error("the body is too fragmented")]
     TooFragmented,
     /// FLUSHDB on a mounted bucket without `flushall = true`.

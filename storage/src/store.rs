@@ -556,13 +556,6 @@ impl Store {
         write_through::submit(&self.shared, submission).await
     }
 
-    /// Whether clients may not change the key: its mount is read-only. One atomic load where no mount is.
-    pub fn is_read_only(&self, bucket: BucketId, key: &[u8]) -> bool {
-        let shared = &self.shared;
-        shared.status.read_only.load(Relaxed)
-            && shared.with_mount(bucket, key, |_, row| row.read_only.then_some(())).is_some()
-    }
-
     /// Refuses keys longer than 1,024 bytes; every key of a submission must have passed.
     pub fn check_key(key: &[u8]) -> Result<()> {
         if key.len() > KEY_BYTES_MAX { Err(Error::KeyTooLong(key.len())) } else { Ok(()) }

@@ -16,6 +16,8 @@ pub(crate) enum Known {
     Nothing,
     /// All of its keys.
     Keys,
+    /// Its key, and what it holds, if that may be a number (INCR).
+    Number,
     /// The first of its keys; the others are replaced (RENAME).
     First,
     /// Its key, if an option asks for what is there (SET).
@@ -35,7 +37,7 @@ impl Command {
         let keys = self.keys.of(args.len());
         match self.known {
             Known::Nothing | Known::Listing => KnownKeys::new(),
-            Known::Keys => keys.collect(),
+            Known::Keys | Known::Number => keys.collect(),
             Known::First => keys.take(1).collect(),
             Known::Options if set_depends_on_key(args) => keys.collect(),
             Known::Options => KnownKeys::new(),

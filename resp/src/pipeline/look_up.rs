@@ -5,11 +5,13 @@
 //! What must hold: a command that depends on a key runs after a look-up of it that said what is there, or answers
 //! an error; the writes before it in the pipeline are applied by then, since a key that was just written needs
 //! none. A batch is closed only where a look-up is needed, and one look-up serves the requests behind as well.
+//! INCR also needs its number in its row, where one from an origin does not stand.
 
 use std::ops::Range;
 
 use forebay_storage::error::Error;
-use forebay_storage::object::BucketId;
+use forebay_storage::object::{BucketId, ObjectRow};
+use forebay_storage::read::Lookup;
 use forebay_storage::store::Store;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
@@ -26,18 +28,26 @@ use crate::session::Queue;
 /// Requests of one client whose keys are looked up at once.
 const LOOK_UPS_MAX: usize = 32;
 
-/// What the look-ups for the requests at hand have come to.
+/// A longer text is no number.
+const NUMBER_BYTES_MAX: u64 = 5 * 1024;
+
+/// What the look-ups for the requests at hand have come to, by where each begins.
 #[derive(Default)]
-pub(super) struct LookUps(Vec<(usize, Result<(), CommandError>)>);
+pub(super) struct LookUps {
+    done: Vec<(usize, Result<(), CommandError>)>,
+    /// The request whose number was put into its row last.
+    number_of: Option<usize>,
+}
 
 impl LookUps {
     /// Other requests come.
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.done.clear();
+        self.number_of = None;
     }
 
     fn of(&self, request: &Range<usize>) -> Option<&Result<(), CommandError>> {
-        self.0.iter().find(|(start, _)| *start == request.start).map(|(_, done)| done)
+        self.done.iter().find(|(start, _)| *start == request.start).map(|(_, done)| done)
     }
 }
 
@@ -52,8 +62,15 @@ impl Pipeline {
         request: &Range<usize>,
         args: Args<'_>,
     ) -> bool {
-        let done = matches!(self.look_ups.of(request), Some(Ok(())));
-        !done && !self.unknown_keys(command, args, self.session.database()).is_empty()
+        let database = self.session.database();
+        let looked_up = matches!(self.look_ups.of(request), Some(Ok(())));
+        if !looked_up && !self.unknown_keys(command, args, database).is_empty() {
+            return true;
+        }
+        // Later it could only be put into its row out of turn.
+        command.known == Known::Number
+            && self.look_ups.number_of != Some(request.start)
+            && self.may_be_outside_of_row(database, args.at(1))
     }
 
     /// Answers what stands before, and looks up what the request still depends on, together with the keys of the
@@ -67,13 +84,28 @@ impl Pipeline {
     ) -> Result<(), CommandError> {
         self.close(parser).await;
         let args = parser.args(request.clone());
-        let unknown = self.unknown_keys(command, args, self.session.database());
+        let database = self.session.database();
+        let unknown = self.unknown_keys(command, args, database);
         match self.look_ups.of(&request) {
-            // What stood before has made them known.
-            _ if unknown.is_empty() => return Ok(()),
-            Some(done) => return done.clone(),
-            None => {}
+            // What stood before may have made them known.
+            _ if unknown.is_empty() => {}
+            Some(done) => done.clone()?,
+            None => self.look_up_with(request.clone(), unknown, behind, parser).await?,
         }
+        if command.known == Known::Number {
+            self.look_ups.number_of = Some(request.start);
+            self.put_into_row(database, args.at(1)).await?;
+        }
+        Ok(())
+    }
+
+    async fn look_up_with<'a>(
+        &mut self,
+        request: Range<usize>,
+        unknown: Keys<'a>,
+        behind: &[Range<usize>],
+        parser: &'a Parser,
+    ) -> Result<(), CommandError> {
         let mut wanted = vec![(request.start, unknown)];
         for request in behind {
             let args = parser.args(request.clone());
@@ -94,34 +126,79 @@ impl Pipeline {
             done = looking_up => done,
             () = self.server.stopping.cancelled() => return Err(Error::Stopping.into()),
         };
-        self.look_ups.0.extend(done);
+        self.look_ups.done.extend(done);
         self.look_ups.of(&request).cloned().unwrap_or(Ok(()))
     }
 
-    /// Makes known what the commands of a transaction depend on.
-    pub(super) async fn look_up_queue(&mut self, queue: &Queue, parser: &Parser) -> Result<(), CommandError> {
-        if !self.server.store.has_lookups() || self.unknown_keys_of(queue).is_empty() {
-            return Ok(());
+    /// Whether a number under the key may not stand in its row, as far as that can be told without a wait.
+    fn may_be_outside_of_row(&self, database: usize, key: &[u8]) -> bool {
+        let Some(bucket) = self.session.database_at(database).bucket else { return false };
+        if Store::check_key(key).is_err() {
+            return false;
         }
-        self.close(parser).await;
-        let keys = self.unknown_keys_of(queue);
-        tokio::select! {
-            biased;
-            looked_up = self.server.store.look_up(&keys) => Ok(looked_up?),
-            () = self.server.stopping.cancelled() => Err(Error::Stopping.into()),
+        match self.server.store.get(bucket, key) {
+            Ok(Lookup::Found(row)) => is_outside_of_row(&row),
+            Ok(Lookup::Later) => true,
+            Ok(Lookup::Absent) | Err(_) => false,
         }
     }
 
-    fn unknown_keys_of<'q>(&mut self, queue: &'q Queue) -> Vec<(BucketId, &'q [u8])> {
-        let mut database = self.session.database();
-        let mut keys = Vec::new();
-        for (command, args) in queue.iter() {
-            if let Some(selected) = self.selected(command, args) {
-                database = selected;
-            }
-            keys.extend(self.unknown_keys(command, args, database));
+    /// Puts what the key holds into its row, if it is no longer than a number: the log adds to what stands there.
+    async fn put_into_row(&mut self, database: usize, key: &[u8]) -> Result<(), CommandError> {
+        let Some(bucket) = self.session.database_at(database).bucket else { return Ok(()) };
+        Store::check_key(key)?;
+        let row = self.server.store.view()?.fetch(bucket, key).await?;
+        if row.is_some_and(|row| is_outside_of_row(&row)) {
+            self.server.store.defragment(bucket, key).await?;
         }
+        Ok(())
+    }
+
+    /// Makes known what the commands of a transaction depend on, and what they add to ready for that: none of them
+    /// can be tried again alone.
+    pub(super) async fn look_up_queue(&mut self, queue: &Queue, parser: &Parser) -> Result<(), CommandError> {
+        if self.server.store.has_lookups() && !self.unknown_keys_of(queue).is_empty() {
+            self.close(parser).await;
+            let keys = self.unknown_keys_of(queue);
+            tokio::select! {
+                biased;
+                looked_up = self.server.store.look_up(&keys) => looked_up?,
+                () = self.server.stopping.cancelled() => return Err(Error::Stopping.into()),
+            }
+        }
+        let mut numbers = Vec::new();
+        self.each_queued(queue, |_, command, args, database| {
+            if command.known == Known::Number {
+                numbers.push((database, args.at(1)));
+            }
+        });
+        for (database, key) in numbers {
+            if self.may_be_outside_of_row(database, key) {
+                self.put_into_row(database, key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unknown_keys_of<'q>(&mut self, queue: &'q Queue) -> Vec<(BucketId, &'q [u8])> {
+        let mut keys = Vec::new();
+        self.each_queued(queue, |pipeline, command, args, database| {
+            keys.extend(pipeline.unknown_keys(command, args, database));
+        });
         keys
+    }
+
+    /// Visits the commands of a queue, each with the database that it will work in.
+    fn each_queued<'q>(
+        &mut self,
+        queue: &'q Queue,
+        mut visit: impl FnMut(&mut Pipeline, &'static Command, Args<'q>, usize),
+    ) {
+        let mut database = self.session.database();
+        for (command, args) in queue.iter() {
+            database = self.selected(command, args).unwrap_or(database);
+            visit(self, command, args, database);
+        }
     }
 
     /// The keys that a request depends on and of which nothing is known.
@@ -150,6 +227,10 @@ impl Pipeline {
             Ok(None) | Err(_) => database,
         }
     }
+}
+
+fn is_outside_of_row(row: &ObjectRow) -> bool {
+    row.inline_body().is_none() && row.body_len() <= NUMBER_BYTES_MAX
 }
 
 /// The command of a request that works on data and leaves the session as it is.

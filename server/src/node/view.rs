@@ -202,10 +202,10 @@ impl Core for NodeView {
                 .map(|worker| health(worker, self.now_ms()))
                 .or_else(|| mount.leaving.then(|| "being forgotten".to_owned())),
             path: mount.path,
-            mode: mode_name(if mount.local { CoreMode::Local } else { CoreMode::WriteBack }).into(),
+            mode: mode_name(mount.mode).into(),
             origin: (!mount.local).then_some(mount.origin),
             attached: mount.attached,
-            existing: false,
+            existing: mount.existing,
             leaving: mount.leaving,
             queued: mount.queued,
         });

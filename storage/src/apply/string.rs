@@ -10,7 +10,7 @@ use crate::object::{BucketId, Version};
 
 /// Longest text that can be an integer; Redis judges alike.
 const INTEGER_BYTES_MAX: u64 = 20;
-/// Longest stored text that can be a float: what surely stands in its row.
+/// Longest stored text that can be a float: what has room in its row.
 const FLOAT_BYTES_MAX: u64 = super::body::ROW_BODY_BYTES_MAX as u64;
 
 impl Applier {
@@ -129,10 +129,12 @@ impl Applier {
             return Ok(Outcome::Refused(refusal));
         }
         let old = self.load_row(bucket, key)?;
-        let number = match old.row() {
+        let number = match old.row().map(|row| (row.body_len, row.inline_body())) {
             None => Some(0),
-            Some(row) if row.body_len > INTEGER_BYTES_MAX => None,
-            Some(row) => row.inline_body().and_then(parse_integer),
+            Some((len, _)) if len > INTEGER_BYTES_MAX => None,
+            Some((_, Some(text))) => parse_integer(text),
+            // Found in an origin, or a part of an upload: the store puts it into its row.
+            Some((_, None)) => return Ok(Outcome::Refused(Refusal::TooFragmented)),
         };
         let Some(number) = number else { return Ok(Outcome::Refused(Refusal::NotAnInteger)) };
         let Some(sum) = number.checked_add(delta) else { return Ok(Outcome::Refused(Refusal::Overflow)) };
@@ -152,12 +154,11 @@ impl Applier {
             return Ok(Outcome::Refused(refusal));
         }
         let old = self.load_row(bucket, key)?;
-        let sum = match old.row() {
+        let sum = match old.row().map(|row| (row.body_len, row.inline_body())) {
             None => add_decimal(b"0", delta),
-            Some(row) if row.body_len > FLOAT_BYTES_MAX => Err(Refusal::NotAFloat),
-            Some(row) => {
-                row.inline_body().ok_or(Refusal::NotAFloat).and_then(|text| add_decimal(text, delta))
-            }
+            Some((len, _)) if len > FLOAT_BYTES_MAX => Err(Refusal::NotAFloat),
+            Some((_, Some(text))) => add_decimal(text, delta),
+            Some((_, None)) => Err(Refusal::TooFragmented),
         };
         let sum = match sum {
             Ok(sum) => sum,
