@@ -9,7 +9,7 @@ use forebay_storage::origin::s3::{S3OriginConfig, Secret};
 use forebay_storage::store::{Limits, SyncMode as CoreSync};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, ChecksumMode, Config, EtagMode, FlushOrder, S3Credentials, SyncMode};
+use crate::config::{self, BucketClass, ChecksumMode, Config, EtagMode, FlushOrder, S3Credentials, SyncMode};
 
 /// This node's number, until a cluster descriptor says otherwise.
 pub(super) const NODE_ID: u64 = 1;
@@ -50,6 +50,12 @@ pub(super) fn storage_config(config: &Config) -> StorageConfig {
             retry_max: config.flush.retry_max,
         },
         mounts: config.mounts.iter().map(|mount| mount_config(config, mount)).collect(),
+        kept_buckets: config
+            .buckets
+            .iter()
+            .filter(|bucket| bucket.class == BucketClass::Keep)
+            .map(|bucket| bucket.name.clone())
+            .collect(),
         ..StorageConfig::new(&config.data_dir)
     }
 }

@@ -9,7 +9,7 @@
 //! 1. Under [`Evictor::gate`] nobody holds, or is about to hold, bytes that were judged before (`hold.rs`). There
 //!    each extent is judged by the newest clean rows. What is to be given up is *dropping* from here on: who wants
 //!    to hold it waits for the end, and then finds that it is not here.
-//! 2. What stays (dirty, local, shared, held, or read since the last look) is copied to other segments, and synced.
+//! 2. What stays (dirty, local, shared, held, of a bucket that is kept, or read since the last look) is copied to other segments, and synced.
 //! 3. The next checkpoint commits new and dropped places, judging each once more by what it commits. Until then the
 //!    old places are good for everybody.
 //! 4. Only then the segment is used again, once its last reader has gone.
@@ -40,7 +40,7 @@ use crate::keyspace::memtable::RowKey;
 use crate::keyspace::places::{Batch, BatchState, PlaceChange};
 use crate::keyspace::tables::{Table, blob_key};
 use crate::keyspace::view::{View, ViewError};
-use crate::object::BlobId;
+use crate::object::{BlobId, BucketId};
 use crate::store::Shared;
 
 pub(crate) use hold::{bring_all_back, submit_held};
@@ -165,7 +165,7 @@ pub(crate) enum EvictError {
 /// A segment's extents that tables name: the rest is garbage.
 struct Looked {
     live: Vec<FoundExtent>,
-    /// Bytes that stay if only what is not clean stays.
+    /// Bytes that stay if only what may not go stays.
     kept_bytes: u64,
     live_bytes: u64,
 }
@@ -233,19 +233,27 @@ impl Evictor {
     }
 }
 
-/// Whether the origin of a mount that stays holds the blob, as of a view.
-fn is_clean(shared: &Shared, view: &View, blob: BlobId) -> Result<bool, ViewError> {
+/// Whether the blob may be given up for room, as of a view: the origin of a mount that stays holds it, and its bucket
+/// is not one whose objects are kept.
+fn may_go(shared: &Shared, view: &View, blob: BlobId) -> Result<bool, ViewError> {
     #[cfg(test)]
     if shared.evictor.sabotage.lock().skip_clean_rows {
         return Ok(true);
     }
+    Ok(held_for(shared, view, blob)?.is_some_and(|bucket| !shared.keeps(bucket)))
+}
+
+/// The bucket of the object whose origin holds the blob, as of a view; `None` if no mount that stays has such an origin.
+/// A clean blob is of one object, a mount of one bucket: the mount of the clean row says whose it is.
+fn held_for(shared: &Shared, view: &View, blob: BlobId) -> Result<Option<BucketId>, ViewError> {
     let row = view.get(RowKey::encoded(&blob_key(Table::Clean, blob)), false, true)?.flatten();
     let Some(mount) = row.as_deref().and_then(|row| row.first_chunk()).map(|n| u32::from_le_bytes(*n)) else {
-        return Ok(false);
+        return Ok(None);
     };
     let recorded = shared.status.mounts.lock();
-    let stays = recorded.iter().any(|(number, row)| *number == mount && !row.leaving && !row.local);
-    Ok(stays && shared.fills.knows(mount) && !shared.evictor.leaving.lock().contains(&mount))
+    let stays = recorded.iter().find(|(number, row)| *number == mount && !row.leaving && !row.local);
+    let bucket = stays.map(|(_, row)| row.bucket);
+    Ok(bucket.filter(|_| shared.fills.knows(mount) && !shared.evictor.leaving.lock().contains(&mount)))
 }
 
 fn want(shared: &Shared) -> Option<Want> {
@@ -326,7 +334,7 @@ pub(crate) fn give_up(
         };
         let view = View::latest(&shared.keyspace);
         for (blob, place) in places {
-            if is_clean(shared, &view, *blob)? {
+            if held_for(shared, &view, *blob)?.is_some() {
                 dropping.push((*blob, *place));
             }
         }
@@ -416,7 +424,7 @@ fn look(shared: &Shared, segment: SegmentId, generation: Generation) -> Result<L
         }
         let bytes = extent.pointer.bytes_on_disk();
         looked.live_bytes += bytes;
-        looked.kept_bytes += if is_clean(shared, &view, extent.blob)? { 0 } else { bytes };
+        looked.kept_bytes += if may_go(shared, &view, extent.blob)? { 0 } else { bytes };
         looked.live.push(extent);
     }
     Ok(looked)
@@ -450,7 +458,7 @@ fn empty(
         for extent in &looked.live {
             let bytes = extent.pointer.bytes_on_disk();
             let warm = shared.recency.take(extent.blob) && bytes <= warm_bytes;
-            if !is_clean(shared, &view, extent.blob)? {
+            if !may_go(shared, &view, extent.blob)? {
                 keep.push(*extent);
             } else if warm {
                 warm_bytes -= bytes;

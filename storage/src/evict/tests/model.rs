@@ -140,6 +140,7 @@ impl Site {
                 body_bytes: 1 << 20,
                 disk_reserve_bytes: None,
             },
+            kept_buckets: Default::default(),
             group_bytes_max: 1 << 20,
             sync: crate::replica::SyncMode::Always,
             voters: 1,
