@@ -72,6 +72,9 @@ pub struct StorageConfig {
     pub flush: FlushSettings,
     /// Buckets and prefixes with an origin.
     pub mounts: Vec<MountConfig>,
+    /// Buckets of class `keep`: what is here of their objects is never given up, whatever their origin holds. They count
+    /// against the capacity like what waits for its upload.
+    pub kept_buckets: Vec<String>,
 }
 
 impl StorageConfig {
@@ -99,6 +102,7 @@ impl StorageConfig {
             upload_expiry: Duration::from_secs(7 * 24 * 3600),
             flush: FlushSettings::default(),
             mounts: Vec::new(),
+            kept_buckets: Vec::new(),
         }
     }
 }
@@ -320,6 +324,7 @@ impl Node {
             journal: engine.journal_metrics(),
             limits: config.limits,
             memtable_bytes: config.memtable_bytes as u64,
+            kept_buckets: config.kept_buckets.iter().map(|name| Box::from(name.as_bytes())).collect(),
             group_bytes_max: engine.group_bytes_max(),
             sync: config.sync,
             voters: 1,

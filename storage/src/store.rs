@@ -3,6 +3,7 @@
 //! Owns admission (keys, limits, back-pressure) and nothing else; reading is `read.rs`, writing is
 //! `replica/`.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -155,6 +156,8 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     /// Size at which a memtable goes to the checkpoint.
     pub(crate) memtable_bytes: u64,
+    /// Names of the buckets whose objects are never given up.
+    pub(crate) kept_buckets: HashSet<Box<[u8]>>,
     /// Largest atomic group: it must fit one journal file.
     pub(crate) group_bytes_max: u64,
     pub(crate) sync: SyncMode,
@@ -301,6 +304,13 @@ impl Shared {
         Some((space.free_bytes.saturating_add(self.segments.spare_bytes()), reserve))
     }
 
+    /// Whether the bucket's objects are never given up.
+    pub(crate) fn keeps(&self, bucket: BucketId) -> bool {
+        let named =
+            || self.registry.get(bucket).is_some_and(|bucket| self.kept_buckets.contains(&bucket.name));
+        !self.kept_buckets.is_empty() && named()
+    }
+
     /// Whether a blob that was read from the origin may be kept without taking room from writers.
     pub(crate) fn has_room_to_keep(&self, len: u64) -> bool {
         let promised = self.stager.promised_bytes();
@@ -314,7 +324,14 @@ impl Shared {
             0 => String::new(),
             dirty => format!(", {} of it waiting for the origin{}", share_text(dirty), self.outage()),
         };
-        let text = format!("forebay: capacity {}{pinned}", share(stored, self.limits.capacity_bytes));
+        let kept = self.kept_buckets.iter().filter_map(|name| self.registry.by_name(name));
+        let kept =
+            kept.filter_map(|bucket| self.registry.get(bucket)).map(|bucket| bucket.info().bytes).sum();
+        let kept = match kept {
+            0 => String::new(),
+            kept => format!(", {} in buckets that are kept", share_text(kept)),
+        };
+        let text = format!("forebay: capacity {}{pinned}{kept}", share(stored, self.limits.capacity_bytes));
         Refused { error: full(text), by: Limit::Room }
     }
 
@@ -554,6 +571,13 @@ impl Store {
         }
         self.shared.refuse_unknown_deletes(&submission).await?;
         write_through::submit(&self.shared, submission).await
+    }
+
+    /// Whether clients may not change the key: its mount is read-only. One atomic load where no mount is.
+    pub fn is_read_only(&self, bucket: BucketId, key: &[u8]) -> bool {
+        let shared = &self.shared;
+        shared.status.read_only.load(Relaxed)
+            && shared.with_mount(bucket, key, |_, row| row.read_only.then_some(())).is_some()
     }
 
     /// Refuses keys longer than 1,024 bytes; every key of a submission must have passed.

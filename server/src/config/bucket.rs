@@ -15,6 +15,29 @@ pub(crate) struct BucketConfig {
     /// compare; it costs a core a second for each 0.7 GB. `fast` derives it from the version instead, in a
     /// form that clients do not compare with a body (`<32 hex digits>-1`).
     pub(crate) etag: EtagMode,
+    /// `class`: `cache` (default) or `keep`. Objects of a bucket that is kept are never given up for room once they are
+    /// here: they can be read whatever becomes of their origin, and count against `capacity` like what waits for its
+    /// upload. Takes effect at a start, for what is there too.
+    pub(crate) class: BucketClass,
+}
+
+/// Whether a bucket's objects may be given up here once their origin holds them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BucketClass {
+    /// They may.
+    Cache,
+    /// They may not.
+    Keep,
+}
+
+impl OptionValue for BucketClass {
+    fn from_text(text: &str) -> Result<BucketClass, String> {
+        match text {
+            "cache" => Ok(BucketClass::Cache),
+            "keep" => Ok(BucketClass::Keep),
+            _ => Err(format!("\"{text}\" is no class; write \"cache\" or \"keep\"")),
+        }
+    }
 }
 
 /// How ETags come about.
@@ -52,6 +75,7 @@ pub(super) fn read_buckets(root: &mut Section<'_>, problems: &Problems) -> Vec<B
 fn read_bucket(place: Place, mut section: Section<'_>, problems: &Problems) -> Option<BucketConfig> {
     let name = section.placed::<String>("name");
     let etag = section.get("etag").unwrap_or(EtagMode::Md5);
+    let class = section.get("class").unwrap_or(BucketClass::Cache);
     section.end();
     let Some((name_place, name)) = name else {
         problems.add(place, "a bucket needs a name, as in name = \"photos\"");
@@ -62,5 +86,5 @@ fn read_bucket(place: Place, mut section: Section<'_>, problems: &Problems) -> O
         problems.add(name_place, format!("name: \"{name}\" is no bucket name: {rule}"));
         return None;
     }
-    Some(BucketConfig { name, etag })
+    Some(BucketConfig { name, etag, class })
 }

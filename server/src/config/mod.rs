@@ -26,7 +26,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use toml::de::DeTable;
 
-pub(crate) use bucket::{BucketConfig, EtagMode};
+pub(crate) use bucket::{BucketClass, BucketConfig, EtagMode};
 pub(crate) use mount::{
     ChecksumMode, FlushOrder, MountConfig, MountMode, OriginConfig, Revalidate, parse_mount_path,
 };

@@ -307,12 +307,14 @@ fn a_missing_file_is_an_error_that_names_it() {
 fn buckets_and_s3_domains() {
     let config = parse(
         "[s3]\ndomains = [\"s3.localhost\", \"S3.Example.com\"]\n\
-         [[bucket]]\nname = \"logs\"\netag = \"fast\"\n[[bucket]]\nname = \"photos\"\n",
+         [[bucket]]\nname = \"logs\"\netag = \"fast\"\n[[bucket]]\nname = \"photos\"\nclass = \"keep\"\n",
     )
     .unwrap();
     assert_eq!(config.s3.domains, ["s3.localhost", "s3.example.com"]);
     let etags: Vec<_> = config.buckets.iter().map(|bucket| (bucket.name.as_str(), bucket.etag)).collect();
     assert_eq!(etags, [("logs", EtagMode::Fast), ("photos", EtagMode::Md5)]);
+    let classes: Vec<_> = config.buckets.iter().map(|bucket| bucket.class).collect();
+    assert_eq!(classes, [BucketClass::Cache, BucketClass::Keep]);
     assert!(parse("").unwrap().s3.domains.is_empty());
     for (text, problem) in [
         (
@@ -323,6 +325,7 @@ fn buckets_and_s3_domains() {
         ("[[bucket]]\netag = \"fast\"\n", "line 1: a bucket needs a name"),
         ("[[bucket]]\nname = \"Logs\"\n", "line 2: name: \"Logs\" is no bucket name"),
         ("[[bucket]]\nname = \"logs\"\netag = \"slow\"\n", "line 3: etag: \"slow\" is no way"),
+        ("[[bucket]]\nname = \"logs\"\nclass = \"hot\"\n", "line 3: class: \"hot\" is no class"),
         (
             "[[bucket]]\nname = \"logs\"\n[[bucket]]\nname = \"logs\"\n",
             "line 3: bucket logs is configured twice",

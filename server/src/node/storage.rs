@@ -11,7 +11,8 @@ use forebay_storage::store::{Limits, SyncMode as CoreSync};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{
-    self, ChecksumMode, Config, EtagMode, FlushOrder, MountMode, Revalidate, S3Credentials, SyncMode,
+    self, BucketClass, ChecksumMode, Config, EtagMode, FlushOrder, MountMode, Revalidate, S3Credentials,
+    SyncMode,
 };
 
 /// This node's number, until a cluster descriptor says otherwise.
@@ -53,6 +54,12 @@ pub(super) fn storage_config(config: &Config) -> StorageConfig {
             retry_max: config.flush.retry_max,
         },
         mounts: config.mounts.iter().map(|mount| mount_config(config, mount)).collect(),
+        kept_buckets: config
+            .buckets
+            .iter()
+            .filter(|bucket| bucket.class == BucketClass::Keep)
+            .map(|bucket| bucket.name.clone())
+            .collect(),
         ..StorageConfig::new(&config.data_dir)
     }
 }

@@ -10,7 +10,8 @@
 //! 1. Under [`Evictor::gate`] nobody holds, or is about to hold, bytes that were judged before (`hold.rs`). There
 //!    each extent is judged by the newest clean rows. What is to be given up is *dropping* from here on: who wants
 //!    to hold it waits for the end, and then finds that it is not here.
-//! 2. What stays (dirty, local, shared, held, or read since the last look) is copied to other segments, and synced.
+//! 2. What stays (dirty, local, shared, held, of a bucket that is kept, or read since the last look) is copied to other
+//!    segments, and synced.
 //! 3. The next checkpoint commits new and dropped places, judging each once more by what it commits. Until then the
 //!    old places are good for everybody. One that lacks space gives them up: the copies may be what is in its way.
 //! 4. Only then the segment is used again, once its last reader has gone.
@@ -47,7 +48,7 @@ use crate::object::{BlobId, Version};
 use crate::store::Shared;
 
 use copy::{Copied, copy};
-use segment::{Dropping, SegmentUse, is_clean, look};
+use segment::{Dropping, SegmentUse, held_for, look};
 
 pub(crate) use hold::{bring_all_back, drop_adopted, submit_held};
 pub(crate) use recency::Recency;
@@ -391,7 +392,7 @@ pub(crate) fn give_up(
         };
         let view = View::latest(&shared.keyspace);
         for (blob, place) in places {
-            if is_clean(shared, &view, *blob)? {
+            if held_for(shared, &view, *blob)?.is_some() {
                 given_up.push((*blob, *place));
             }
         }

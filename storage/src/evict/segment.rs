@@ -11,7 +11,7 @@ use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{Table, blob_key};
 use crate::keyspace::view::{View, ViewError};
-use crate::object::{BlobId, Version};
+use crate::object::{BlobId, BucketId, Version};
 use crate::store::Shared;
 
 use super::{EvictError, Evictor, Want};
@@ -99,7 +99,7 @@ pub(super) fn look(shared: &Shared, (segment, generation): SegmentUse) -> Result
             continue;
         }
         looked.live_bytes += bytes;
-        if !is_clean(shared, &view, extent.blob)? {
+        if !may_go(shared, &view, extent.blob)? {
             looked.kept.add(&extent.pointer);
         }
         looked.live.push(extent);
@@ -141,7 +141,7 @@ impl Looked {
             for extent in share {
                 let bytes = extent.pointer.bytes_on_disk();
                 let warm = shared.recency.take(extent.blob) && bytes <= warm_bytes;
-                let clean = is_clean(shared, &view, extent.blob)?;
+                let clean = may_go(shared, &view, extent.blob)?;
                 if clean && !warm {
                     judged.drop.push((*extent, view.at()));
                     continue;
@@ -170,19 +170,27 @@ impl Looked {
     }
 }
 
-/// Whether the origin of a mount that stays holds the blob, as of a view.
-pub(super) fn is_clean(shared: &Shared, view: &View, blob: BlobId) -> Result<bool, ViewError> {
+/// Whether the blob may be given up for room, as of a view: the origin of a mount that stays holds it, and its bucket
+/// is not one whose objects are kept.
+fn may_go(shared: &Shared, view: &View, blob: BlobId) -> Result<bool, ViewError> {
     #[cfg(test)]
     if shared.evictor.sabotage.lock().skip_clean_rows {
         return Ok(true);
     }
+    Ok(held_for(shared, view, blob)?.is_some_and(|bucket| !shared.keeps(bucket)))
+}
+
+/// The bucket of the object whose origin holds the blob, as of a view; `None` if no mount that stays has such an origin.
+/// A clean blob is of one object, a mount of one bucket: the mount of the clean row says whose it is.
+pub(super) fn held_for(shared: &Shared, view: &View, blob: BlobId) -> Result<Option<BucketId>, ViewError> {
     let row = view.get(RowKey::encoded(&blob_key(Table::Clean, blob)), false, true)?.flatten();
     let Some(mount) = row.as_deref().and_then(|row| row.first_chunk()).map(|n| u32::from_le_bytes(*n)) else {
-        return Ok(false);
+        return Ok(None);
     };
     let recorded = shared.status.mounts.lock();
-    let stays = recorded.iter().any(|(number, row)| *number == mount && !row.leaving && !row.local);
-    Ok(stays && shared.fills.knows(mount) && *shared.evictor.leaving.lock() != Some(mount))
+    let stays = recorded.iter().find(|(number, row)| *number == mount && !row.leaving && !row.local);
+    let bucket = stays.map(|(_, row)| row.bucket);
+    Ok(bucket.filter(|_| shared.fills.knows(mount) && *shared.evictor.leaving.lock() != Some(mount)))
 }
 
 /// Blobs that are about to be given up: who wants to hold one waits for the end of this.

@@ -142,6 +142,7 @@ impl Site {
                 disk_reserve_bytes: None,
             },
             memtable_bytes: 1 << 20,
+            kept_buckets: Default::default(),
             group_bytes_max: 1 << 20,
             sync: crate::replica::SyncMode::Always,
             voters: 1,

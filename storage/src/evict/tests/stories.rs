@@ -388,3 +388,101 @@ async fn small_values_are_given_up_and_come_back_too() {
     assert!(store.stats().fills_total > 0);
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_stays_readable_however_much_goes_through_beside_it() {
+    let (dir, origin) = (tempfile::tempdir().unwrap(), Arc::new(MemoryOrigin::capable()));
+    let other = Arc::new(MemoryOrigin::capable());
+    let mut config = config(dir.path(), &origin, CAPACITY);
+    config.mounts.push(mount("ours", b"", &other));
+    config.kept_buckets = vec!["ours".to_owned()];
+    let node = Node::start(config.clone()).await.unwrap();
+    let store = node.store();
+    let (bucket, ours) = (store.bucket(b"data").unwrap(), store.bucket(b"ours").unwrap());
+    let (kept, len) = (8, 2 << 20);
+    for number in 0..kept {
+        put_patiently(&store, ours, &format!("o{number}"), &body(number, len)).await;
+    }
+    flushed(&store).await;
+    for round in 1..=3u64 {
+        for number in 0..CAPACITY as usize / len {
+            put_patiently(&store, bucket, &format!("k{number}"), &body(number, len)).await;
+        }
+        flushed(&store).await;
+        until("room", || store.stats().evicted_capacity_bytes > (round - 1) * CAPACITY / 2).await;
+    }
+    down(&origin);
+    down(&other);
+    for number in 0..kept {
+        assert!(get(&store, ours, &format!("o{number}")).await.unwrap().unwrap() == body(number, len));
+    }
+    assert!(store.stats().evicted_capacity_bytes > CAPACITY, "{:?}", store.stats());
+    drop(store);
+    node.stop().await;
+
+    // As one of the others from here on; and kept again, what has come back stays.
+    (origin.clear_hook(), other.clear_hook());
+    let as_cache = StorageConfig { kept_buckets: Vec::new(), ..config.clone() };
+    let node = Node::start(as_cache).await.unwrap();
+    let store = node.store();
+    let misses = || store.stats().body_misses;
+    for number in 0..2 * CAPACITY as usize / len {
+        put_patiently(&store, bucket, &format!("n{number}"), &body(number, len)).await;
+    }
+    flushed(&store).await;
+    for number in 0..kept {
+        assert!(get(&store, ours, &format!("o{number}")).await.unwrap().unwrap() == body(number, len));
+    }
+    assert!(misses() > 0, "all of it was still here");
+    drop(store);
+    node.stop().await;
+
+    let node = Node::start(config).await.unwrap();
+    let store = node.store();
+    for number in 0..kept {
+        let _ = get(&store, ours, &format!("o{number}")).await.unwrap();
+    }
+    let all_here = || async {
+        store.shared().fills.blocks.forget();
+        let before = store.stats().body_misses;
+        for number in 0..kept {
+            let found = get(&store, ours, &format!("o{number}")).await.unwrap();
+            assert!(found.unwrap() == body(number, len));
+        }
+        store.stats().body_misses == before
+    };
+    let limit = Instant::now() + LIMIT;
+    while !all_here().await {
+        assert!(Instant::now() < limit, "what is kept never came back");
+    }
+    for number in 0..2 * CAPACITY as usize / len {
+        put_patiently(&store, bucket, &format!("m{number}"), &body(number, len)).await;
+    }
+    flushed(&store).await;
+    down(&other);
+    assert!(all_here().await);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_full_of_what_is_kept_says_so() {
+    let (dir, origin) = (tempfile::tempdir().unwrap(), Arc::new(MemoryOrigin::capable()));
+    let mut config = config(dir.path(), &origin, CAPACITY);
+    config.kept_buckets = vec!["data".to_owned()];
+    let node = Node::start(config).await.unwrap();
+    let store = node.store();
+    let bucket = store.bucket(b"data").unwrap();
+    let refused = async {
+        for number in 0..CAPACITY as usize >> 20 {
+            if let Err(error) = put(&store, bucket, &format!("k{number}"), &body(number, 2 << 20)).await {
+                return error;
+            }
+            flushed(&store).await;
+        }
+        panic!("more was taken than there is room for");
+    };
+    let Error::Full(said) = refused.await else { panic!("not for lack of room") };
+    assert!(said.contains("MiB in buckets that are kept"), "{said}");
+    assert_eq!(store.stats().evicted_capacity_bytes, 0);
+    node.stop().await;
+}
