@@ -205,7 +205,7 @@ impl<'e> Dropping<'e> {
     }
 
     /// Under the gate.
-    fn extend(&mut self, blobs: impl Iterator<Item = BlobId>) {
+    pub(super) fn extend(&mut self, blobs: impl Iterator<Item = BlobId>) {
         let from = self.blobs.len();
         self.blobs.extend(blobs);
         self.evictor.dropping.lock().extend(&self.blobs[from..]);
