@@ -131,6 +131,8 @@ pub(crate) enum Blocked {
     Wait(WaitFn),
     /// Its keys must be looked up in their origins first.
     LookUp(&'static Command),
+    /// What it returns is in an origin, where what comes behind it may replace it.
+    Away(&'static Command),
     /// EXEC.
     Exec(&'static Command, Box<Queue>),
 }
@@ -330,6 +332,16 @@ impl Pipeline {
                         Err(error) => self.answer(request.clone(), |reply| reply.error(&error)),
                     }
                 }
+                Blocked::Away(command) => match self.bring_here(command, request.clone(), args, parser).await
+                {
+                    Ok(()) => {
+                        next = self.plan(command, request.clone(), args);
+                        if next.is_none() {
+                            self.close(parser).await;
+                        }
+                    }
+                    Err(error) => self.answer(request.clone(), |reply| reply.error(&error)),
+                },
                 Blocked::Wait(wait) => self.wait(wait, args).await,
                 Blocked::Exec(command, queue) => {
                     self.exec(command, queue, request.clone(), parser).await;
@@ -417,6 +429,9 @@ impl Pipeline {
         }
         if self.server.store.has_lookups() && self.must_look_up(command, &request, args) {
             return Some(Blocked::LookUp(command));
+        }
+        if self.server.store.has_origins() && self.returns_what_is_away(command, &request, args) {
+            return Some(Blocked::Away(command));
         }
         let reply = if idle { &mut self.out } else { &mut self.ready };
         let from = reply.len();

@@ -219,6 +219,16 @@ impl ReadView {
         Ok(Body::Bytes(Bytes::from(out)))
     }
 
+    /// Whether bytes of a row from this view are in an origin only; without `wait` also true if that is not known.
+    pub(crate) fn is_away(&self, row: &ObjectRow, wait: bool) -> bool {
+        let mut blobs = row.parts().filter_map(|part| part.blob());
+        row.inline_body().is_none()
+            && blobs.any(|blob| {
+                let found = find_blob(&self.view, &self.shared.segments, blob, wait);
+                matches!(found, Ok(Some(Found::Elsewhere) | None))
+            })
+    }
+
     /// Appends a range of a blob to `out`; the answer's own bytes are empty.
     fn blob(&self, blob: BlobId, range: Range<usize>, wait: bool, out: &mut Vec<u8>) -> Result<Body> {
         match find_blob(&self.view, &self.shared.segments, blob, wait)? {

@@ -607,6 +607,35 @@ impl Store {
         self.shared.submit(submission).await.map(|_| ())
     }
 
+    /// Whether any object's bytes may be in an origin only: one atomic load.
+    #[inline]
+    pub fn has_origins(&self) -> bool {
+        self.shared.fills.has_origins()
+    }
+
+    /// Whether bytes of the object may be in its origin only. Never waits, touches no disk; also true where it cannot
+    /// be told so.
+    pub fn is_away(&self, bucket: BucketId, key: &[u8]) -> bool {
+        let Ok(view) = self.view() else { return true };
+        match view.get(bucket, key) {
+            Lookup::Found(row) => view.is_away(&row, false),
+            Lookup::Absent => false,
+            Lookup::Later => true,
+        }
+    }
+
+    /// Brings the object's bytes here if some are in its origin only: what replaces the object may take them away
+    /// there before they are read. The future may be dropped.
+    pub async fn bring_here(&self, bucket: BucketId, key: &[u8]) -> Result<()> {
+        let view = self.view()?;
+        let Some(row) = view.fetch(bucket, key).await? else { return Ok(()) };
+        let look = move || view.is_away(&row, true);
+        match self.shared.pool.run(look).await.map_err(|_| Error::Stopping)? {
+            true => self.defragment(bucket, key).await,
+            false => Ok(()),
+        }
+    }
+
     /// The same bytes, staged anew.
     async fn stage_copy(&self, bucket: BucketId, body: &BodyReader) -> Result<StagedBody> {
         let mut writer = self.stage_body(bucket, body.len())?;

@@ -236,28 +236,6 @@ fn an_expired_key_leaves_the_origin_too() {
     node.finish(&[]);
 }
 
-#[tokio::test]
-async fn an_origin_prefix_that_is_not_empty_is_refused_by_name_and_nothing_there_changes() {
-    let origin = OriginSim::start(&["cloud"]).unwrap();
-    origin.foreign_put("cloud", "photos/old.jpg", "somebody's");
-    let options = NodeOptions::default().mount("/photos", &origin, "cloud/photos");
-    let mut node = Node::prepare(options).unwrap();
-    // Whether the start fails or the mount is refused later, the reason names the place.
-    let _ = node.restart();
-    wait::until("the place is named", LIMIT, || {
-        let log = node.log();
-        if log.contains("cloud/photos") && log.contains("empty") { Ok(()) } else { Err(log) }
-    })
-    .unwrap();
-    if node.is_running() {
-        let put = node.s3().put_object().bucket("photos").key("new").body(ByteStream::from_static(b"x"));
-        let _ = put.send().await;
-    }
-    assert_eq!(&origin.object("cloud", "photos/old.jpg").unwrap().body[..], b"somebody's");
-    assert!(origin.object("cloud", "photos/new").is_none());
-    node.kill();
-}
-
 #[test]
 fn boots_and_serves_while_the_origin_cannot_be_reached() {
     let origin = OriginSim::start(&["cloud"]).unwrap();

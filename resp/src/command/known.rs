@@ -6,8 +6,8 @@
 
 use smallvec::SmallVec;
 
-use super::Command;
 use super::args::Args;
+use super::{Command, Flags};
 
 /// What a command has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,13 +47,22 @@ impl Command {
     }
 }
 
+impl Command {
+    /// Places of the keys whose values it returns.
+    pub(crate) fn value_keys(&self, args: Args<'_>) -> KnownKeys {
+        let returns = self.flags.has(Flags::RETURNS_VALUE)
+            && (self.known != Known::Options || (3..args.len()).any(|option| args.is(option, "get")));
+        if returns { self.keys.of(args.len()).collect() } else { KnownKeys::new() }
+    }
+}
+
 fn set_depends_on_key(args: Args<'_>) -> bool {
     (3..args.len()).any(|option| ["nx", "xx", "get"].iter().any(|word| args.is(option, word)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{COMMANDS, Flags, find_name};
+    use super::super::{COMMANDS, find_name};
     use super::*;
     use crate::parse::Span;
 

@@ -109,6 +109,8 @@ impl Flags {
     pub(crate) const NEVER_QUEUED: Flags = Flags(1 << 17);
     /// Adds a part to a value, which may have to be put together first.
     pub(crate) const EXTENDS: Flags = Flags(1 << 18);
+    /// Returns bytes of a value.
+    pub(crate) const RETURNS_VALUE: Flags = Flags(1 << 19);
 
     /// Names that COMMAND shows, in Redis's order.
     pub(crate) const SHOWN: [(Flags, &'static str); 13] = [

@@ -12,6 +12,7 @@ const R: Flags = Flags::READONLY;
 const W: Flags = Flags::WRITE;
 const W_OOM: Flags = Flags::WRITE.and(Flags::DENYOOM);
 const FAST: Flags = Flags::FAST;
+const VALUE: Flags = Flags::RETURNS_VALUE;
 const STALE: Flags = Flags::LOADING.and(Flags::STALE);
 const SESSION: Flags = Flags::NOSCRIPT.and(STALE);
 const ADMIN: Flags = Flags::ADMIN.and(SESSION);
@@ -40,22 +41,22 @@ pub(crate) static NONE: Command = command("none", 0, |_, _| Ok(Plan::Answered), 
 /// Every command, in no order.
 #[rustfmt::skip]
 pub(crate) static COMMANDS: &[Command] = &[
-    command("get", 2, string::get, R.and(FAST)).string(1, 1, 1, &["RO access"]).since("1.0.0").says("Returns a value."),
-    command("set", -3, string::set, W_OOM).string(1, 1, 1, &["RW access update variable_flags"]).value(2).knows(Known::Options).since("1.0.0").says("Sets a value, with conditions and an expiry time."),
+    command("get", 2, string::get, R.and(FAST).and(VALUE)).string(1, 1, 1, &["RO access"]).since("1.0.0").says("Returns a value."),
+    command("set", -3, string::set, W_OOM.and(VALUE)).string(1, 1, 1, &["RW access update variable_flags"]).value(2).knows(Known::Options).since("1.0.0").says("Sets a value, with conditions and an expiry time."),
     command("setnx", 3, string::setnx, W_OOM.and(FAST)).string(1, 1, 1, &["OW insert"]).value(2).since("1.0.0").says("Sets a value if the key is absent."),
     command("setex", 4, string::setex, W_OOM).string(1, 1, 1, &["OW update"]).value(3).knows(Known::Nothing).since("2.0.0").says("Sets a value that expires in so many seconds."),
     command("psetex", 4, string::psetex, W_OOM).string(1, 1, 1, &["OW update"]).value(3).knows(Known::Nothing).since("2.6.0").says("Sets a value that expires in so many milliseconds."),
-    command("getset", 3, string::getset, W_OOM.and(FAST)).string(1, 1, 1, &["RW access update"]).value(2).since("1.0.0").says("Sets a value and returns the one before."),
-    command("getdel", 2, string::getdel, W.and(FAST)).string(1, 1, 1, &["RW access delete"]).since("6.2.0").says("Returns a value and deletes the key."),
-    command("getex", -2, string::getex, W.and(FAST)).string(1, 1, 1, &["RW access update"]).since("6.2.0").says("Returns a value and sets or drops its expiry time."),
-    command("mget", -2, string::mget, R.and(FAST)).string(1, -1, 1, &["RO access"]).since("1.0.0").tips(&[MULTI_SHARD]).says("Returns several values, read at one moment."),
+    command("getset", 3, string::getset, W_OOM.and(FAST).and(VALUE)).string(1, 1, 1, &["RW access update"]).value(2).since("1.0.0").says("Sets a value and returns the one before."),
+    command("getdel", 2, string::getdel, W.and(FAST).and(VALUE)).string(1, 1, 1, &["RW access delete"]).since("6.2.0").says("Returns a value and deletes the key."),
+    command("getex", -2, string::getex, W.and(FAST).and(VALUE)).string(1, 1, 1, &["RW access update"]).since("6.2.0").says("Returns a value and sets or drops its expiry time."),
+    command("mget", -2, string::mget, R.and(FAST).and(VALUE)).string(1, -1, 1, &["RO access"]).since("1.0.0").tips(&[MULTI_SHARD]).says("Returns several values, read at one moment."),
     command("mset", -3, string::mset, W_OOM).string(1, -1, 2, &["OW update"]).values(2, -1, 2).knows(Known::Nothing).since("1.0.1").tips(&[MULTI_SHARD, ALL_SUCCEEDED]).says("Sets several values together."),
     command("msetnx", -3, string::msetnx, W_OOM).string(1, -1, 2, &["OW insert"]).values(2, -1, 2).since("1.0.1").tips(&[MULTI_SHARD, "response_policy:agg_min"]).says("Sets several values if all keys are absent."),
     command("append", 3, string::append, W_OOM.and(FAST).and(Flags::EXTENDS)).string(1, 1, 1, &["RW insert"]).value(2).since("2.0.0").says("Appends to a value."),
     command("strlen", 2, string::strlen, R.and(FAST)).string(1, 1, 1, &["RO"]).since("2.2.0").says("Returns a value's length."),
-    command("getrange", 4, string::getrange, R).string(1, 1, 1, &["RO access"]).since("2.4.0").says("Returns a part of a value."),
+    command("getrange", 4, string::getrange, R.and(VALUE)).string(1, 1, 1, &["RO access"]).since("2.4.0").says("Returns a part of a value."),
     command("setrange", 4, string::setrange, W_OOM.and(Flags::EXTENDS)).string(1, 1, 1, &["RW update"]).value(3).since("2.2.0").says("Overwrites a part of a value."),
-    command("substr", 4, string::getrange, R).string(1, 1, 1, &["RO access"]).since("1.0.0").says("An old name of GETRANGE."),
+    command("substr", 4, string::getrange, R.and(VALUE)).string(1, 1, 1, &["RO access"]).since("1.0.0").says("An old name of GETRANGE."),
     command("incr", 2, string::incr, W_OOM.and(FAST)).string(1, 1, 1, &["RW access update"]).knows(Known::Number).since("1.0.0").says("Adds one to a number."),
     command("decr", 2, string::decr, W_OOM.and(FAST)).string(1, 1, 1, &["RW access update"]).knows(Known::Number).since("1.0.0").says("Takes one from a number."),
     command("incrby", 3, string::incrby, W_OOM.and(FAST)).string(1, 1, 1, &["RW access update"]).knows(Known::Number).since("1.0.0").says("Adds to a number."),

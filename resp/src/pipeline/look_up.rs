@@ -5,7 +5,8 @@
 //! What must hold: a command that depends on a key runs after a look-up of it that said what is there, or answers
 //! an error; the writes before it in the pipeline are applied by then, since a key that was just written needs
 //! none. A batch is closed only where a look-up is needed, and one look-up serves the requests behind as well.
-//! INCR also needs its number in its row, where one from an origin does not stand.
+//! INCR also needs its number in its row, where one from an origin does not stand. And what a command returns is not
+//! left in an origin where a write of the same batch may replace it before it is fetched.
 
 use std::ops::Range;
 
@@ -37,6 +38,8 @@ pub(super) struct LookUps {
     done: Vec<(usize, Result<(), CommandError>)>,
     /// The request whose number was put into its row last.
     number_of: Option<usize>,
+    /// The request that runs alone, because what it returns is in an origin.
+    alone: Option<usize>,
 }
 
 impl LookUps {
@@ -44,6 +47,7 @@ impl LookUps {
     pub(super) fn clear(&mut self) {
         self.done.clear();
         self.number_of = None;
+        self.alone = None;
     }
 
     fn of(&self, request: &Range<usize>) -> Option<&Result<(), CommandError>> {
@@ -71,6 +75,51 @@ impl Pipeline {
         command.known == Known::Number
             && self.look_ups.number_of != Some(request.start)
             && self.may_be_outside_of_row(database, args.at(1))
+    }
+
+    /// Whether a request returns bytes that may be in an origin only; asked only where there is any.
+    #[inline(never)]
+    pub(super) fn returns_what_is_away(
+        &mut self,
+        command: &'static Command,
+        request: &Range<usize>,
+        args: Args<'_>,
+    ) -> bool {
+        let database = self.session.database();
+        self.look_ups.alone != Some(request.start) && !self.away_keys(command, args, database).is_empty()
+    }
+
+    /// Answers what stands before; what the request returns and replaces is brought here. One that only returns it
+    /// is answered before anything behind it is submitted: a write there could reach the origin first.
+    pub(super) async fn bring_here(
+        &mut self,
+        command: &'static Command,
+        request: Range<usize>,
+        args: Args<'_>,
+        parser: &Parser,
+    ) -> Result<(), CommandError> {
+        self.close(parser).await;
+        self.look_ups.alone = Some(request.start);
+        if command.flags.has(Flags::WRITE) {
+            let database = self.session.database();
+            for (bucket, key) in self.away_keys(command, args, database) {
+                self.server.store.bring_here(bucket, key).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The keys whose values a request returns and may have to fetch.
+    fn away_keys<'a>(&mut self, command: &Command, args: Args<'a>, database: usize) -> Keys<'a> {
+        let mut away = Keys::new();
+        let Some(bucket) = self.session.database_at(database).bucket else { return away };
+        for place in command.value_keys(args) {
+            let key = args.at(place);
+            if Store::check_key(key).is_ok() && self.server.store.is_away(bucket, key) {
+                away.push((bucket, key));
+            }
+        }
+        away
     }
 
     /// Answers what stands before, and looks up what the request still depends on, together with the keys of the
@@ -166,12 +215,20 @@ impl Pipeline {
                 () = self.server.stopping.cancelled() => return Err(Error::Stopping.into()),
             }
         }
-        let mut numbers = Vec::new();
-        self.each_queued(queue, |_, command, args, database| {
+        let (mut numbers, mut away) = (Vec::new(), Vec::new());
+        let fetches =
+            self.server.store.has_origins() && queue.iter().any(|(it, _)| it.flags.has(Flags::WRITE));
+        self.each_queued(queue, |pipeline, command, args, database| {
             if command.known == Known::Number {
                 numbers.push((database, args.at(1)));
             }
+            if fetches {
+                away.extend(pipeline.away_keys(command, args, database));
+            }
         });
+        for (bucket, key) in away {
+            self.server.store.bring_here(bucket, key).await?;
+        }
         for (database, key) in numbers {
             if self.may_be_outside_of_row(database, key) {
                 self.put_into_row(database, key).await?;
