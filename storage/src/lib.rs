@@ -20,6 +20,8 @@
 //! | `scrub`, while one runs | reads every extent and row at a modest pace | its pace, checkpoints |
 //! | housekeeping task | proposes expiries and sweeps | a clock |
 //! | flush tasks | uploads | the queue |
+//! | look-up tasks | questions to origins, one for each key that is asked for | readers, listings |
+//! | import tasks | an origin's listing and HEADs, page by page | an operator |
 //! | fill tasks | blocks from an origin, and blobs that are kept again | readers |
 
 pub mod blob;

@@ -1,5 +1,5 @@
-//! Imports: everything that a mount's origin lists is taken over, heads alone, so that listings and look-ups need it
-//! no more.
+//! Imports: everything that a mount's origin lists is taken over, heads alone, so that no read of it begins with a
+//! look-up, and listings and counts have it as rows.
 //!
 //! A job for each mount: pages of the origin's listing, a HEAD for each key of which nothing is known, `Adopt`s in
 //! batches, and a note in the log behind each page. Trouble is waited out, with pauses that grow to [`PAUSE_MAX`]; a

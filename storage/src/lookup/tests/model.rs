@@ -70,6 +70,8 @@ struct World {
     revalidate: bool,
     random: fastrand::Rng,
     known: BTreeMap<Vec<u8>, Known>,
+    /// Keys that may be remembered as absent from before they were written and deleted here.
+    maybe_absent: BTreeSet<Vec<u8>>,
     /// Keys that the origin has not got yet.
     dirty: BTreeSet<Vec<u8>>,
     down: bool,
@@ -185,6 +187,9 @@ impl World {
                 _ => {}
             }
         }
+        // Of one that was deleted while it was listed, the origin was asked.
+        let gone = self.known.iter().filter(|(_, known)| **known == Known::Gone);
+        self.maybe_absent.extend(gone.map(|(key, _)| key.clone()));
         self.known.retain(|_, known| *known != Known::Gone);
     }
 
@@ -220,6 +225,7 @@ impl World {
             None => {
                 self.seen.absent += 1;
                 self.known.insert(key.to_vec(), Known::Absent);
+                self.maybe_absent.insert(key.to_vec());
                 Ok(None)
             }
         }
@@ -237,20 +243,40 @@ impl World {
 
     /// Whether a conditional write would meet something in the origin that nobody looks for.
     fn is_hidden(&self, key: &[u8]) -> bool {
-        self.known.get(key) == Some(&Known::Absent) && !self.revalidate && self.in_origin(key).is_some()
+        let known = matches!(self.known.get(key), Some(Known::Object { .. } | Known::Gone));
+        !known && self.maybe_absent.contains(key) && !self.revalidate && self.in_origin(key).is_some()
     }
 
     /// Makes the key known as front ends do, and says what is there. `None` if an origin could not be asked, rightly.
     async fn make_known(&mut self, site: &Site, key: &[u8]) -> Option<Option<(Bytes, String)>> {
         // A delete that its origin has taken by now leaves nothing that is known.
         let may_fail = self.down && self.known.get(key) == Some(&Known::Gone);
-        let expected = self.look(key);
+        let unsure = !self.revalidate && !self.known.contains_key(key) && self.maybe_absent.contains(key);
+        let expected = if unsure { Err(()) } else { self.look(key) };
         let asked = match site.store.is_unknown(site.bucket, key) {
             true => site.store.look_up(&[(site.bucket, key)]).await,
             false => Ok(()),
         };
         match (asked, expected) {
             (Ok(()), Ok(expected)) => Some(expected),
+            (Ok(()), Err(())) if unsure => {
+                let row = site.store.view().unwrap().fetch(site.bucket, key).await.unwrap();
+                let body = row.and(self.in_origin(key));
+                let Some(body) = body else {
+                    self.known.insert(key.to_vec(), Known::Absent);
+                    return Some(None);
+                };
+                let etag = self.origin_etag(key);
+                self.known.insert(
+                    key.to_vec(),
+                    Known::Object { body: body.clone(), etag: etag.clone(), stale: false },
+                );
+                Some(Some((body, etag)))
+            }
+            (Err(Error::Unavailable(_)), _) if unsure => {
+                assert!(self.down, "{}", self.text(key));
+                None
+            }
             (Err(Error::Unavailable(_)), expected) if expected.is_err() || may_fail => {
                 self.seen.refused += 1;
                 None
@@ -500,6 +526,14 @@ impl World {
         items
     }
 
+    /// What a listing shows of an origin is not remembered as absent any more.
+    fn shown(&mut self, key: &[u8]) {
+        if !matches!(self.known.get(key), Some(Known::Object { .. } | Known::Gone)) {
+            self.known.remove(key);
+            self.maybe_absent.remove(key);
+        }
+    }
+
     async fn list(&mut self, site: &Site) {
         let prefixes: [&[u8]; 9] = [b"", b"", b"b", b"b/", b"in", b"in/", b"in/local/", b"\xC3", b"x"];
         let delimiters: [&[u8]; 4] = [b"", b"/", b"/", b"1"];
@@ -558,8 +592,8 @@ impl World {
         self.note_taken_over(site).await;
         // What was shown is not remembered as absent; what is not UTF-8 was taken over.
         for key in names() {
-            if listed.get(&key).is_some_and(Option::is_some) && self.known.get(&key) == Some(&Known::Absent) {
-                self.known.remove(&key);
+            if listed.get(&key).is_some_and(Option::is_some) {
+                self.shown(&key);
             }
         }
     }
@@ -608,10 +642,7 @@ impl World {
         origin.release();
         reading.await.unwrap().unwrap();
         self.seen.late += 1;
-        // Whatever was remembered of the answer, the origin has nothing that it could hide.
-        if !self.known.contains_key(key) {
-            self.known.insert(key.to_vec(), Known::Absent);
-        }
+        self.maybe_absent.insert(key.to_vec());
         self.read(site, key).await;
     }
 
@@ -656,9 +687,7 @@ impl World {
         self.seen.late += 1;
         self.note_taken_over(site).await;
         for key in &listed {
-            if self.known.get(key) == Some(&Known::Absent) {
-                self.known.remove(key);
-            }
+            self.shown(key);
         }
     }
 
@@ -709,6 +738,7 @@ async fn history(
         revalidate: random.bool(),
         random,
         known: BTreeMap::new(),
+        maybe_absent: BTreeSet::new(),
         dirty: BTreeSet::new(),
         down: false,
         step: 0,
@@ -736,6 +766,7 @@ async fn history(
     for step in 0..steps {
         world.step = step + 1;
         let (what, key, other) = (world.random.u8(0..40), world.key(), world.key());
+        let begun = Instant::now();
         match what {
             0..8 => world.read(&site, &key).await,
             8..13 => {
@@ -792,9 +823,13 @@ async fn history(
             37 => {
                 Arc::into_inner(site).unwrap().stop().await;
                 world.known.retain(|_, known| *known != Known::Absent);
+                world.maybe_absent.clear();
                 site = Arc::new(world.start().await);
             }
             _ => world.verify(&site).await,
+        }
+        if number("FOREBAY_SEED").is_some() && begun.elapsed() > Duration::from_millis(200) {
+            println!("step {} ({what}) took {:?}", world.step, begun.elapsed());
         }
     }
     world.set_down(false);
