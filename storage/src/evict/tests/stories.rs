@@ -21,7 +21,7 @@ use crate::submission::Submission;
 const LIMIT: Duration = Duration::from_secs(60);
 const CAPACITY: u64 = 64 << 20;
 
-fn config(dir: &Path, origin: &Arc<MemoryOrigin>, capacity: u64) -> StorageConfig {
+pub(super) fn config(dir: &Path, origin: &Arc<MemoryOrigin>, capacity: u64) -> StorageConfig {
     let mut config = StorageConfig {
         map_bytes: 1 << 30,
         journal_file_bytes: 16 << 20,
@@ -80,7 +80,7 @@ async fn put(store: &Store, bucket: BucketId, key: &str, body: &Bytes) -> Result
 }
 
 /// Writes again while there is no room.
-async fn put_patiently(store: &Store, bucket: BucketId, key: &str, body: &Bytes) {
+pub(super) async fn put_patiently(store: &Store, bucket: BucketId, key: &str, body: &Bytes) {
     let until = Instant::now() + LIMIT;
     loop {
         match put(store, bucket, key, body).await {
@@ -92,7 +92,7 @@ async fn put_patiently(store: &Store, bucket: BucketId, key: &str, body: &Bytes)
     }
 }
 
-async fn get(store: &Store, bucket: BucketId, key: &str) -> Result<Option<Bytes>, Error> {
+pub(super) async fn get(store: &Store, bucket: BucketId, key: &str) -> Result<Option<Bytes>, Error> {
     let view = store.view()?;
     let Some(row) = view.fetch(bucket, key.as_bytes()).await? else { return Ok(None) };
     let reader = view.open_body(&row).await?;
@@ -105,7 +105,7 @@ async fn get(store: &Store, bucket: BucketId, key: &str) -> Result<Option<Bytes>
     Ok(Some(Bytes::from(bytes)))
 }
 
-async fn flushed(store: &Store) {
+pub(super) async fn flushed(store: &Store) {
     assert_eq!(store.flush_wait(None, Some(LIMIT)).await.unwrap(), (0, 0));
 }
 
