@@ -415,6 +415,24 @@ impl Node {
     }
 }
 
+#[cfg(test)]
+impl Node {
+    /// Ends it as kill -9 would: what was written is there, and nothing more is written or answered. The directory may
+    /// be opened again once every handle of the store is gone.
+    pub(crate) async fn crash(self) {
+        let (driver, evicting, stager) = (self.driver, self.evicting, self.shared.stager.clone());
+        let die = move || {
+            driver.die();
+            evicting.stop();
+            stager.stop();
+        };
+        tokio::task::spawn_blocking(die).await.unwrap();
+        self.stop.cancel();
+        let _ = self.flushing.await;
+        let _ = self.housekeeping.await;
+    }
+}
+
 fn lock_directory(dir: &Path) -> Result<File, StartError> {
     let failed = |error| StartError::Directory(dir.to_owned(), error);
     create_durably(dir).map_err(failed)?;

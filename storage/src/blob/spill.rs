@@ -42,7 +42,8 @@ impl Tail {
 /// pinned or named. One at a time per store.
 ///
 /// Dropped before that, or after an error, it leaves the store as it was; segments that it took are free as soon as
-/// nobody has them pinned.
+/// nobody has them pinned. After a lack of space the next spill begins in another segment: a free one's file has its
+/// room, the one that was open would have to grow.
 pub struct SpillWriter<'s> {
     store: &'s SegmentStore,
     tail: MutexGuard<'s, Tail>,
@@ -56,6 +57,7 @@ pub struct SpillWriter<'s> {
     buffer: Vec<u8>,
     /// Whether the open segment holds bytes of this spill that are not synced.
     unsynced: bool,
+    lacks_space: bool,
     finished: bool,
 }
 
@@ -63,12 +65,19 @@ impl<'s> SpillWriter<'s> {
     pub(super) fn new(store: &'s SegmentStore, tail: MutexGuard<'s, Tail>) -> SpillWriter<'s> {
         let (before, taken) = (tail.open.clone(), Vec::new());
         let (filled, buffer) = (Vec::new(), Vec::new());
-        SpillWriter { store, tail, before, taken, filled, buffer, unsynced: false, finished: false }
+        let (unsynced, lacks_space, finished) = (false, false, false);
+        SpillWriter { store, tail, before, taken, filled, buffer, unsynced, lacks_space, finished }
     }
 
     /// Appends a body. The pointer must not become durable anywhere before [`SpillWriter::finish`] has
     /// returned. After an error nothing of this spill may be used.
     pub fn push(&mut self, blob: BlobId, body: &[u8]) -> Result<Pointer, BlobError> {
+        let pushed = self.try_push(blob, body);
+        self.lacks_space |= matches!(pushed, Err(BlobError::NoSpace(_)));
+        pushed
+    }
+
+    fn try_push(&mut self, blob: BlobId, body: &[u8]) -> Result<Pointer, BlobError> {
         let length = body.len() as u64;
         let length_max = self.store.body_len_max();
         if length > length_max {
@@ -95,7 +104,9 @@ impl<'s> SpillWriter<'s> {
     /// Makes all bodies durable: from now on pointers to them may be committed. A failed sync is fatal. Returns
     /// what keeps the bodies until the tables name their segments.
     pub fn finish(mut self) -> Result<Vec<SegmentPin>, BlobError> {
-        self.close()?;
+        let closed = self.close();
+        self.lacks_space |= matches!(closed, Err(BlobError::NoSpace(_)));
+        closed?;
         self.finished = true;
         Ok(std::mem::take(&mut self.filled))
     }
@@ -154,7 +165,7 @@ impl Drop for SpillWriter<'_> {
     /// Without a finish nobody points to what was written: the next spill may write over it.
     fn drop(&mut self) {
         if !self.finished {
-            self.tail.open = self.before.take();
+            self.tail.open = self.before.take().filter(|_| !self.lacks_space);
             self.filled.clear();
             self.taken.drain(..).for_each(|pin| self.store.give_back(pin));
         }

@@ -8,7 +8,7 @@ use super::spill::{SpillWriter, Tail};
 use super::{BlobError, BlobId, DIR, Generation, PIECE_BYTES_MAX, Pointer, SegmentId, SegmentUsage};
 use crate::io::Disk;
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,12 +84,25 @@ pub struct SegmentStore {
 }
 
 struct FreeSegments {
-    segments: VecDeque<Arc<Segment>>,
+    segments: Vec<Arc<Segment>>,
     next_id: u32,
     /// Counts the generations of this run.
     generations: u64,
     /// The number of the last use of any segment.
     opened: u64,
+}
+
+impl FreeSegments {
+    /// The one that takes most without taking more of the disk.
+    fn take_longest(&mut self) -> Option<Arc<Segment>> {
+        let at = (0..self.segments.len()).max_by_key(|at| self.segments[*at].len())?;
+        Some(self.segments.swap_remove(at))
+    }
+
+    fn take_shortest(&mut self) -> Option<Arc<Segment>> {
+        let at = (0..self.segments.len()).min_by_key(|at| self.segments[*at].len())?;
+        Some(self.segments.swap_remove(at))
+    }
 }
 
 /// An extent that a scan came across.
@@ -125,12 +138,7 @@ impl SegmentStore {
             config,
             segments: RwLock::default(),
             tail: Mutex::default(),
-            free: Mutex::new(FreeSegments {
-                segments: VecDeque::new(),
-                next_id: 0,
-                generations: 0,
-                opened: 0,
-            }),
+            free: Mutex::new(FreeSegments { segments: Vec::new(), next_id: 0, generations: 0, opened: 0 }),
             spare: AtomicU64::new(0),
             lanes: Lanes::default(),
             places: Places::default(),
@@ -180,7 +188,7 @@ impl SegmentStore {
         free.opened = free.opened.max(opened);
         if found.is_none() || segment.is_unused() {
             segment.retire()?;
-            free.segments.push_back(segment.clone());
+            free.segments.push(segment.clone());
         }
         self.segments.write().insert(id, segment);
         Ok(())
@@ -235,7 +243,7 @@ impl SegmentStore {
         found.set_named(false);
         found.retire()?;
         let mut free = self.free.lock();
-        free.segments.push_back(found);
+        free.segments.push(found);
         self.trim_spares(&mut free);
         Ok(())
     }
@@ -375,7 +383,7 @@ impl SegmentStore {
         free.generations += 1;
         free.opened += 1;
         let generation = generation(self.config.nonce, free.generations);
-        let segment = match free.segments.pop_front() {
+        let segment = match free.take_longest() {
             Some(segment) => segment,
             None => {
                 let id = SegmentId(free.next_id);
@@ -388,7 +396,7 @@ impl SegmentStore {
         };
         let fresh = segment.len() == 0;
         if let Err(error) = segment.begin(generation, free.opened) {
-            free.segments.push_front(segment);
+            free.segments.push(segment);
             return Err(error);
         }
         if fresh {
@@ -407,7 +415,7 @@ impl SegmentStore {
         let mut free = self.free.lock();
         // Somebody has it pinned: it is unused when they let go of it.
         if segment.retire().is_ok() {
-            free.segments.push_front(segment);
+            free.segments.push(segment);
             self.trim_spares(&mut free);
         }
     }
@@ -415,7 +423,7 @@ impl SegmentStore {
     fn trim_spares(&self, free: &mut FreeSegments) {
         let mut bytes: u64 = free.segments.iter().map(|segment| segment.len()).sum();
         while bytes > self.config.spare_bytes
-            && let Some(segment) = free.segments.pop_back()
+            && let Some(segment) = free.take_shortest()
         {
             bytes -= segment.len();
             self.segments.write().remove(&segment.id);

@@ -229,6 +229,8 @@ fn look(shared: &Shared, view: &View, row: &ObjectRow) -> Result<Stand, ViewErro
     if clean.is_empty() {
         return Ok(Stand::Here(Some(row.version()), false));
     }
+    #[cfg(test)]
+    let places_first = places_first(shared, view, &clean)?;
     // Before the look at the places: a round that ends in between has dropped its own by then, and under the gate
     // no other begins. The reverse would find the old place, and then nobody who gives it up.
     let dropping: Vec<BlobId> = {
@@ -238,12 +240,34 @@ fn look(shared: &Shared, view: &View, row: &ObjectRow) -> Result<Stand, ViewErro
     if !dropping.is_empty() {
         return Ok(Stand::Dropping(dropping));
     }
-    for blob in clean {
-        if is_away(view, blob)? {
-            return Ok(Stand::Away);
-        }
+    #[cfg(test)]
+    if let Some(away) = places_first {
+        return Ok(if away { Stand::Away } else { Stand::Here(Some(row.version()), true) });
+    }
+    if any_away(view, &clean)? {
+        return Ok(Stand::Away);
     }
     Ok(Stand::Here(Some(row.version()), true))
+}
+
+/// The sabotaged look at the places, with a wide window behind it; `None` if it is in its place.
+#[cfg(test)]
+fn places_first(shared: &Shared, view: &View, blobs: &[BlobId]) -> Result<Option<bool>, ViewError> {
+    if !shared.evictor.sabotage.lock().places_first {
+        return Ok(None);
+    }
+    let away = any_away(view, blobs)?;
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    Ok(Some(away))
+}
+
+fn any_away(view: &View, blobs: &[BlobId]) -> Result<bool, ViewError> {
+    for blob in blobs {
+        if is_away(view, *blob)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether a blob has no place here that a crash would leave. May block.

@@ -61,7 +61,7 @@ const LOW_PERCENT: u64 = 85;
 /// Segments of one round: their places change with one checkpoint.
 const ROUND_SEGMENTS: usize = 8;
 /// Extents after which a round takes no further segment: it holds a change of each in memory.
-const ROUND_EXTENTS: usize = 100_000;
+const ROUND_EXTENTS: usize = if cfg!(test) { 1000 } else { 100_000 };
 /// A segment goes only if this share of it becomes free, and if none does, the second.
 const GAIN_PERCENT: [u64; 2] = [12, 1];
 /// How long places may wait for a checkpoint that nobody else asks for.
@@ -90,6 +90,8 @@ pub(crate) struct Sabotage {
     pub(crate) skip_clean_rows: bool,
     /// Segments are used again at once.
     pub(crate) recycle_first: bool,
+    /// Whoever builds on bytes looks for them first, and long before it asks what is being dropped.
+    pub(crate) places_first: bool,
 }
 
 /// See the file's head. One per store; its thread, if it has one, is a [`EvictThread`].
@@ -309,7 +311,7 @@ struct Course<'e> {
     dropping: Dropping<'e>,
     /// Bytes that become free.
     gained: u64,
-    segments: usize,
+    segments: Vec<SegmentUse>,
     extents: usize,
     /// Bytes that may still be copied.
     copies_left: u64,
@@ -321,7 +323,9 @@ struct Course<'e> {
 
 impl Course<'_> {
     fn is_enough(&self, wanted: Want) -> bool {
-        self.gained >= wanted.bytes() || self.segments == ROUND_SEGMENTS || self.extents >= ROUND_EXTENTS
+        self.gained >= wanted.bytes()
+            || self.segments.len() == ROUND_SEGMENTS
+            || self.extents >= ROUND_EXTENTS
     }
 }
 
@@ -334,20 +338,18 @@ fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) 
         return Ok(Round::Barren);
     }
     let _round = evictor.rounds.lock();
-    let room = || shared.disk_room(true).map(|(room, _)| room);
-    let room_before = room();
     let mut course = Course {
         batch: Arc::default(),
         dropping: Dropping::new(evictor),
         gained: 0,
-        segments: 0,
+        segments: Vec::new(),
         extents: 0,
         copies_left: copy_budget(shared),
         coming: 0,
         spared: false,
     };
     let begun = begin(shared, wanted, &mut course);
-    let Course { batch, dropping, extents, coming, spared, .. } = course;
+    let Course { batch, dropping, segments, extents, coming, spared, .. } = course;
     let waits = extents > 0;
     if waits || coming > 0 {
         shared.status.checkpoint_wanted.store(true, Relaxed);
@@ -364,9 +366,11 @@ fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) 
     begun?;
     let round = match wanted {
         _ if dropped_bytes > 0 => Round::Made,
-        // Copies that brought no room bring none the next time.
-        Want::Disk(_) if moved_bytes > 0 && room() > room_before => Round::Made,
-        Want::Disk(_) if moved_bytes > 0 => Round::Barren,
+        // Whoever is in the way of all of them is there the next time, too.
+        Want::Disk(_) if moved_bytes > 0 => {
+            let is_free = |(id, use_of): &SegmentUse| shared.segments.pin_use(*id, *use_of).is_none();
+            if segments.iter().any(is_free) { Round::Made } else { Round::Barren }
+        }
         _ if waits || coming > 0 || spared => Round::Vain,
         _ => Round::Barren,
     };
@@ -434,7 +438,7 @@ pub(crate) fn give_up_all(shared: &Arc<Shared>) -> Result<Round, EvictError> {
 
 /// Queues the changes of as many segments as are needed, oldest first.
 fn begin<'e>(shared: &'e Arc<Shared>, wanted: Want, course: &mut Course<'e>) -> Result<(), EvictError> {
-    // Of which little would become free, and that are not looked at in vain already.
+    // Of which little would become free.
     let mut poor = Vec::new();
     for segment in shared.segments.settled() {
         if course.is_enough(wanted) || shared.evictor.stopping.load(Relaxed) {
@@ -459,9 +463,9 @@ fn begin<'e>(shared: &'e Arc<Shared>, wanted: Want, course: &mut Course<'e>) -> 
 /// What a look at a segment came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
-    /// It is being emptied, or cannot be now.
+    /// It is being emptied, or is not worth it, or cannot be now.
     Done,
-    /// Less of it would become free than was asked for.
+    /// Less of it would become free than was asked for, and enough if nothing else does.
     Poor,
 }
 
@@ -501,8 +505,9 @@ fn try_take<'e>(
     if gain_percent == GAIN_PERCENT[0] {
         course.coming += looked.coming_bytes;
     }
-    if looked.gain(shared, wanted, segment.0) * 100 < shared.segments.segment_bytes() * gain_percent {
-        return Ok(Taken::Poor);
+    let gain_percent_of = looked.gain(shared, wanted, segment.0) * 100 / shared.segments.segment_bytes();
+    if gain_percent_of < gain_percent {
+        return Ok(if gain_percent_of < GAIN_PERCENT[1] { Taken::Done } else { Taken::Poor });
     }
     let mut dropping = Dropping::new(&shared.evictor);
     let judged = looked.judge(shared, wanted, &mut dropping)?;
@@ -529,7 +534,7 @@ fn try_take<'e>(
     course.copies_left = course.copies_left.saturating_sub(judged.kept.copy_bytes);
     course.dropping.take_over(dropping);
     course.gained += gained;
-    course.segments += 1;
+    course.segments.push(segment);
     course.extents += judged.keep.len() + judged.drop.len();
     Ok(Taken::Done)
 }

@@ -1,5 +1,7 @@
-//! Eviction and fill of a whole node on a real directory, with an origin in memory.
+//! Eviction and fill of a whole node on a real directory, with an origin in memory; and by seed, on a simulated disk.
 
 mod model;
 mod origins;
+mod rooms;
 pub(crate) mod stories;
+mod stress;

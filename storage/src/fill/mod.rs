@@ -148,6 +148,13 @@ impl Fills {
         self.any.store(true, Relaxed);
     }
 
+    /// As on a node without mounts.
+    #[cfg(test)]
+    pub(crate) fn forget_origins(&self) {
+        self.origins.write().clear();
+        self.any.store(false, Relaxed);
+    }
+
     /// Whether any mount has an origin: without one everything is here.
     pub(crate) fn has_origins(&self) -> bool {
         self.any.load(Relaxed)

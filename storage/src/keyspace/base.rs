@@ -55,6 +55,15 @@ type Rows = BTreeMap<Arc<[u8]>, Arc<[u8]>>;
 #[derive(Default)]
 pub(crate) struct SimBase {
     rows: Mutex<Rows>,
+    full: std::sync::atomic::AtomicBool,
+}
+
+#[cfg(test)]
+impl SimBase {
+    /// Lets the next commit end for lack of space.
+    pub(crate) fn fail_next_commit(&self) {
+        self.full.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -73,6 +82,10 @@ impl Base for SimBase {
     }
 
     fn commit(&self, changes: &[Change]) -> Result<(), BaseError> {
+        assert!(changes.is_sorted_by(|a, b| a.0 < b.0), "in the order of the keys, each once");
+        if self.full.swap(false, std::sync::atomic::Ordering::Relaxed) {
+            return Err(BaseError::Full { used: 1, map: 1 });
+        }
         let mut rows = self.rows.lock();
         for (key, value) in changes {
             match value {

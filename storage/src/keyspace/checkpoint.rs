@@ -226,10 +226,11 @@ impl Checkpointer {
         for (change, holds) in &places {
             // Brought back: from the commit on the tables say where. Only while its entry stands, and once: one that
             // ended with the blob was counted then, and to count it again would hide another of its segment.
+            let stands = self.segments.staged_pointer(change.blob) == change.to;
             if change.from.is_none()
                 && !staged.settled.contains(&change.blob)
                 && change.to.is_some()
-                && self.segments.staged_pointer(change.blob) == change.to
+                && (stands || !self.places.asks_for_entries())
             {
                 staged.settle(change.blob, change.to);
             }

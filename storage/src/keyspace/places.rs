@@ -94,6 +94,9 @@ pub(crate) struct PlaceChanges {
     /// Drops places without a look at the clean rows: for the test that must notice.
     #[cfg(test)]
     pub(crate) unjudged: std::sync::atomic::AtomicBool,
+    /// Counts every place that was brought back as one more entry that ends: likewise.
+    #[cfg(test)]
+    pub(crate) entries_unasked: std::sync::atomic::AtomicBool,
 }
 
 #[derive(Default)]
@@ -124,6 +127,15 @@ impl PlaceChanges {
     pub(super) fn judges(&self) -> bool {
         #[cfg(test)]
         if self.unjudged.load(std::sync::atomic::Ordering::Relaxed) {
+            return false;
+        }
+        true
+    }
+
+    /// Whether the place map is asked for the entry of a place that was brought back.
+    pub(super) fn asks_for_entries(&self) -> bool {
+        #[cfg(test)]
+        if self.entries_unasked.load(std::sync::atomic::Ordering::Relaxed) {
             return false;
         }
         true

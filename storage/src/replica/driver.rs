@@ -136,9 +136,20 @@ impl Driver {
         Ok(Driver { inbox, threads })
     }
 
+    /// Ends the threads, and leaves everything else as it stands. Blocks.
+    #[cfg(test)]
+    pub(crate) fn die(self) {
+        self.inbox.die();
+        self.join();
+    }
+
     /// Works off the inbox, syncs, checkpoints what is in memory, and ends the threads. Blocks.
     pub(crate) fn stop(self) {
         self.inbox.stop();
+        self.join();
+    }
+
+    fn join(self) {
         for thread in self.threads.into_iter().rev() {
             if thread.join().is_err() {
                 tracing::error!("a storage thread panicked");
@@ -204,6 +215,8 @@ impl Driving {
             let wait = if named { TICK } else { QUIET };
             match inbox.take(wait) {
                 Arrived::Stopped => break,
+                #[cfg(test)]
+                Arrived::Dead => return Ok(()),
                 Arrived::Batch(batch) if batch.is_empty() => {
                     if self.syncer.is_none() && !named {
                         engine.idle()?;

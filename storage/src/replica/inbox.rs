@@ -59,6 +59,8 @@ impl Pending {
 struct Queue {
     pending: Vec<Pending>,
     stopped: bool,
+    #[cfg(test)]
+    dead: bool,
 }
 
 /// See the file's head.
@@ -74,6 +76,9 @@ pub(crate) enum Arrived {
     Batch(Vec<Pending>),
     /// The inbox was closed and is empty.
     Stopped,
+    /// The process is to be as good as dead.
+    #[cfg(test)]
+    Dead,
 }
 
 impl Inbox {
@@ -104,10 +109,23 @@ impl Inbox {
                 }
             }
         }
+        #[cfg(test)]
+        if queue.dead {
+            return Arrived::Dead;
+        }
         if queue.pending.is_empty() && queue.stopped {
             return Arrived::Stopped;
         }
         Arrived::Batch(std::mem::take(&mut queue.pending))
+    }
+
+    /// Takes no more, and answers nothing of what is in it.
+    #[cfg(test)]
+    pub(crate) fn die(&self) {
+        let mut queue = self.queue.lock();
+        (queue.stopped, queue.dead) = (true, true);
+        queue.pending.clear();
+        self.arrived.notify_all();
     }
 
     /// Takes no more; what is in it is still worked off.

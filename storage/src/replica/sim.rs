@@ -36,8 +36,8 @@ const NODE: u16 = 1;
 
 /// A disk, a checkpoint store and an engine that may die at any moment.
 pub(crate) struct World {
-    disk: Arc<SimDisk>,
-    base: Arc<SimBase>,
+    pub(crate) disk: Arc<SimDisk>,
+    pub(crate) base: Arc<SimBase>,
     pub(crate) clock: Arc<ManualClock>,
     random: fastrand::Rng,
     journal_file_bytes: u64,

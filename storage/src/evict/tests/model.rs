@@ -18,7 +18,6 @@ use tokio::sync::Semaphore;
 
 use super::super::{Sabotage, Want, make_room, submit_held};
 use crate::error::Error;
-use crate::io::sim::SimDisk;
 use crate::io::threads::ReadPool;
 use crate::keyspace::Keyspace;
 use crate::keyspace::tables::{QueueRow, Table, split_queue_key};
@@ -32,20 +31,22 @@ use crate::origin::{
 };
 use crate::read::ReadView;
 use crate::replica::sim::World;
-use crate::replica::{Arrived, Inbox};
+use crate::replica::{Arrived, Inbox, Pending};
 use crate::scrub::tests::Stepwise;
 use crate::store::{Limits, Shared, SpaceWatch};
 use crate::submission::{Outcomes, Submission};
 
 const SEEDS: u64 = 30;
 const KEYS: u64 = 10;
+/// What stays free on the disk, where it has an end.
+pub(super) const RESERVE: u64 = 1 << 20;
 
 /// What somebody else writes to the origin: longer than every object.
 static FOREIGN: [u8; 400_000] = [0xee; 400_000];
 
 /// Which rule is missing.
 #[derive(Debug, Clone, Copy, Default)]
-struct Missing {
+pub(super) struct Missing {
     evictor: Sabotage,
     /// The checkpoint's own look at the clean rows.
     unjudged: bool,
@@ -64,17 +65,19 @@ struct Object {
     foreign: bool,
 }
 
-struct Site {
-    world: RefCell<World>,
+pub(super) struct Site {
+    pub(super) world: RefCell<World>,
     origin: Arc<MemoryOrigin>,
     missing: Missing,
     random: RefCell<fastrand::Rng>,
     open: Option<Open>,
-    bucket: BucketId,
+    pub(super) bucket: BucketId,
     model: BTreeMap<u64, Object>,
     /// The scrub under way.
     scrub: Option<Stepwise>,
     scrubbed: u64,
+    /// Goes into the log right before what is submitted next.
+    slips_in: RefCell<Option<Submission>>,
 }
 
 /// A run of the node. Its tasks end with it.
@@ -83,7 +86,7 @@ struct Open {
     runtime: Runtime,
 }
 
-fn key(number: u64) -> Vec<u8> {
+pub(super) fn key(number: u64) -> Vec<u8> {
     format!("key-{number}").into_bytes()
 }
 
@@ -92,7 +95,7 @@ fn text(number: u64) -> String {
 }
 
 impl Site {
-    fn new(seed: u64, missing: Missing) -> Result<Site, String> {
+    pub(super) fn new(seed: u64, missing: Missing) -> Result<Site, String> {
         let mut site = Site {
             world: RefCell::new(World::new(seed)),
             origin: Arc::new(MemoryOrigin::capable()),
@@ -103,12 +106,13 @@ impl Site {
             model: BTreeMap::new(),
             scrub: None,
             scrubbed: 0,
+            slips_in: RefCell::default(),
         };
         site.open()?;
         Ok(site)
     }
 
-    fn open(&mut self) -> Result<(), String> {
+    pub(super) fn open(&mut self) -> Result<(), String> {
         self.world.borrow_mut().open()?;
         self.bucket = self.world.borrow_mut().bucket();
         let world = self.world.borrow();
@@ -124,7 +128,7 @@ impl Site {
             evictor: Default::default(),
             recency: Default::default(),
             scrubber: Default::default(),
-            space: SpaceWatch::new(Arc::new(SimDisk::new()), Some(0)),
+            space: SpaceWatch::new(self.world.borrow().disk.clone(), Some(RESERVE)),
             clock: node.clock.clone(),
             cluster: node.identity.cluster,
             run_id: String::new(),
@@ -175,12 +179,12 @@ impl Site {
         Ok(())
     }
 
-    fn shared(&self) -> Arc<Shared> {
+    pub(super) fn shared(&self) -> Arc<Shared> {
         self.open.as_ref().unwrap().shared.clone()
     }
 
     /// Runs a future, and the engine beside it.
-    fn run<T>(&self, future: impl Future<Output = T>) -> Result<T, String> {
+    pub(super) fn run<T>(&self, future: impl Future<Output = T>) -> Result<T, String> {
         let open = self.open.as_ref().unwrap();
         let inbox = open.shared.inbox.clone();
         let limit = Instant::now() + Duration::from_secs(30);
@@ -192,9 +196,11 @@ impl Site {
                     done = &mut future => return Ok(done),
                     () = tokio::time::sleep(Duration::from_micros(20)) => {}
                 }
-                if let Arrived::Batch(batch) = inbox.take(Duration::ZERO)
+                if let Arrived::Batch(mut batch) = inbox.take(Duration::ZERO)
                     && !batch.is_empty()
                 {
+                    let first = self.slips_in.borrow_mut().take();
+                    batch.splice(..0, first.map(|submission| Pending::new(submission, None).0));
                     let mut world = self.world.borrow_mut();
                     let engine = &mut world.node.as_mut().unwrap().engine;
                     engine.turn(batch).map_err(|fatal| fatal.to_string())?;
@@ -206,7 +212,7 @@ impl Site {
         })
     }
 
-    fn submit(&self, submission: Submission) -> Result<Outcomes, String> {
+    pub(super) fn submit(&self, submission: Submission) -> Result<Outcomes, String> {
         self.run(submit_held(&self.shared(), submission))?.map_err(|error| error.to_string())
     }
 
@@ -216,7 +222,7 @@ impl Site {
         ReadView::new(shared, view)
     }
 
-    fn checkpoint(&self) -> Result<(), String> {
+    pub(super) fn checkpoint(&self) -> Result<(), String> {
         self.world.borrow_mut().checkpoint()
     }
 
@@ -271,7 +277,12 @@ impl Site {
     }
 
     fn set(&mut self, number: u64) -> Result<(), String> {
-        let (bucket, name, body) = (self.bucket, key(number), self.body());
+        let body = self.body();
+        self.put(number, body)
+    }
+
+    pub(super) fn put(&mut self, number: u64, body: Vec<u8>) -> Result<(), String> {
+        let (bucket, name) = (self.bucket, key(number));
         let (expiry, existence) = (SetExpiry::Clear, Existence::Any);
         let outcome = self.write(&body, &|value, submission| {
             submission.push(&Mutation::SetString { bucket, key: &name, value, expiry, existence });
@@ -344,7 +355,7 @@ impl Site {
         }
     }
 
-    fn delete(&mut self, number: u64) -> Result<(), String> {
+    pub(super) fn delete(&mut self, number: u64) -> Result<(), String> {
         let mut submission = Submission::new();
         submission.push(&Mutation::Delete { bucket: self.bucket, key: &key(number) });
         self.submit(submission)?;
@@ -353,24 +364,20 @@ impl Site {
     }
 
     /// Takes up to `most` queue rows to the origin, as the flush worker would.
-    fn flush(&mut self, most: usize) -> Result<(), String> {
-        let view = View::latest(&self.shared().keyspace);
-        let from = [Table::Queue as u8];
-        let rows = view
-            .range(std::ops::Bound::Included(&from), &Keyspace::table_end(Table::Queue), most)
-            .map_err(|error| error.to_string())?;
-        drop(view);
-        for (row_key, row) in rows {
-            let (Some((version, _, key)), Some(row)) = (split_queue_key(&row_key), QueueRow::decode(&row))
-            else {
-                return Err("a malformed queue row".to_owned());
-            };
-            self.flush_row(version, key, &row)?;
+    pub(super) fn flush(&mut self, most: usize) -> Result<(), String> {
+        for (version, key, row) in self.queued(most)? {
+            self.flush_row(version, &key, &row)?;
         }
         Ok(())
     }
 
     fn flush_row(&mut self, version: Version, key: &[u8], row: &QueueRow) -> Result<(), String> {
+        let submission = self.upload(version, key, row)?;
+        self.submit(submission).map(|_| ())
+    }
+
+    /// Takes a row to the origin; returns what is to be recorded.
+    fn upload(&mut self, version: Version, key: &[u8], row: &QueueRow) -> Result<Submission, String> {
         let (name, deadline) =
             (OriginKey(String::from_utf8_lossy(key).into_owned()), Instant::now() + Duration::from_secs(9));
         let number: u64 = name.0.trim_start_matches("key-").parse().unwrap();
@@ -399,11 +406,39 @@ impl Site {
         let mut submission = Submission::new();
         let (bucket, origin_etag) = (self.bucket, etag.as_deref());
         submission.push(&Mutation::Flushed { bucket, key, version, origin_etag, mount: None });
-        self.submit(submission)?;
         if let Some(object) = self.model.get_mut(&number) {
             (object.dirty, object.foreign) = (false, false);
         }
-        Ok(())
+        Ok(submission)
+    }
+
+    /// The object's flush is recorded behind the look of whatever comes next, right before it goes into the log.
+    pub(super) fn let_flush_slip_in(&mut self, number: u64) -> Result<bool, String> {
+        let name = key(number);
+        let row = self.queued(10_000)?.into_iter().find(|(_, key, row)| *key == name && !row.delete);
+        let Some((version, name, row)) = row else { return Ok(false) };
+        let submission = self.upload(version, &name, &row)?;
+        *self.slips_in.borrow_mut() = Some(submission);
+        Ok(true)
+    }
+
+    /// If nothing went into the log meanwhile.
+    fn record_what_slips_in(&self) -> Result<(), String> {
+        let left = self.slips_in.borrow_mut().take();
+        left.map_or(Ok(()), |submission| self.submit(submission).map(|_| ()))
+    }
+
+    fn queued(&self, most: usize) -> Result<Vec<(Version, Vec<u8>, QueueRow)>, String> {
+        let view = View::latest(&self.shared().keyspace);
+        let from = [Table::Queue as u8];
+        let rows = view
+            .range(std::ops::Bound::Included(&from), &Keyspace::table_end(Table::Queue), most)
+            .map_err(|error| error.to_string())?;
+        let decode = |(row_key, row): &(Arc<[u8]>, Arc<[u8]>)| {
+            let (version, _, key) = split_queue_key(row_key)?;
+            Some((version, key.to_vec(), QueueRow::decode(row)?))
+        };
+        rows.iter().map(|row| decode(row).ok_or_else(|| "a malformed queue row".to_owned())).collect()
     }
 
     fn read(&self, number: u64) -> Result<Result<Option<Vec<u8>>, Error>, String> {
@@ -420,7 +455,7 @@ impl Site {
     }
 
     /// Every object is as the model says, or, if `outage` or changed in the origin, an error that says so.
-    fn verify(&self, outage: bool) -> Result<(), String> {
+    pub(super) fn verify(&self, outage: bool) -> Result<(), String> {
         for (number, object) in &self.model {
             match self.read(*number)? {
                 Ok(Some(found)) if found == object.body => {}
@@ -436,7 +471,8 @@ impl Site {
             }
         }
         let view = self.view();
-        let listed = self.run(view.list(self.bucket, b"", None, 1000))?.map_err(|error| error.to_string())?;
+        let listed =
+            self.run(view.list(self.bucket, b"", None, 10_000))?.map_err(|error| error.to_string())?;
         let listed: Vec<Vec<u8>> = listed.iter().map(|listed| listed.key.to_vec()).collect();
         let mut expected: Vec<Vec<u8>> = self.model.keys().map(|number| key(*number)).collect();
         expected.sort();
@@ -519,9 +555,20 @@ fn history(seed: u64, missing: Missing) -> Result<Seen, String> {
         };
         match what {
             0..5 => site.set(number)?,
-            5 | 6 => site.append(number, false)?,
-            7 => site.copy(number, other, false, false)?,
-            8 => site.copy(number, other, true, false)?,
+            5 | 6 => {
+                if site.random.borrow_mut().bool() {
+                    site.let_flush_slip_in(number)?;
+                }
+                site.append(number, false)?;
+                site.record_what_slips_in()?;
+            }
+            7 | 8 => {
+                if site.random.borrow_mut().bool() {
+                    site.let_flush_slip_in(number)?;
+                }
+                site.copy(number, other, what == 8, false)?;
+                site.record_what_slips_in()?;
+            }
             9 => site.delete(number)?,
             10..14 => site.flush(4)?,
             14 => site.checkpoint()?,
