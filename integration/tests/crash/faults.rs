@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use aws_sdk_s3::primitives::ByteStream;
 use forebay_integration::node::{Node, NodeOptions};
 use forebay_integration::origin_sim::OriginSim;
 use forebay_integration::origin_sim::fault::{Calls, Fault, Keys, Op, Rule};

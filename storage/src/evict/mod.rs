@@ -233,6 +233,11 @@ impl Evictor {
         leaving
     }
 
+    #[cfg(test)]
+    fn is_leaving(&self, mount: u32) -> bool {
+        *self.leaving.lock() == Some(mount)
+    }
+
     /// Waits until none of these is being dropped.
     async fn wait_dropped(&self, blobs: &[BlobId]) {
         loop {

@@ -351,6 +351,61 @@ async fn a_mount_is_forgotten_only_with_its_bytes_here() {
     node.stop().await;
 }
 
+/// Twenty-nine objects of 2 MiB: all of them fit, and more than eviction leaves here.
+async fn nearly_full(store: &Store, bucket: BucketId) -> (usize, usize) {
+    let (count, len) = (29, 2 << 20);
+    for number in 0..count {
+        put_patiently(store, bucket, &format!("k{number}"), &body(number, len)).await;
+    }
+    flushed(store).await;
+    until("room", || store.stats().evicted_capacity_bytes > 0).await;
+    (count, len)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forgetting_that_fails_or_is_dropped_ends_itself_and_no_other() {
+    let (dir, origin) = (tempfile::tempdir().unwrap(), Arc::new(MemoryOrigin::capable()));
+    let node = Node::start(config(dir.path(), &origin, CAPACITY)).await.unwrap();
+    let store = node.store();
+    let bucket = store.bucket(b"data").unwrap();
+    let (count, len) = nearly_full(&store, bucket).await;
+    let evictor = &store.shared().evictor;
+
+    let dropped = tokio::time::timeout(Duration::ZERO, evictor.leave(1)).await;
+    drop(dropped);
+    assert!(!evictor.is_leaving(1), "dropped");
+    let first = evictor.leave(1).await;
+    let mut second = std::pin::pin!(evictor.leave(1));
+    assert!(futures_util::poll!(second.as_mut()).is_pending(), "two at a time");
+    drop(first);
+    let second = second.await;
+    assert!(evictor.is_leaving(1), "the first has ended the second");
+    drop(second);
+    assert!(!evictor.is_leaving(1));
+
+    // Every read fails until the first of two has failed.
+    let refused = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let failing = refused.clone();
+    origin.set_hook(move |call| match call.operation == Operation::Get && !failing.load(Relaxed) {
+        true => Fault::Refuse(OriginError::new(ErrorClass::Network, Landing::NotApplied, "the line is cut")),
+        false => Fault::Ok,
+    });
+    let forget = |store: Store, refused: Arc<std::sync::atomic::AtomicBool>| async move {
+        let forgotten = store.forget_mount("data", b"", false).await;
+        refused.fetch_or(forgotten.is_err(), Relaxed);
+        forgotten
+    };
+    let both = tokio::join!(forget(store.clone(), refused.clone()), forget(store.clone(), refused.clone()));
+    let forgotten = [both.0, both.1];
+    assert!(forgotten.iter().any(|it| matches!(it, Err(Error::Unavailable(_)))), "{forgotten:?}");
+    assert!(forgotten.iter().any(|it| matches!(it, Ok(Forgotten::Done { abandoned: 0 }))), "{forgotten:?}");
+    down(&origin);
+    for number in 0..count {
+        assert!(get(&store, bucket, &format!("k{number}")).await.unwrap().unwrap() == body(number, len));
+    }
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn small_values_are_given_up_and_come_back_too() {
     let (dir, origin) = (tempfile::tempdir().unwrap(), Arc::new(MemoryOrigin::capable()));
