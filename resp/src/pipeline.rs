@@ -731,7 +731,7 @@ impl Pipeline {
                 Ok(())
             }
             Refusal::TooFragmented => match step.bucket {
-                Some(bucket) => Ok(self.server.store.defragment(bucket, args.at(1)).await?),
+                Some(bucket) => Ok(self.server.store.defragment(bucket, args.at(1)).await.map(|_| ())?),
                 None => Ok(()),
             },
             other => Err(other.into()),

@@ -77,6 +77,15 @@ pub enum OriginState {
     },
 }
 
+/// An object that was written anew with the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moved {
+    /// The version that was read.
+    pub from: Version,
+    /// The version that has its bytes since.
+    pub to: Version,
+}
+
 /// Byte limits of a node.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -587,9 +596,9 @@ impl Store {
 
     /// After APPEND or SETRANGE came back as too fragmented: puts the object's parts into one piece. Then
     /// submit again. The future may be dropped.
-    pub async fn defragment(&self, bucket: BucketId, key: &[u8]) -> Result<()> {
+    pub async fn defragment(&self, bucket: BucketId, key: &[u8]) -> Result<Option<Moved>> {
         let view = self.view()?;
-        let Some(row) = view.fetch(bucket, key).await? else { return Ok(()) };
+        let Some(row) = view.fetch(bucket, key).await? else { return Ok(None) };
         let (version, mut submission) = (row.version(), Submission::new());
         if row.body_len() <= self.inline_bytes_max() {
             let body = view.read_body(&row, 0..row.body_len()).await?;
@@ -604,7 +613,11 @@ impl Store {
             submission.push(&Mutation::Rewrite { bucket, key, version, value });
             submission.carry(staged);
         }
-        self.shared.submit(submission).await.map(|_| ())
+        let outcomes = self.shared.submit(submission).await?;
+        Ok(match outcomes.results.first() {
+            Some(Outcome::Done(to)) => Some(Moved { from: version, to: *to }),
+            _ => None,
+        })
     }
 
     /// Whether any object's bytes may be in an origin only: one atomic load.
@@ -626,13 +639,13 @@ impl Store {
 
     /// Brings the object's bytes here if some are in its origin only: what replaces the object may take them away
     /// there before they are read. The future may be dropped.
-    pub async fn bring_here(&self, bucket: BucketId, key: &[u8]) -> Result<()> {
+    pub async fn bring_here(&self, bucket: BucketId, key: &[u8]) -> Result<Option<Moved>> {
         let view = self.view()?;
-        let Some(row) = view.fetch(bucket, key).await? else { return Ok(()) };
+        let Some(row) = view.fetch(bucket, key).await? else { return Ok(None) };
         let look = move || view.is_away(&row, true);
         match self.shared.pool.run(look).await.map_err(|_| Error::Stopping)? {
             true => self.defragment(bucket, key).await,
-            false => Ok(()),
+            false => Ok(None),
         }
     }
 

@@ -50,8 +50,8 @@ impl Pipeline {
         request: Range<usize>,
         parser: &Parser,
     ) {
-        let watched = mem::take(&mut self.session.watched);
-        if let Err(error) = self.look_up_queue(&queue, parser).await {
+        let mut watched = mem::take(&mut self.session.watched);
+        if let Err(error) = self.look_up_queue(&queue, &mut watched, parser).await {
             return self.answer(request, |reply| reply.error(&error));
         }
         let long = queue.take_long();

@@ -13,7 +13,7 @@ use std::ops::Range;
 use forebay_storage::error::Error;
 use forebay_storage::object::{BucketId, ObjectRow};
 use forebay_storage::read::Lookup;
-use forebay_storage::store::Store;
+use forebay_storage::store::{Moved, Store};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use smallvec::SmallVec;
@@ -24,10 +24,19 @@ use crate::command::known::Known;
 use crate::command::{self, Command, Flags};
 use crate::error::CommandError;
 use crate::parse::Parser;
-use crate::session::Queue;
+use crate::session::{Queue, Watched};
 
 /// Requests of one client whose keys are looked up at once.
 const LOOK_UPS_MAX: usize = 32;
+
+/// A watch follows an object that was only written anew with its bytes, for the transaction's own sake.
+fn follow(watched: &mut [Watched], bucket: BucketId, key: &[u8], moved: Option<Moved>) {
+    let Some(Moved { from, to }) = moved else { return };
+    let same = |watch: &&mut Watched| watch.bucket == Some(bucket) && watch.key == key;
+    for watch in watched.iter_mut().filter(same).filter(|watch| watch.version == Some(from)) {
+        watch.version = Some(to);
+    }
+}
 
 /// A longer text is no number.
 const NUMBER_BYTES_MAX: u64 = 5 * 1024;
@@ -193,19 +202,24 @@ impl Pipeline {
     }
 
     /// Puts what the key holds into its row, if it is no longer than a number: the log adds to what stands there.
-    async fn put_into_row(&mut self, database: usize, key: &[u8]) -> Result<(), CommandError> {
-        let Some(bucket) = self.session.database_at(database).bucket else { return Ok(()) };
+    async fn put_into_row(&mut self, database: usize, key: &[u8]) -> Result<Option<Moved>, CommandError> {
+        let Some(bucket) = self.session.database_at(database).bucket else { return Ok(None) };
         Store::check_key(key)?;
         let row = self.server.store.view()?.fetch(bucket, key).await?;
-        if row.is_some_and(|row| is_outside_of_row(&row)) {
-            self.server.store.defragment(bucket, key).await?;
+        match row.is_some_and(|row| is_outside_of_row(&row)) {
+            true => Ok(self.server.store.defragment(bucket, key).await?),
+            false => Ok(None),
         }
-        Ok(())
     }
 
     /// Makes known what the commands of a transaction depend on, and what they add to ready for that: none of them
     /// can be tried again alone.
-    pub(super) async fn look_up_queue(&mut self, queue: &Queue, parser: &Parser) -> Result<(), CommandError> {
+    pub(super) async fn look_up_queue(
+        &mut self,
+        queue: &Queue,
+        watched: &mut [Watched],
+        parser: &Parser,
+    ) -> Result<(), CommandError> {
         if self.server.store.has_lookups() && !self.unknown_keys_of(queue).is_empty() {
             self.close(parser).await;
             let keys = self.unknown_keys_of(queue);
@@ -227,11 +241,15 @@ impl Pipeline {
             }
         });
         for (bucket, key) in away {
-            self.server.store.bring_here(bucket, key).await?;
+            let moved = self.server.store.bring_here(bucket, key).await?;
+            follow(watched, bucket, key, moved);
         }
         for (database, key) in numbers {
             if self.may_be_outside_of_row(database, key) {
-                self.put_into_row(database, key).await?;
+                let moved = self.put_into_row(database, key).await?;
+                if let Some(bucket) = self.session.database_at(database).bucket {
+                    follow(watched, bucket, key, moved);
+                }
             }
         }
         Ok(())
