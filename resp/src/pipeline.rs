@@ -379,10 +379,20 @@ impl Pipeline {
         self.reads = 0;
         debug_assert!(!self.ready.has_streams(), "a reply that was not waited for has a long value");
         match self.submit(submission).await {
-            Ok(outcomes) => {
+            Ok((outcomes, late)) => {
                 fetch_cold(&mut steps, parser, &outcomes, &self.held).await;
                 for step in steps.drain(..) {
-                    self.finish(step, parser, &outcomes).await;
+                    match &late {
+                        // Done here; reads see what stood at their places.
+                        Some(error) if step.work.writes() => {
+                            let from = self.out.len();
+                            reply_error(&mut self.out, &mut self.tally, from, &error.clone().into());
+                            if step.silent {
+                                self.out.truncate(from);
+                            }
+                        }
+                        _ => self.finish(step, parser, &outcomes).await,
+                    }
                 }
             }
             Err(error) => self.submit_failed(steps.drain(..), parser, &error).await,
@@ -391,11 +401,19 @@ impl Pipeline {
         self.ready.clear(REPLY_CAPACITY_KEPT);
     }
 
-    async fn submit(&self, submission: Submission) -> Result<Outcomes, Error> {
+    async fn submit(&self, submission: Submission) -> Result<(Outcomes, Option<Error>), Error> {
         if submission.is_empty() {
-            return Ok(Outcomes { results: Vec::new(), views: Vec::new() });
+            return Ok((Outcomes { results: Vec::new(), views: Vec::new() }, None));
         }
-        self.server.store.submit(submission).await
+        self.server.store.submit_reading(submission).await
+    }
+
+    /// As [`Pipeline::submit`]; what is not in its origin in time is an error.
+    async fn submit_whole(&self, submission: Submission) -> Result<Outcomes, Error> {
+        match self.submit(submission).await? {
+            (outcomes, None) => Ok(outcomes),
+            (_, Some(error)) => Err(error),
+        }
     }
 
     /// The checks that every command passes before it is planned or queued, in Redis's order.
@@ -762,7 +780,7 @@ impl Pipeline {
             }
             Plan::Answered | Plan::Wait(_) | Plan::Exec(_) => return Ok(()),
         };
-        let outcomes = self.submit(submission).await?;
+        let outcomes = self.submit_whole(submission).await?;
         let bucket = self.session.database_at(step.database).bucket;
         let again = Step {
             command: step.command,

@@ -569,6 +569,15 @@ impl Store {
     /// does not come true in time. Dropping the future does not undo what was submitted. Waits when too much is under
     /// way; refuses with [`Error::Full`] what would grow beyond a limit.
     pub async fn submit(&self, submission: Submission) -> Result<Outcomes> {
+        match self.submit_reading(submission).await? {
+            (outcomes, None) => Ok(outcomes),
+            (_, Some(error)) => Err(error),
+        }
+    }
+
+    /// As [`Store::submit`]; but what was only not in its origin in time comes beside the outcomes, whose views are
+    /// good all the same.
+    pub async fn submit_reading(&self, submission: Submission) -> Result<(Outcomes, Option<Error>)> {
         self.shared.admit(&submission.grows, 0).await?;
         let (mut start, mut first) = (0, 0);
         for (end, outcomes) in &submission.ends {

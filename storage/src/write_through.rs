@@ -30,20 +30,24 @@ struct Change {
     mount: u32,
 }
 
-/// Takes a submission through the log and, as far as it changes keys of write-through mounts, to their origins.
-pub(crate) async fn submit(shared: &Arc<Shared>, submission: Submission) -> Result<Outcomes> {
+/// Takes a submission through the log and, as far as it changes keys of write-through mounts, to their origins; with
+/// what it came to, why not all of it is there in time.
+pub(crate) async fn submit(
+    shared: &Arc<Shared>,
+    submission: Submission,
+) -> Result<(Outcomes, Option<Error>)> {
     if !shared.status.write_through.load(Relaxed) {
-        return submit_held(shared, submission).await;
+        return Ok((submit_held(shared, submission).await?, None));
     }
     let changes = changes_of(shared, &submission);
     let outcomes = submit_held(shared, submission).await?;
     let changed = changes.into_iter().filter(|change| has_changed(&outcomes.results[change.outcome]));
     let changed: Vec<Change> = changed.collect();
     if changed.is_empty() {
-        return Ok(outcomes);
+        return Ok((outcomes, None));
     }
     let Some(flusher) = shared.flusher() else {
-        return Err(Error::NotInOrigin("the flush queue is not worked yet".into()));
+        return Ok((outcomes, Some(Error::NotInOrigin("the flush queue is not worked yet".into()))));
     };
     let timeout = |change: &Change| flusher.write_through_timeout(MountId(change.mount));
     let timeout = changed.iter().filter_map(timeout).max().unwrap_or(Duration::ZERO);
@@ -51,7 +55,7 @@ pub(crate) async fn submit(shared: &Arc<Shared>, submission: Submission) -> Resu
     keys.sort();
     keys.dedup();
     let arrived = flusher.arrived(shared.keyspace.visible(), &keys, timeout).await;
-    arrived.map(|()| outcomes).map_err(|reason| Error::NotInOrigin(reason.into()))
+    Ok((outcomes, arrived.err().map(|reason| Error::NotInOrigin(reason.into()))))
 }
 
 fn has_changed(outcome: &Outcome) -> bool {

@@ -145,7 +145,7 @@ impl Pipeline {
             return Ok(false);
         };
         carry(long, &mut submission);
-        let outcomes = self.submit(submission).await?;
+        let outcomes = self.submit_whole(submission).await?;
         self.finish_group(queue, group, &planned, &outcomes).await
     }
 
