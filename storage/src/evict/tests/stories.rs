@@ -476,7 +476,8 @@ async fn what_is_kept_stays_readable_however_much_goes_through_beside_it() {
     node.stop().await;
 
     // As one of the others from here on; and kept again, what has come back stays.
-    (origin.clear_hook(), other.clear_hook());
+    origin.clear_hook();
+    other.clear_hook();
     let as_cache = StorageConfig { kept_buckets: Vec::new(), ..config.clone() };
     let node = Node::start(as_cache).await.unwrap();
     let store = node.store();
