@@ -1,7 +1,8 @@
 //! Small files beside the data: written whole or not at all.
 //!
 //! Owns: `credentials.json` (mode 600, made at most once) and `endpoints.json` (made at each start). A
-//! crash leaves the old file, the new one, or a `.tmp` that the next start overwrites.
+//! crash leaves the old file, the new one, or a `.tmp` that the next start overwrites. `endpoints.json` keeps its
+//! block between runs, under its `.tmp` name: a node must start on a full disk, too.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -100,27 +101,34 @@ impl EndpointsFile {
         Ok(EndpointsFile { path })
     }
 
-    /// Removes what an earlier run left. Only for the owner of the directory's lock.
+    /// Takes away what an earlier run left. Only for the owner of the directory's lock.
     pub(crate) fn remove_stale(directory: &Path) -> io::Result<()> {
-        match fs::remove_file(directory.join("endpoints.json")) {
+        let path = directory.join("endpoints.json");
+        match fs::rename(&path, temporary(&path)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
     }
 
-    /// Removes it.
+    /// Takes it away.
     pub(crate) fn remove(self) -> io::Result<()> {
-        fs::remove_file(self.path)
+        fs::rename(&self.path, temporary(&self.path))
     }
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("json.tmp")
 }
 
 /// Writes a file beside its place, syncs it, and moves it there.
 fn write_atomically(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = path.with_extension("json.tmp");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+    let temporary = temporary(path);
+    // In place, where there is one: its block may be the only one that can be had.
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(mode).open(&temporary)?;
     // A file that a crash left keeps its mode at open.
     file.set_permissions(Permissions::from_mode(mode))?;
     file.write_all(content)?;
+    file.set_len(content.len() as u64)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     match path.parent() {

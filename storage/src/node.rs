@@ -471,7 +471,9 @@ fn open_directory(
     let keyspace = config.data_dir.join(KEYSPACE);
     let failed = |error| StartError::Directory(keyspace.clone(), error);
     create_durably(&keyspace).map_err(failed)?;
-    let lmdb = Lmdb::open(&keyspace, config.map_bytes, resident_bytes()).map_err(OpenError::Base)?;
+    let memtable_bytes = config.memtable_bytes as u64;
+    let lmdb = Lmdb::open(&keyspace, config.map_bytes, memtable_bytes, resident_bytes());
+    let lmdb = lmdb.map_err(OpenError::Base)?;
     // LMDB syncs its file, not the name of it.
     File::open(&keyspace).and_then(|dir| dir.sync_all()).map_err(failed)?;
     let mut nonce = [0; 8];

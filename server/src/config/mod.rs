@@ -176,7 +176,8 @@ pub(crate) struct CacheConfig {
 /// The checkpoint store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LmdbConfig {
-    /// `map_size`: 256 GiB by default: address space and a sparse file, neither memory nor disk. Rows and
+    /// `map_size`: 256 GiB by default: address space (twice that, so that deletes always find room) and a sparse file,
+    /// neither memory nor disk. Rows and
     /// values up to 512 bytes live in it; at nine tenths writes are refused. Smaller: for systems that
     /// limit address space.
     pub(crate) map_size: ByteSize,

@@ -62,8 +62,17 @@ impl NodeView {
         bucket.ok_or_else(|| CoreError::NotFound(format!("there is no bucket \"{name}\"")))
     }
 
+    /// While the queue is being loaded it knows of no row, which says nothing about those that there are.
+    fn queue_is_loaded(&self) -> Result<(), CoreError> {
+        match self.flusher.status().running {
+            true => Ok(()),
+            false => Err(CoreError::Unavailable("the flush queue is being loaded; try again".to_owned())),
+        }
+    }
+
     /// The parked rows of one key; an error if there is none.
     fn parked_rows(&self, bucket: &str, key: &[u8]) -> Result<Vec<RowId>, CoreError> {
+        self.queue_is_loaded()?;
         let rows = self.flusher.rows_of(self.bucket(bucket)?, key);
         let parked: Vec<RowId> = rows.into_iter().filter(is_parked).map(row_id).collect();
         if parked.is_empty() {
@@ -145,6 +154,7 @@ impl Core for NodeView {
         limit: usize,
     ) -> Result<FlushPage, CoreError> {
         let after = after.map(parse_place).transpose()?;
+        self.queue_is_loaded()?;
         let (rows, next) = self.flusher.page(state == RowState::Parked, after, limit);
         let now_ms = self.now_ms();
         let mut names = HashMap::new();
@@ -169,6 +179,7 @@ impl Core for NodeView {
         if let Which::Key { bucket, key } = which {
             return self.retry_rows(self.parked_rows(bucket, key)?).await;
         }
+        self.queue_is_loaded()?;
         // Rows that fail again and are parked anew stand at their old place, so each is come to once.
         let mut after = None;
         let mut changed = 0;

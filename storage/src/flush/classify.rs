@@ -10,6 +10,9 @@
 //! | fenced (our own deadline or term) | fast ladder | never | no |
 //! | other | fast ladder | after 8 | no |
 //!
+//! Only failures of classes that park by number count towards such a number. A HEAD that fails, whatever the class,
+//! parks as if it were the network's: its answer has no body to say why.
+//!
 //! An origin that is down, full or refuses credentials heals without anybody touching its rows, however
 //! long it takes: such failures never park a row, unless *other* rows of the mount succeed again and
 //! again while this one fails. A failure that counts against the mount, on three rows in a row, stops
@@ -45,7 +48,7 @@ pub enum ParkAfter {
 pub(super) const FAST: (u64, u64) = (250, 30_000);
 /// The ladder of what needs a hand.
 pub(super) const SLOW: (u64, u64) = (5_000, 120_000);
-const ALONE: ParkAfter = ParkAfter::FailuresAlone(20);
+pub(super) const ALONE: ParkAfter = ParkAfter::FailuresAlone(20);
 
 /// The policy of a class.
 pub fn policy(class: ErrorClass) -> Policy {

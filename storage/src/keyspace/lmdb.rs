@@ -6,6 +6,7 @@
 
 use std::io::ErrorKind;
 use std::ops::Bound;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,8 +19,15 @@ use crate::keyspace::base::{Base, BaseError, Change, Pair};
 /// Read transactions open at once: async workers, read pool and apply together stay far below.
 const READERS_MAX: u32 = 512;
 
+/// What a process of 64 bits can map, with some to spare for all else.
+const MAP_BYTES_MAX: u64 = 96 << 40;
+
 /// What LMDB calls its file.
 const FILE: &str = "data.mdb";
+/// What it calls the table of readers, which it writes through a map.
+const READER_TABLE: &str = "lock.mdb";
+/// At least what LMDB makes of [`READERS_MAX`]: 64 bytes for each, and a head.
+const READER_TABLE_BYTES: usize = (READERS_MAX as usize + 4) * 64;
 /// Where a new file is made, inside the directory. What a crash left there is of no use: the next file is made anew.
 const UNFINISHED: &str = "new";
 
@@ -35,14 +43,22 @@ pub(crate) struct Lmdb {
 }
 
 impl Lmdb {
-    /// Opens or creates the environment in `dir` (which must exist), `map_bytes` large and sparse. The name of
-    /// a file just made is durable once the caller has synced `dir`; its bytes are before that.
-    /// `resident_bytes`: how much of it the page cache may be expected to hold.
-    pub(crate) fn open(dir: &Path, map_bytes: u64, resident_bytes: u64) -> Result<Lmdb, BaseError> {
+    /// Opens or creates the environment in `dir` (which must exist), for `map_bytes` of rows. The map is sparse and
+    /// larger than that: see [`map_room`]. The name of a file just made is durable once the caller has synced `dir`;
+    /// its bytes are before that. `memtable_bytes`: the limit of a memtable. `resident_bytes`: how much of the
+    /// file the page cache may be expected to hold.
+    pub(crate) fn open(
+        dir: &Path,
+        map_bytes: u64,
+        memtable_bytes: u64,
+        resident_bytes: u64,
+    ) -> Result<Lmdb, BaseError> {
+        let room = map_room(map_bytes, memtable_bytes);
         if !dir.join(FILE).try_exists().map_err(|error| io_failed(dir, &error))? {
-            create_whole(dir, map_bytes)?;
+            create_whole(dir, room)?;
         }
-        let env = open_environment(dir, map_bytes)?;
+        fill_reader_table(dir).map_err(|error| io_failed(&dir.join(READER_TABLE), &error))?;
+        let env = open_environment(dir, room)?;
         let txn = env.write_txn().map_err(failed)?;
         let opened = env.create_databases_and_commit(txn, |databases, txn| {
             let rows = databases.create_database::<Bytes, Bytes>(txn, None)?;
@@ -90,6 +106,14 @@ impl Lmdb {
     }
 }
 
+/// How large the map is made. A commit that touches every page, as one of many deletes may, writes all of them anew
+/// before it gives the old ones back; and what memtables hold was admitted before it is counted. Were there less
+/// room, a store that is nearly full could not even take the deletes that would help it.
+fn map_room(map_bytes: u64, memtable_bytes: u64) -> u64 {
+    let room = map_bytes.saturating_mul(2).saturating_add(memtable_bytes.saturating_mul(16));
+    room.min(MAP_BYTES_MAX).max(map_bytes).next_multiple_of(4096)
+}
+
 fn open_environment(dir: &Path, map_bytes: u64) -> Result<Env<WithoutTls>, BaseError> {
     let mut options = EnvOpenOptions::new().read_txn_without_tls();
     options.map_size(map_bytes as usize).max_readers(READERS_MAX);
@@ -111,6 +135,14 @@ fn create_whole(dir: &Path, map_bytes: u64) -> Result<(), BaseError> {
     env.prepare_for_closing().wait();
     std::fs::rename(unfinished.join(FILE), dir.join(FILE)).map_err(io)?;
     remove_unfinished(&unfinished).map_err(io)
+}
+
+/// Gives the table of readers its blocks. LMDB makes it sparse, and the first reader in a page that gets none, because
+/// the disk is full, would end the process by SIGBUS. Its content is of no use: nobody else has it open.
+fn fill_reader_table(dir: &Path) -> std::io::Result<()> {
+    let mut options = std::fs::File::options();
+    let table = options.create(true).truncate(false).write(true).open(dir.join(READER_TABLE))?;
+    table.write_all_at(&[0; READER_TABLE_BYTES], 0)
 }
 
 fn remove_unfinished(dir: &Path) -> std::io::Result<()> {
@@ -179,6 +211,7 @@ mod tests {
     use super::*;
 
     const MAP_BYTES: u64 = 1 << 24;
+    const MEMTABLE_BYTES: u64 = 1 << 20;
 
     #[test]
     fn a_file_that_a_crash_left_unfinished_is_made_again() {
@@ -187,16 +220,51 @@ mod tests {
         std::fs::create_dir(&unfinished).unwrap();
         // What a power cut made of two pages that were not synced.
         std::fs::write(unfinished.join(FILE), [0; 8_192]).unwrap();
-        drop(Lmdb::open(dir.path(), MAP_BYTES, MAP_BYTES).unwrap());
+        drop(Lmdb::open(dir.path(), MAP_BYTES, MEMTABLE_BYTES, MAP_BYTES).unwrap());
         assert!(!unfinished.exists());
-        Lmdb::open(dir.path(), MAP_BYTES, MAP_BYTES).unwrap();
+        Lmdb::open(dir.path(), MAP_BYTES, MEMTABLE_BYTES, MAP_BYTES).unwrap();
+    }
+
+    #[test]
+    fn a_full_map_takes_a_commit_that_touches_every_page() {
+        let dir = tempfile::tempdir().unwrap();
+        let lmdb = Lmdb::open(dir.path(), MAP_BYTES, MEMTABLE_BYTES, MAP_BYTES).unwrap();
+        let key = |number: u32| -> Arc<[u8]> { Arc::from(&number.to_be_bytes()[..]) };
+        let value: Arc<[u8]> = Arc::from(vec![1; 400]);
+        let mut count = 0;
+        while lmdb.usage().0 < MAP_BYTES / 100 * 90 {
+            let rows: Vec<Change> = (count..count + 1_000).map(|n| (key(n), Some(value.clone()))).collect();
+            lmdb.commit(&rows).unwrap();
+            count += 1_000;
+        }
+        let every_other: Vec<Change> = (0..count).step_by(2).map(|n| (key(n), None)).collect();
+        lmdb.commit(&every_other).unwrap();
+        assert_eq!(lmdb.get(&key(1)).unwrap(), Some(value));
+        assert_eq!(lmdb.get(&key(2)).unwrap(), None);
+    }
+
+    #[test]
+    fn the_table_of_readers_has_all_its_blocks() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..2 {
+            drop(Lmdb::open(dir.path(), MAP_BYTES, MEMTABLE_BYTES, MAP_BYTES).unwrap());
+            let table = std::fs::metadata(dir.path().join(READER_TABLE)).unwrap();
+            assert!(table.len() >= READER_TABLE_BYTES as u64, "{} bytes", table.len());
+            assert!(
+                table.blocks() * 512 >= table.len(),
+                "{} blocks of {} bytes",
+                table.blocks(),
+                table.len()
+            );
+        }
     }
 
     #[test]
     fn a_file_that_has_its_name_is_never_made_again() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(FILE), [0; 8_192]).unwrap();
-        assert!(Lmdb::open(dir.path(), MAP_BYTES, MAP_BYTES).is_err());
+        assert!(Lmdb::open(dir.path(), MAP_BYTES, MEMTABLE_BYTES, MAP_BYTES).is_err());
         assert_eq!(std::fs::read(dir.path().join(FILE)).unwrap(), [0; 8_192]);
     }
 }

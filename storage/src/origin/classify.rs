@@ -139,7 +139,7 @@ pub fn class_of(status: u16, code: Option<&str>) -> ErrorClass {
         402 | 507 => ErrorClass::Quota,
         408 => ErrorClass::Network,
         409 | 412 => ErrorClass::Conflict,
-        411 | 413 | 414 | 431 => ErrorClass::TooLarge,
+        413 | 414 | 431 => ErrorClass::TooLarge,
         429 => ErrorClass::Throttled,
         500.. => ErrorClass::ServerError,
         _ => ErrorClass::Other,
@@ -178,6 +178,9 @@ mod tests {
         assert_eq!(class_of(500, None), ErrorClass::ServerError);
         assert_eq!(class_of(599, None), ErrorClass::ServerError);
         assert_eq!(class_of(429, None), ErrorClass::Throttled);
+        assert_eq!(class_of(413, None), ErrorClass::TooLarge);
+        // A length that was lost on the way says nothing of the object.
+        assert_eq!(class_of(411, Some("MissingContentLength")), ErrorClass::Other);
         assert_eq!(class_of(418, None), ErrorClass::Other);
     }
 

@@ -6,7 +6,7 @@
 //! what was answered is on disk, and a restart recovers it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -43,6 +43,8 @@ pub(crate) struct CheckpointDone {
     /// Jobs sent and not ended; a new one may be sent while the last one tidies up.
     running: Mutex<u32>,
     ended: Condvar,
+    /// The node stops: a checkpoint that waits for space ends, too. What it was to hold is in the journal.
+    stopping: AtomicBool,
 }
 
 impl CheckpointDone {
@@ -101,9 +103,11 @@ impl Driver {
         let full = engine.status.clone();
         threads.push(spawn("checkpoint", move || {
             while let Ok(job) = job_queue.recv() {
-                checkpoint_until_done(&checkpointer, &job, &full.checkpoint_full);
-                stats.checkpointed.store(job.row.index, Ordering::Release);
-                stats.checkpointed_ms.store(now_ms(), Ordering::Relaxed);
+                let stopping = &checkpoint_done.stopping;
+                if checkpoint_until_done(&checkpointer, &job, &full.checkpoint_full, stopping) {
+                    stats.checkpointed.store(job.row.index, Ordering::Release);
+                    stats.checkpointed_ms.store(now_ms(), Ordering::Relaxed);
+                }
                 checkpoint_done.end();
             }
         })?);
@@ -168,14 +172,24 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<Joi
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }
 
-/// Tries until it is in. Only a lack of space is waited for; anything else about the disk ends the process.
-fn checkpoint_until_done(checkpointer: &Checkpointer, job: &CheckpointJob, full: &Mutex<Option<Arc<str>>>) {
-    let pause = CheckpointDone { running: Mutex::new(1), ended: Condvar::new() };
+/// Tries until it is in: true, or until the node stops. Only a lack of space is waited for; anything else about the
+/// disk ends the process.
+fn checkpoint_until_done(
+    checkpointer: &Checkpointer,
+    job: &CheckpointJob,
+    full: &Mutex<Option<Arc<str>>>,
+    stopping: &AtomicBool,
+) -> bool {
+    let pause = CheckpointDone { running: Mutex::new(1), ..CheckpointDone::default() };
     loop {
         match checkpointer.run(&job.frozen, job.row) {
             Ok(()) => {
                 *full.lock() = None;
-                return;
+                return true;
+            }
+            Err(error) if error.is_full() && stopping.load(Ordering::Relaxed) => {
+                tracing::warn!(%error, "stopped without a checkpoint; the next start reads the journal");
+                return false;
             }
             Err(error) if error.is_full() => {
                 if full.lock().is_none() {
@@ -242,6 +256,7 @@ impl Driving {
                 self.done.wait(Duration::from_secs(1));
             }
         }
+        self.done.stopping.store(true, Ordering::Relaxed);
         engine.idle()?;
         self.done.wait(Duration::from_secs(60));
         self.maybe_checkpoint(engine, true);

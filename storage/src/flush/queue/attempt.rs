@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::FlushQueue;
 use super::row::{Flight, Phase, Trouble};
-use crate::flush::classify::{ParkAfter, ladder_step, policy};
+use crate::flush::classify::{ALONE, ParkAfter, Policy, ladder_step, policy};
 use crate::flush::contract::{FlushKind, MountId, RowId};
 use crate::object::{BucketId, Version};
 use crate::origin::{ErrorClass, Landing};
@@ -195,7 +195,7 @@ impl FlushQueue {
                     (Landing::NotApplied, ErrorClass::Conflict) => Phase::Check { doubt: version },
                     (Landing::NotApplied, _) => Phase::Idle,
                 };
-                self.fail(slot, version, class, retry_after_ms, &message)
+                self.fail(slot, version, class, flight.doubt.is_some(), retry_after_ms, &message)
             }
         }
     }
@@ -206,10 +206,15 @@ impl FlushQueue {
         slot: u32,
         version: Version,
         class: ErrorClass,
+        asked: bool,
         retry_after_ms: Option<u64>,
         message: &str,
     ) -> Option<ParkOrder> {
-        let policy = policy(class);
+        let policy = match policy(class) {
+            // The answer to a HEAD has no body that would say why: nothing is held against the object.
+            policy if asked && policy.park != ParkAfter::Never => Policy { park: ALONE, ..policy },
+            policy => policy,
+        };
         let entry = self.keys[slot as usize].as_mut()?;
         let mount = self.lanes[entry.lane as usize].mount.and_then(|mount| self.mounts.get_mut(mount))?;
         let trouble = entry.trouble.get_or_insert_with(|| {
@@ -221,9 +226,12 @@ impl FlushQueue {
             trouble.failures_alone = trouble.failures_alone.saturating_add(1);
         }
         trouble.last_error = format!("{class}: {message}");
+        if matches!(policy.park, ParkAfter::Failures(_)) {
+            trouble.failures_own = trouble.failures_own.saturating_add(1);
+        }
         trouble.exhausted |= match policy.park {
             ParkAfter::Never => false,
-            ParkAfter::Failures(most) => trouble.failures >= most,
+            ParkAfter::Failures(most) => trouble.failures_own >= most,
             ParkAfter::FailuresAlone(most) => trouble.failures_alone >= most,
         };
         let exhausted = trouble.exhausted;

@@ -112,6 +112,8 @@ pub(super) struct KeyEntry {
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     pub(super) failures: u16,
+    /// Those of classes that park by their number. An outage before them does not count.
+    pub(super) failures_own: u16,
     /// Failures since which other rows of the mount succeeded.
     pub(super) failures_alone: u16,
     /// Whether it has failed often enough to be parked.
