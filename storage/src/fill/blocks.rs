@@ -322,6 +322,12 @@ mod tests {
         let (silents, healthys) = (body_in(&silent, &turns()), body_in(&healthy, &turns()));
         let stuck: Vec<Coming> =
             (0..FETCHES_MAX as u64).map(|n| blocks.begin(shared, &silents, &part(n), 0..5)).collect();
+        // Whose turn comes first nobody says.
+        let limit = std::time::Instant::now() + Duration::from_secs(60);
+        while silent.calls() < FETCHES_MAX as u64 {
+            assert!(std::time::Instant::now() < limit, "{} calls", silent.calls());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let late = blocks.get(shared, &silents, &part(100), 0..5).await;
         assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
         assert_eq!(silent.calls(), FETCHES_MAX as u64);
