@@ -25,6 +25,8 @@ fn start(origin: &OriginSim, options: NodeOptions) -> (Node, RespWire) {
     origin.foreign_put("cloud", "pics/was-here", "before");
     let node = Node::start(options).unwrap();
     let resp = connect(&node);
+    // Until then objects of its probe may lie there.
+    wait::until_true("the origin is ready", LIMIT, || node.log().contains("origin ready")).unwrap();
     (node, resp)
 }
 
