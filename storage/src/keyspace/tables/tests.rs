@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::mutation::ImportState;
 
 fn decode_all(bytes: &[u8]) {
     if let Some(row) = RowReader::new(bytes) {
