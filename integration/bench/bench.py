@@ -1,4 +1,4 @@
-"""Benchmarks of Forebay beside redis-server 7.0, s3s-fs, and for large bodies MD5, hyper and rclone. Started by `run`, which builds everything.
+"""Benchmarks of Forebay beside redis-server 7.0, s3s-fs or MinIO, and for large bodies MD5, hyper and rclone. Started by `run`, which builds everything.
 
 Method: both servers run on fresh directories of the same disk; rounds alternate between them and between who
 goes first; the median of the rounds counts. Server CPU is utime + stime of the whole process from
@@ -14,7 +14,7 @@ import statistics
 import sys
 
 import bodies
-from harness import ACCESS_KEY, CLIENTS, KEYS, SECRET_KEY, VALUE_BYTES, Bench, Forebay, Redis, S3sFs
+from harness import ACCESS_KEY, CLIENTS, KEYS, S3_PEERS, SECRET_KEY, VALUE_BYTES, Bench, Forebay, Redis, s3_peer
 from harness import create_bucket, disk_mib, row
 
 
@@ -28,6 +28,8 @@ def main():
     parser.add_argument("--count", type=int, default=10_000_000, help="number of keys of `keys`")
     parser.add_argument("--memory", default="1G", help="memory limit of `limited`")
     parser.add_argument("--sizes", default="64K,1M,64M,256M", help="bodies of `large`")
+    parser.add_argument("--s3-peer", choices=list(S3_PEERS), default="s3s-fs", help="the other S3 server; minio where "
+                        "it is on the PATH")
     parser.add_argument("--redis-only", action="store_true", help="run the peer against itself, to test this program")
     options = parser.parse_args()
     bench = Bench(options)
@@ -104,9 +106,7 @@ def set_everysec(bench):
 def s3(bench):
     if bench.options.redis_only:
         return []
-    servers = [Forebay(bench, "forebay", "always")]
-    if shutil.which("s3s-fs"):
-        servers.append(S3sFs(bench))
+    servers = [Forebay(bench, "forebay", "always"), *s3_peer(bench)]
 
     def load(server, operation, seconds):
         return bench.measure(

@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import time
 
-from harness import ACCESS_KEY, SECRET_KEY, Forebay, S3sFs, Server, create_bucket, free_port, row
+from harness import ACCESS_KEY, SECRET_KEY, Forebay, S3sFs, Server, create_bucket, free_port, row, s3_peer
 
 MIB = 1 << 20
 ORIGIN_KEY, ORIGIN_SECRET = "origin-access-key", "origin-secret-key"
@@ -76,19 +76,17 @@ def medians(rows):
 
 
 def large(bench):
-    """PutObject and GetObject beside s3s-fs; 256 MiB beside MD5 and a hyper server that sends from memory."""
+    """PutObject and GetObject beside another S3 server; 256 MiB beside MD5 and a hyper server that sends from memory."""
     rows = []
     for size in bench.options.sizes.split(","):
-        rows += large_alone(bench) if size == "256M" else large_beside_s3s_fs(bench, size)
+        rows += large_alone(bench) if size == "256M" else large_beside_peer(bench, size)
         print("\n".join("  ".join(cells) for cells in rows), flush=True)
     return rows
 
 
-def large_beside_s3s_fs(bench, size):
+def large_beside_peer(bench, size):
     body_bytes, clients, keys = SIZES[size]
-    servers = [Forebay(bench, "forebay", "always")]
-    if shutil.which("s3s-fs"):
-        servers.append(S3sFs(bench))
+    servers = [Forebay(bench, "forebay", "always"), *s3_peer(bench)]
     for server in servers:
         create_bucket(server.s3_port)
         s3_load(bench, server, "put", body_bytes, clients, keys, 0)

@@ -12,6 +12,7 @@ import signal
 import socket
 import statistics
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -234,6 +235,39 @@ class S3sFs(Server):
             return True
         except OSError:
             return False
+
+
+class Minio(Server):
+    """One drive, no console, nothing asked from outside."""
+
+    def __init__(self, bench):
+        self.data = bench.directory("minio")
+        self.s3_port = free_port()
+        environment = {
+            "MINIO_ROOT_USER": ACCESS_KEY, "MINIO_ROOT_PASSWORD": SECRET_KEY, "MINIO_BROWSER": "off",
+            "MINIO_UPDATE": "off", "HOME": str(bench.raw),
+        }
+        command = ["minio", "server", "--quiet", "--address", f"127.0.0.1:{self.s3_port}", self.data]
+        super().__init__(bench, "minio", command, environment)
+
+    def ready(self):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{self.s3_port}/minio/health/live", timeout=5).close()
+            return True
+        except OSError:
+            return False
+
+
+S3_PEERS = {"s3s-fs": S3sFs, "minio": Minio}
+
+
+def s3_peer(bench):
+    """The S3 server that `--s3-peer` names, in a list; an empty one, and a line, where it is not installed."""
+    name = bench.options.s3_peer
+    if not shutil.which(name):
+        print(f"!!! SKIPPED: {name} is not on the PATH, so S3 has no peer", file=sys.stderr)
+        return []
+    return [S3_PEERS[name](bench)]
 
 
 def free_port():
