@@ -7,8 +7,8 @@
 //! - `parse`: bytes to arguments, every limit named; `reply`: replies to bytes.
 //! - `command/plan`: how a command is carried out, planned first and finished when the log has answered;
 //!   `command/mod` and `command/table`: what commands there are; then one file for each family.
-//! - `pipeline`: a client's commands in order, batched into submissions; `pipeline/exec`: EXEC;
-//!   `pipeline/long`: arguments over the inline threshold; `read`: reads, at once or through a view.
+//! - `pipeline`: a client's commands in order, batched into submissions; `pipeline/close`: the end of a batch;
+//!   `pipeline/exec`: EXEC; `pipeline/long`: arguments over the inline threshold; `read`: reads, at once or through a view.
 //! - `connection`: one client's socket; `connection/transfer`: long values between it and the core; `listener`:
 //!   all of them; `session`: what a client has set up.
 //! - `keyspace`: database to bucket, key to key; `error`: the core's errors as Redis's.

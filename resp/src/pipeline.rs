@@ -7,35 +7,33 @@
 //! pipeline and none behind it; between two awaits of [`Pipeline::close`] nothing is planned.
 //! A connection that dies midway leaves what it submitted submitted, as with any write whose reply is lost.
 
+mod again;
+mod close;
 mod exec;
 mod long;
 mod look_up;
+mod step;
 
 use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
 use forebay_storage::error::Error;
-use forebay_storage::mutation::{Outcome, Refusal};
-use forebay_storage::object::BucketId;
-use forebay_storage::read::{Lookup, ReadView};
 use forebay_storage::store::Store;
-use forebay_storage::submission::{Outcomes, Submission, ViewSlot};
-use futures_util::future::BoxFuture;
-use futures_util::{FutureExt, StreamExt, stream};
+use forebay_storage::submission::Submission;
 use smallvec::SmallVec;
 
-use self::exec::ExecStep;
 use self::long::Arriving;
 pub(crate) use self::long::Intake;
 use self::look_up::LookUps;
+use self::step::{ReadAt, Step, Work};
 use crate::command::args::Args;
-use crate::command::plan::{LongValue, Needs, Plan, Planner, Read, WaitFn, Waiting, Write};
+use crate::command::plan::{LongValue, Plan, Planner, Read, WaitFn, Waiting};
 use crate::command::{self, Command, Flags};
 use crate::error::CommandError;
 use crate::keyspace::bucket_to_open;
 use crate::parse::Parser;
-use crate::read::{self, COLD_READS_MAX, Cold, Fetched, Held, Reader};
+use crate::read::{Cold, Held, Reader};
 use crate::reply::{Reply, Stream};
 use crate::server::{Server, Tally};
 use crate::session::{Queue, Replies, Session};
@@ -48,8 +46,6 @@ const BATCH_STEPS_MAX: usize = 10_000;
 const BATCH_READS_MAX: usize = 1024;
 /// Replies are sent before more requests are run when they reach this size, in bytes.
 const UNSENT_BYTES_MAX: usize = 1024 * 1024;
-/// How often a command is tried whose bucket vanished or whose value had to be put together.
-const ATTEMPTS_MAX: usize = 4;
 /// Memory kept for replies between batches, in bytes.
 const REPLY_CAPACITY_KEPT: usize = 64 * 1024;
 
@@ -79,46 +75,6 @@ pub(crate) struct Pipeline {
     look_ups: LookUps,
     tally: Tally,
     last_command: &'static str,
-}
-
-/// A planned command.
-struct Step {
-    command: &'static Command,
-    /// Its arguments in the parser.
-    args: Range<usize>,
-    /// Its database in the session, and that one's bucket when it was planned.
-    database: usize,
-    bucket: Option<BucketId>,
-    /// CLIENT REPLY: the reply is not sent.
-    silent: bool,
-    work: Work,
-}
-
-/// What is left to do for a planned command.
-enum Work {
-    /// Copy its reply from `ready`.
-    Ready(Range<usize>),
-    Read {
-        at: ReadAt,
-        read: Read,
-        /// What a cold read of one key found, waited for together with the others of the batch.
-        fetched: Option<Result<Fetched, CommandError>>,
-    },
-    Write(Write),
-    ReadThenWrite {
-        view: ViewSlot,
-        read: Read,
-        write: Write,
-    },
-    Exec(Box<ExecStep>),
-}
-
-/// The place of a read.
-enum ReadAt {
-    /// Taken when it was planned.
-    View(ReadView),
-    /// Between the mutations of the submission.
-    Slot(ViewSlot),
 }
 
 /// Why a request could not be planned at once.
@@ -368,54 +324,6 @@ impl Pipeline {
         self.answer(0..0, |reply| reply.error(error));
     }
 
-    /// Submits what is planned, waits for the log, and answers everything in order.
-    pub(crate) async fn close(&mut self, parser: &Parser) {
-        if self.steps.is_empty() {
-            return;
-        }
-        let mut steps = mem::take(&mut self.steps);
-        let submission = mem::take(&mut self.submission);
-        self.extended_keys.clear();
-        self.reads = 0;
-        debug_assert!(!self.ready.has_streams(), "a reply that was not waited for has a long value");
-        match self.submit(submission).await {
-            Ok((outcomes, late)) => {
-                fetch_cold(&mut steps, parser, &outcomes, &self.held).await;
-                for step in steps.drain(..) {
-                    match &late {
-                        // Done here; reads see what stood at their places.
-                        Some(error) if step.work.writes() => {
-                            let from = self.out.len();
-                            reply_error(&mut self.out, &mut self.tally, from, &error.clone().into());
-                            if step.silent {
-                                self.out.truncate(from);
-                            }
-                        }
-                        _ => self.finish(step, parser, &outcomes).await,
-                    }
-                }
-            }
-            Err(error) => self.submit_failed(steps.drain(..), parser, &error).await,
-        }
-        self.steps = steps;
-        self.ready.clear(REPLY_CAPACITY_KEPT);
-    }
-
-    async fn submit(&self, submission: Submission) -> Result<(Outcomes, Option<Error>), Error> {
-        if submission.is_empty() {
-            return Ok((Outcomes { results: Vec::new(), views: Vec::new() }, None));
-        }
-        self.server.store.submit_reading(submission).await
-    }
-
-    /// As [`Pipeline::submit`]; what is not in its origin in time is an error.
-    async fn submit_whole(&self, submission: Submission) -> Result<Outcomes, Error> {
-        match self.submit(submission).await? {
-            (outcomes, None) => Ok(outcomes),
-            (_, Some(error)) => Err(error),
-        }
-    }
-
     /// The checks that every command passes before it is planned or queued, in Redis's order.
     #[inline]
     fn admit(&self, args: Args<'_>) -> Result<&'static Command, CommandError> {
@@ -610,271 +518,7 @@ impl Pipeline {
             self.out.truncate(from);
         }
     }
-
-    /// Answers one step.
-    async fn finish(&mut self, step: Step, parser: &Parser, outcomes: &Outcomes) {
-        let from = self.out.len();
-        let args = parser.args(step.args.clone());
-        match self.finish_work(&step, args, outcomes).await {
-            Ok(()) => {}
-            Err(Unfinished::Error(error)) => {
-                reply_error(&mut self.out, &mut self.tally, from, &error);
-            }
-            Err(Unfinished::Refused(refusal)) => {
-                self.out.truncate(from);
-                self.run_alone(&step, args, Some(refusal)).await;
-            }
-        }
-        if step.silent {
-            self.out.truncate(from);
-        }
-    }
-
-    async fn finish_work(
-        &mut self,
-        step: &Step,
-        args: Args<'_>,
-        outcomes: &Outcomes,
-    ) -> Result<(), Unfinished> {
-        match &step.work {
-            Work::Ready(bytes) => {
-                self.out.raw(&self.ready.bytes()[bytes.clone()]);
-                Ok(())
-            }
-            Work::Write(write) => finish_write(write, outcomes, &mut self.out),
-            Work::Read { read: Read::One { needs, reply, .. }, fetched: Some(fetched), .. } => {
-                let fetched = fetched.as_ref().map_err(CommandError::clone)?;
-                let (out, tally, held) = (&mut self.out, &mut self.tally, &self.held);
-                let server = &self.server;
-                let mut reader = Reader { server, bucket: step.bucket, args, reply: out, tally, held };
-                Ok(reader.fetched(fetched, *needs, *reply)?)
-            }
-            Work::Read { at, read, .. } => {
-                let view = at.view(outcomes)?;
-                Ok(self.read(*read, view, step.bucket, args).await?)
-            }
-            Work::ReadThenWrite { view, read, write } => {
-                check_outcomes(write, outcomes)?;
-                let view = view_at(outcomes, *view)?;
-                Ok(self.read(*read, view, step.bucket, args).await?)
-            }
-            Work::Exec(exec) => Ok(self.finish_exec(exec, outcomes).await?),
-        }
-    }
-
-    async fn read(
-        &mut self,
-        read: Read,
-        view: &ReadView,
-        bucket: Option<BucketId>,
-        args: Args<'_>,
-    ) -> Result<(), CommandError> {
-        let (reply, tally, held) = (&mut self.out, &mut self.tally, &self.held);
-        Reader { server: &self.server, bucket, args, reply, tally, held }.read(read, view).await
-    }
-
-    /// The whole submission was refused, or its fate is unknown.
-    async fn submit_failed(&mut self, steps: impl Iterator<Item = Step>, parser: &Parser, error: &Error) {
-        let steps: Vec<Step> = steps.collect();
-        let writes = steps.iter().filter(|step| step.work.writes()).count();
-        // Nothing was written, but perhaps only one of the commands is to blame, and a DEL must work even
-        // when the disk is full.
-        let one_by_one = writes > 1
-            && match error {
-                // One command may build on bytes that are only in an origin, and cannot be had now.
-                Error::Unavailable(_) | Error::ChangedInOrigin(_) => true,
-                Error::Full(_) | Error::GroupTooLarge(..) | Error::BodyTooLarge(..) => true,
-                Error::Unknown(_)
-                | Error::KeyTooLong(_)
-                | Error::BodyLength { .. }
-                | Error::Stopping
-                // All of it is done here.
-                | Error::NotInOrigin(_)
-                | Error::Damaged(_)
-                | Error::Disk(_)
-                | Error::InvalidBucketName => false,
-            };
-        for step in steps {
-            let from = self.out.len();
-            let args = parser.args(step.args.clone());
-            match &step.work {
-                Work::Ready(bytes) => self.out.raw(&self.ready.bytes()[bytes.clone()]),
-                work if work.writes() && !one_by_one => {
-                    reply_error(&mut self.out, &mut self.tally, from, &error.clone().into());
-                }
-                _ => self.run_alone(&step, args, None).await,
-            }
-            if step.silent {
-                self.out.truncate(from);
-            }
-        }
-    }
-
-    /// Plans a step again and submits it by itself, after doing what its refusal asks for.
-    async fn run_alone(&mut self, step: &Step, args: Args<'_>, refusal: Option<Refusal>) {
-        let from = self.out.len();
-        let mut refusal = refusal;
-        for _ in 0..ATTEMPTS_MAX {
-            self.out.truncate(from);
-            if let Some(refusal) = refusal.take()
-                && let Err(error) = self.make_amends(step, args, &refusal).await
-            {
-                return reply_error(&mut self.out, &mut self.tally, from, &error);
-            }
-            match self.attempt(step, args).await {
-                Ok(()) => return,
-                Err(Unfinished::Error(error)) => {
-                    return reply_error(&mut self.out, &mut self.tally, from, &error);
-                }
-                Err(Unfinished::Refused(again)) => refusal = Some(again),
-            }
-        }
-        let error = refusal.as_ref().map_or(CommandError::SYNTAX, CommandError::from);
-        reply_error(&mut self.out, &mut self.tally, from, &error);
-    }
-
-    /// Removes the cause of a refusal that is not the client's.
-    async fn make_amends(
-        &mut self,
-        step: &Step,
-        args: Args<'_>,
-        refusal: &Refusal,
-    ) -> Result<(), CommandError> {
-        match refusal {
-            Refusal::NoSuchBucket if step.command.flags.has(Flags::DENYOOM) => {
-                self.open_bucket(step.database).await
-            }
-            Refusal::NoSuchBucket => {
-                self.session.database_at_mut(step.database).bucket = None;
-                Ok(())
-            }
-            Refusal::TooFragmented => match step.bucket {
-                Some(bucket) => Ok(self.server.store.defragment(bucket, args.at(1)).await.map(|_| ())?),
-                None => Ok(()),
-            },
-            other => Err(other.into()),
-        }
-    }
-
-    async fn attempt(&mut self, step: &Step, args: Args<'_>) -> Result<(), Unfinished> {
-        if let Work::Exec(exec) = &step.work {
-            return Ok(self.exec_alone(exec).await?);
-        }
-        let mut submission = Submission::new();
-        let mut planner = Planner {
-            server: &self.server,
-            session: &mut self.session,
-            submission: &mut submission,
-            reply: &mut self.out,
-            command: step.command,
-            database: step.database,
-            in_exec: false,
-            // Given to the log already.
-            long: &[],
-        };
-        let work = match (step.command.plan)(&mut planner, args)? {
-            Plan::Write(write) => Work::Write(write),
-            Plan::ReadThenWrite { view, read, write } => Work::ReadThenWrite { view, read, write },
-            Plan::Read(read) => {
-                Work::Read { at: ReadAt::View(self.server.store.view()?), read, fetched: None }
-            }
-            Plan::Answered | Plan::Wait(_) | Plan::Exec(_) => return Ok(()),
-        };
-        let outcomes = self.submit_whole(submission).await?;
-        let bucket = self.session.database_at(step.database).bucket;
-        let again = Step {
-            command: step.command,
-            args: step.args.clone(),
-            database: step.database,
-            bucket,
-            silent: false,
-            work,
-        };
-        Box::pin(self.finish_work(&again, args, &outcomes)).await
-    }
 }
-
-impl Work {
-    fn writes(&self) -> bool {
-        match self {
-            Work::Ready(_) | Work::Read { .. } => false,
-            Work::Write(_) | Work::ReadThenWrite { .. } | Work::Exec(_) => true,
-        }
-    }
-}
-
-impl ReadAt {
-    fn view<'a>(&'a self, outcomes: &'a Outcomes) -> Result<&'a ReadView, CommandError> {
-        match self {
-            ReadAt::View(view) => Ok(view),
-            ReadAt::Slot(slot) => view_at(outcomes, *slot),
-        }
-    }
-}
-
-/// Waits for the cold single-key reads of a batch together: one after the other each would wait for its own
-/// disk read.
-async fn fetch_cold(steps: &mut [Step], parser: &Parser, outcomes: &Outcomes, held: &Held) {
-    let cold = steps.iter_mut().filter_map(|step| {
-        let (args, bucket) = (parser.args(step.args.clone()), step.bucket);
-        let Work::Read { at, read: Read::One { key, needs, .. }, fetched } = &mut step.work else {
-            return None;
-        };
-        let (view, key, needs) = (at.view(outcomes).ok()?, *key, *needs);
-        let is_here = match view.get(bucket?, args.at(key)) {
-            Lookup::Found(row) => matches!(needs, Needs::Nothing) || row.inline_body().is_some(),
-            Lookup::Absent => true,
-            Lookup::Later => false,
-        };
-        if is_here {
-            return None;
-        }
-        let fetch = async move { *fetched = Some(read::fetch(view, bucket, args, key, needs, held).await) };
-        Some(fetch.boxed())
-    });
-    let cold: Vec<BoxFuture<'_, ()>> = cold.collect();
-    let mut fetches = stream::iter(cold).buffer_unordered(COLD_READS_MAX);
-    while fetches.next().await.is_some() {}
-}
-
-/// Why a step has no reply yet.
-enum Unfinished {
-    /// This is its reply.
-    Error(CommandError),
-    /// Its mutations were refused.
-    Refused(Refusal),
-}
-
-impl<E: Into<CommandError>> From<E> for Unfinished {
-    fn from(error: E) -> Unfinished {
-        Unfinished::Error(error.into())
-    }
-}
-
-#[inline]
-fn finish_write(write: &Write, outcomes: &Outcomes, reply: &mut Reply) -> Result<(), Unfinished> {
-    (write.reply)(check_outcomes(write, outcomes)?, reply);
-    Ok(())
-}
-
-/// The outcomes of a command, none of them a refusal.
-#[inline]
-fn check_outcomes<'o>(write: &Write, outcomes: &'o Outcomes) -> Result<&'o [Outcome], Unfinished> {
-    let own = outcomes.results.get(write.outcomes.clone()).ok_or(MISSING_OUTCOME)?;
-    for outcome in own {
-        if let Outcome::Refused(refusal) = outcome {
-            return Err(Unfinished::Refused(refusal.clone()));
-        }
-    }
-    Ok(own)
-}
-
-fn view_at(outcomes: &Outcomes, slot: ViewSlot) -> Result<&ReadView, CommandError> {
-    outcomes.views.get(slot.0).ok_or(MISSING_OUTCOME)
-}
-
-/// The core answered a submission with fewer outcomes than it had mutations.
-const MISSING_OUTCOME: CommandError = CommandError::new("ERR forebay: internal error, an outcome is missing");
 
 /// Replaces what was written of a reply by an error.
 fn reply_error(reply: &mut Reply, tally: &mut Tally, from: usize, error: &CommandError) {

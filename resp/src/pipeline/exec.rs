@@ -13,7 +13,9 @@ use forebay_storage::mutation::{Guard, Outcome};
 use forebay_storage::read::ReadView;
 use forebay_storage::submission::{Outcomes, Submission};
 
-use super::{Pipeline, ReadAt, Step, Unfinished, Work, reply_error};
+use super::close::Unfinished;
+use super::step::{ReadAt, Step, Work};
+use super::{Pipeline, reply_error};
 use crate::command::args::Args;
 use crate::command::plan::{LongValue, Plan, Planner};
 use crate::command::{Command, Flags};
