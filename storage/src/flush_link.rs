@@ -201,8 +201,8 @@ impl FlushSource for CoreLink {
             self.shared.pool.run(move || read_content(&view, bucket, &key, version))
         };
         let content = reading.await.map_err(|error| SourceError(error.to_string()))??;
-        let row = match content {
-            Content::Row(row) => row,
+        let (row, in_parts) = match content {
+            Content::Row(row, in_parts) => (row, in_parts),
             Content::Superseded => return Ok(SourceObject::Superseded),
             Content::Gone => return Ok(SourceObject::Expired),
         };
@@ -215,7 +215,8 @@ impl FlushSource for CoreLink {
             ETag::Derived(_) | ETag::Text(_) => None,
         };
         let part_runs = row.part_runs();
-        let object = FlushObject { body, part_runs, meta: row.meta(), etag: etag.to_string(), md5 };
+        let (meta, etag) = (row.meta(), etag.to_string());
+        let object = FlushObject { body, part_runs, meta, etag, md5, in_parts };
         Ok(SourceObject::Found(Box::new(object)))
     }
 }
@@ -240,7 +241,8 @@ impl CoreLink {
 }
 
 enum Content {
-    Row(ObjectRow),
+    /// With whether an upload of it is recorded.
+    Row(ObjectRow, bool),
     Superseded,
     /// Dead by FLUSHDB: the sweep queues its delete.
     Gone,
@@ -253,7 +255,7 @@ fn read_content(view: &View, bucket: BucketId, key: &[u8], version: Version) -> 
     let object = view.get(RowKey::object(Table::Object, bucket, key), false, true);
     let object = object.map_err(source_error)?.flatten();
     Ok(match content_of(&row, version, object) {
-        Some(raw) => Content::Row(ObjectRow::from_encoded(raw)),
+        Some(raw) => Content::Row(ObjectRow::from_encoded(raw), row.transfer),
         None => Content::Gone,
     })
 }

@@ -200,8 +200,9 @@ impl Applier {
         version: Version,
         deadline_ms: u64,
     ) -> Result<Outcome, BaseError> {
-        if self.read_queue_row(version, bucket, key)?.is_none() {
-            return Ok(Outcome::Unmet);
+        let Some(row) = self.read_queue_row(version, bucket, key)? else { return Ok(Outcome::Unmet) };
+        if row.transfer {
+            self.transfer_tried(version)?;
         }
         let mut origin = self.origin_row(bucket, key)?;
         origin.started = Some((version, deadline_ms));
@@ -226,6 +227,9 @@ impl Applier {
         }
         let mut origin = self.origin_row(bucket, key)?;
         let removed = self.drop_queue_row(bucket, key, version, &mut origin, true)?;
+        if !removed && origin_etag.is_some() {
+            self.transfer_landed(version, told_by)?;
+        }
         if origin.started.take().is_some() {
             self.put(RowKey::object(Table::Started, bucket, key), None);
         }

@@ -1,7 +1,8 @@
 //! The replicated record of a large body's way to the origin: which upload, and which parts the origin has.
 //!
 //! It lets an upload go on after a restart, and one that is not wanted any more be given up at the origin: it
-//! is marked stale with the entry that takes its queue row away, and goes when the origin has let it go.
+//! is marked stale with the entry that takes its queue row away, and goes when the origin has let it go. Until then
+//! it is the only trace of a completion that may still land; no other upload of the version takes its place.
 
 use bytes::Bytes;
 
@@ -32,13 +33,17 @@ impl Applier {
         step: &TransferStep<'_>,
     ) -> Result<Outcome, BaseError> {
         let Some(mut queued) = self.read_queue_row(version, bucket, key)? else { return Ok(Outcome::Unmet) };
-        let known = if queued.transfer { self.transfer_row(version)? } else { None };
+        let known = self.transfer_row(version)?;
+        if known.as_ref().is_some_and(|row| row.stale) {
+            return Ok(Outcome::Unmet);
+        }
         match (step, known) {
             (TransferStep::Begun { part_bytes, crc32c }, None) => {
                 let Some((mount, _)) = self.state.mount_of(bucket, key) else { return Ok(Outcome::Unmet) };
                 let row = TransferRow {
                     crc32c: *crc32c,
                     stale: false,
+                    tried: false,
                     mount,
                     bucket,
                     part_bytes: *part_bytes,
@@ -89,14 +94,38 @@ impl Applier {
         Ok(())
     }
 
+    /// An attempt for the version is about to start: if it goes in parts, with these it is completed.
+    pub(super) fn transfer_tried(&mut self, version: Version) -> Result<(), BaseError> {
+        if let Some(row) = self.transfer_row(version)?.filter(|row| !row.tried) {
+            self.put_transfer_row(version, Some(&TransferRow { tried: true, ..row }));
+        }
+        Ok(())
+    }
+
+    /// The origin of `mount` has told of a version whose queue row is gone: an upload of it has become the object.
+    pub(super) fn transfer_landed(&mut self, version: Version, mount: Option<u32>) -> Result<(), BaseError> {
+        match self.transfer_row(version)? {
+            Some(row) if row.stale && Some(row.mount) == mount => {
+                self.drop_stale(version, row);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn transfer_gone(&mut self, version: Version) -> Result<Outcome, BaseError> {
         match self.transfer_row(version)? {
             Some(row) if row.stale => {
-                self.put_transfer_row(version, None);
+                self.drop_stale(version, row);
                 Ok(Outcome::Done(self.version()))
             }
             _ => Ok(Outcome::Unmet),
         }
+    }
+
+    fn drop_stale(&mut self, version: Version, row: TransferRow) {
+        self.put_transfer_row(version, None);
+        self.events.push(FlushEvent::GivenUp(stale_transfer(version, row)));
     }
 }
 
@@ -108,5 +137,6 @@ pub(crate) fn stale_transfer(version: Version, row: TransferRow) -> StaleTransfe
         key: Bytes::from(row.key.into_vec()),
         mount: MountId(row.mount),
         upload_id: row.upload_id,
+        tried: row.tried,
     }
 }

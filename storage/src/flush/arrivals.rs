@@ -53,7 +53,10 @@ impl Arrivals {
         match event {
             FlushEvent::Flushed(flushed) => Some((flushed.bucket, flushed.key.clone())),
             FlushEvent::Parked { row, .. } | FlushEvent::Removed(row) => Some((row.bucket, row.key.clone())),
-            FlushEvent::Row { .. } | FlushEvent::Stale(_) | FlushEvent::Unmounted(_) => None,
+            FlushEvent::Row { .. }
+            | FlushEvent::Stale(_)
+            | FlushEvent::GivenUp(_)
+            | FlushEvent::Unmounted(_) => None,
         }
     }
 

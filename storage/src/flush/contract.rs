@@ -133,6 +133,8 @@ pub enum FlushEvent {
     Removed(RowId),
     /// A queue row is gone whose upload was begun at the origin and did not become the object.
     Stale(StaleTransfer),
+    /// Nothing is left of such an upload: it was given up, or has become the object after all.
+    GivenUp(StaleTransfer),
     /// A mount is forgotten, or is about to be: nothing more is sent to its origin.
     Unmounted(MountId),
 }
@@ -155,7 +157,7 @@ pub struct TransferRecord {
 /// See [`TransferRecord`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransferStep {
-    /// It was begun; refused if another is recorded.
+    /// It was begun; refused if another is recorded, a stale one of the same version too.
     Begun {
         /// Length of the parts that are not the client's.
         part_bytes: u64,
@@ -196,6 +198,8 @@ pub struct StaleTransfer {
     pub mount: MountId,
     /// The origin's name of it.
     pub upload_id: String,
+    /// Whether its completion may have been sent: then it may still become the object.
+    pub tried: bool,
 }
 
 /// Why a proposal has no answer "applied".
@@ -259,6 +263,8 @@ pub struct FlushObject {
     pub etag: String,
     /// MD5 of the body, if it is known already.
     pub md5: Option<[u8; 16]>,
+    /// Whether an upload of it is recorded: then it goes on in parts, whatever the settings say by now.
+    pub in_parts: bool,
 }
 
 /// What a read of one version found.

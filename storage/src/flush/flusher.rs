@@ -24,19 +24,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::arrivals::Arrivals;
 use super::batch::Batcher;
-use super::contract::{
-    FlushEvent, Loaded, LogError, MountId, RowId, SharedLog, SharedSource, SourceError, StaleTransfer,
-};
+use super::contract::{FlushEvent, Loaded, LogError, MountId, RowId, SharedLog, SharedSource, SourceError};
 use super::parts::MEMORY_MIB;
 use super::queue::{
     Ended, FlushQueue, MountHealth, ParkOrder, Pending, QueueConfig, QueueLoad, QueueMount, RowPlace,
     RowState, RowView, Start,
 };
+use super::stale::StaleUploads;
 use super::status::{FlushStatus, MountStatus};
-use super::upload::{Courier, Target, origin_key};
+use super::upload::{Courier, Target};
 use crate::object::{BucketId, ClusterId, Version};
 use crate::object_name::encode_key;
-use crate::origin::{Capabilities, ErrorClass, Landing, Origin, UploadId};
+use crate::origin::{Capabilities, ErrorClass, Landing, Origin};
 
 /// Most events kept while the queue is being loaded.
 const LOADING_EVENTS_MAX: usize = 1 << 20;
@@ -140,8 +139,7 @@ pub struct Flusher {
     /// Held for single steps of the queue, never over an await; apply takes it for each event.
     stage: Mutex<Stage>,
     /// Uploads to be given up at their origins; rows of theirs are kept until then.
-    stale: Mutex<Vec<StaleTransfer>>,
-    stale_wake: Notify,
+    stale: Arc<StaleUploads>,
     wake: Notify,
     /// Counts changes that a wait may wait for.
     changes: watch::Sender<u64>,
@@ -220,8 +218,7 @@ impl Flusher {
             mounts: mounts.collect(),
             clock: Clock { base_ms: source.now_ms(), start: Instant::now() },
             stage: Mutex::new(Stage::Stopped),
-            stale: Mutex::default(),
-            stale_wake: Notify::new(),
+            stale: Arc::new(StaleUploads::new(Duration::from_millis(config.queue.margin_ms))),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
             arrivals: Arrivals::default(),
@@ -243,8 +240,10 @@ impl Flusher {
             for event in events {
                 arrived.extend(self.arrivals.name_of(&event));
                 settles |= !matches!(event, FlushEvent::Row { .. });
-                if let FlushEvent::Stale(stale) = &event {
-                    self.add_stale(stale.clone());
+                match &event {
+                    FlushEvent::Stale(stale) => self.stale.add(stale),
+                    FlushEvent::GivenUp(stale) => self.stale.remove(stale.version),
+                    _ => {}
                 }
                 if let FlushEvent::Unmounted(mount) = &event
                     && let Some(mount) = self.mount(*mount)
@@ -298,6 +297,7 @@ impl Flusher {
             starts,
             records,
             transfers,
+            stale: self.stale.clone(),
             part_bytes: self.config.part_bytes,
             part_concurrency: self.config.part_concurrency,
             part_memory: Semaphore::new(MEMORY_MIB),
@@ -309,7 +309,7 @@ impl Flusher {
         for mount in 0..self.mounts.len() {
             attaching.spawn(self.clone().make_ready(mount));
         }
-        attaching.spawn(self.clone().give_up_stale());
+        attaching.spawn(self.clone().give_up_leftovers());
         let mut flights = Flights::default();
         let mut parking = JoinSet::new();
         loop {
@@ -552,7 +552,7 @@ impl Flusher {
         let mut load = QueueLoad::new(self.config.queue, mounts.collect(), self.config.seed, clock_ms);
         self.source.load(&mut |mut loaded| {
             if let Loaded::Stale(stale) = &loaded {
-                self.add_stale(stale.clone());
+                self.stale.add(stale);
             }
             if let Loaded::Started(started) = &mut loaded {
                 // From the wall clock of the log to the queue's own.
@@ -570,9 +570,13 @@ impl Flusher {
 
     /// Whether the key's attempts went, as far as we know, where they would go now.
     fn has_attached(&self, bucket: BucketId, key: &[u8]) -> bool {
+        self.covering(bucket, key).is_some_and(|mount| mount.spec.attached)
+    }
+
+    /// The mount with the longest prefix that covers a key.
+    fn covering(&self, bucket: BucketId, key: &[u8]) -> Option<&Mount> {
         let covers = |mount: &&Mount| mount.spec.bucket == bucket && key.starts_with(&mount.spec.key_prefix);
-        let covering = self.mounts.iter().filter(covers).max_by_key(|mount| mount.spec.key_prefix.len());
-        covering.is_some_and(|mount| mount.spec.attached)
+        self.mounts.iter().filter(covers).max_by_key(|mount| mount.spec.key_prefix.len())
     }
 
     /// Starts what may start, and says how long nothing will happen by time alone.
@@ -661,7 +665,11 @@ impl Flusher {
                 tracing::debug!(bucket = start.bucket.0, key = %encode_key(&start.key),
                     version = %start.version, %class, ?landing, %message, "flush attempt failed");
             }
-            Ended::GoOn | Ended::NotStarted | Ended::Conflict | Ended::Unrecorded { .. } => {}
+            Ended::GoOn
+            | Ended::NotStarted
+            | Ended::Conflict
+            | Ended::AskAgain { .. }
+            | Ended::Unrecorded { .. } => {}
         }
     }
 
@@ -732,50 +740,6 @@ impl Flusher {
             ChecksumMode::Auto | ChecksumMode::Required => Ok(Some(found)),
         }
     }
-
-    fn add_stale(&self, stale: StaleTransfer) {
-        let mut known = self.stale.lock();
-        // The load and an event may tell the same.
-        if !known.contains(&stale) {
-            known.push(stale);
-        }
-        drop(known);
-        self.stale_wake.notify_one();
-    }
-
-    /// Gives stale uploads up at their origins, one after the other, for as long as it takes.
-    async fn give_up_stale(self: Arc<Self>) {
-        loop {
-            let all = self.stale.lock().clone();
-            let mut failed = false;
-            for stale in all {
-                match self.give_up(&stale).await {
-                    true => self.stale.lock().retain(|known| *known != stale),
-                    false => failed = true,
-                }
-            }
-            let retry = if failed { self.config.mount_retry.1 } else { SLEEP_MAX * 3600 };
-            tokio::select! {
-                () = self.stale_wake.notified() => {}
-                () = tokio::time::sleep(retry) => {}
-            }
-        }
-    }
-
-    /// True when nothing is left of it, here and there.
-    async fn give_up(&self, stale: &StaleTransfer) -> bool {
-        let mount = self.mount(stale.mount).filter(|mount| !mount.state.lock().forgotten);
-        if let Some(mount) = mount {
-            let rest = stale.key.get(mount.spec.key_prefix.len()..).unwrap_or_default();
-            let key = origin_key(&mount.spec.origin_prefix, rest);
-            let upload = UploadId(stale.upload_id.clone());
-            if let Err(error) = mount.spec.origin.abort_upload(&key, &upload).await {
-                tracing::debug!(%key, %error, "a stale upload could not be given up yet");
-                return false;
-            }
-        }
-        self.log.transfer_gone(stale.version).await.is_ok()
-    }
 }
 
 /// Why the first of these keys' rows is not in the origin, for people.
@@ -804,5 +768,6 @@ impl Mount {
     }
 }
 
+mod leftovers;
 #[cfg(test)]
 mod tests;

@@ -18,7 +18,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::contract::{FlushObject, TransferRecord, TransferState, TransferStep};
 use super::queue::{Ended, Start};
-use super::upload::{Courier, Target, failed, local_failure};
+use super::upload::{Courier, Target, failed, harmless, local_failure};
 use crate::object::PartRun;
 use crate::origin::{
     BeginRequest, CompleteRequest, ErrorClass, Fence, Landing, NO_SUCH_UPLOAD, OriginError, OriginKey,
@@ -88,9 +88,10 @@ impl Courier {
         // An origin may go on putting a large object together after it has lost its client.
         let deadline = self.started(start, object.body.len()).await?;
         let condition = self.condition(start, target, &key).await?;
+        let upload = UploadId(transfer.upload_id.clone());
         let request = CompleteRequest {
-            key,
-            upload: UploadId(transfer.upload_id.clone()),
+            key: key.clone(),
+            upload: upload.clone(),
             parts: sent,
             condition,
             deadline: deadline.at,
@@ -98,7 +99,15 @@ impl Courier {
         };
         let reply = match target.origin.complete_upload(request).await {
             Ok(reply) => reply,
-            Err(error) => return Err(self.upload_failed(start, &transfer, error, deadline.alive_ms()).await),
+            Err(error) => {
+                self.completion_failed(start, target, &key, &upload, &error).await;
+                let error = match error.code.as_deref() {
+                    // Used up; perhaps by this very request, whose answer somebody on the way asked for twice.
+                    Some(NO_SUCH_UPLOAD) => OriginError { class: ErrorClass::Conflict, ..error },
+                    _ => error,
+                };
+                return Err(failed(error, deadline.alive_ms()));
+            }
         };
         Ok(self.record(start, start.version, Some(reply.etag.0), Ended::Done, deadline.alive_ms()).await)
     }
@@ -113,6 +122,8 @@ impl Courier {
     ) -> Result<TransferState, Ended> {
         let known = self.source.transfer(start.version).await.map_err(|error| local_failure(&error))?;
         match known {
+            // One of the same version is being given up, and its record is in the way.
+            None if self.stale.contains(start.version) => return Err(Ended::NotStarted),
             Some(known) if known.mount == start.mount => return Ok(known),
             // Of a mount that the key had before: its origin has no such upload.
             Some(other) => drop(self.step(start, &other.upload_id, TransferStep::Lost).await?),
@@ -213,7 +224,12 @@ impl Courier {
                     tokio::time::sleep(error.retry_after.unwrap_or(pause).min(PAUSE_MAX)).await;
                     (tries, pause) = (tries + 1, pause * 2);
                 }
-                Err(error) => return Err(self.upload_failed(start, transfer, harmless(error), 0).await),
+                Err(error) => {
+                    if error.code.as_deref() == Some(NO_SUCH_UPLOAD) {
+                        self.lost(start, &transfer.upload_id).await;
+                    }
+                    return Err(failed(harmless(error), 0));
+                }
             }
         };
         // A version that is not wanted any more ends here, after the part that was under way.
@@ -223,20 +239,32 @@ impl Courier {
         }
     }
 
-    /// What an error means for the upload: one that the origin has lost is begun anew.
-    async fn upload_failed(
+    /// What the refusal of a completion means for its upload. One that is used up, or whose parts do not fit, is begun
+    /// anew; the latter once the origin has let it go, so that nothing stays there.
+    async fn completion_failed(
         &self,
         start: &Start,
-        transfer: &TransferState,
-        error: OriginError,
-        alive_ms: u64,
-    ) -> Ended {
-        let lost = matches!(error.code.as_deref(), Some(NO_SUCH_UPLOAD | "InvalidPart" | "InvalidPartOrder"));
-        if lost && error.outcome == Landing::NotApplied {
-            // If this is not recorded either, the next attempt learns it again.
-            let _ = self.step(start, &transfer.upload_id, TransferStep::Lost).await;
+        target: &Target,
+        key: &OriginKey,
+        upload: &UploadId,
+        error: &OriginError,
+    ) {
+        let gone = match (error.outcome, error.code.as_deref()) {
+            (Landing::NotApplied, Some(NO_SUCH_UPLOAD)) => true,
+            (Landing::NotApplied, Some("InvalidPart" | "InvalidPartOrder")) => {
+                target.origin.abort_upload(key, upload).await.is_ok()
+            }
+            _ => false,
+        };
+        if gone {
+            self.lost(start, &upload.0).await;
         }
-        failed(error, alive_ms)
+    }
+
+    /// Forgets an upload that the origin does not know any more. If that is not recorded, the next attempt learns it
+    /// again.
+    async fn lost(&self, start: &Start, upload_id: &str) {
+        let _ = self.step(start, upload_id, TransferStep::Lost).await;
     }
 
     async fn step(&self, start: &Start, upload_id: &str, step: TransferStep) -> Result<bool, Ended> {
@@ -249,11 +277,6 @@ impl Courier {
         };
         self.transfers.submit(record).await.map_err(|_| Ended::NotStarted)
     }
-}
-
-/// Of a request that changes no object: nothing is in doubt after its failure.
-fn harmless(error: OriginError) -> OriginError {
-    OriginError { outcome: Landing::NotApplied, ..error }
 }
 
 fn passes(class: ErrorClass) -> bool {

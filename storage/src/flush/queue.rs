@@ -10,6 +10,8 @@
 //! - **The fence.** After an unknown outcome, and for every started row found at start, the key waits
 //!   until the attempt's deadline and the margin have passed; then a HEAD says what the origin holds;
 //!   only then it goes on.
+//! - **Older uploads.** While an upload of an older version may still become the key's object, nothing is sent for the
+//!   key: an attempt first gives it up at the origin, and asks what is there.
 //! - **Order per key.** Rows of one key go oldest first.
 //! - **Barriers.** Let B be the oldest pending barrier of a bucket (parked ones count): a row before B
 //!   may go; B itself when nothing older in its bucket is pending; a row behind B only if it puts a key
@@ -47,7 +49,7 @@ pub use self::mount::{MountHealth, QueueMount};
 use self::row::{Flight, KeyEntry, ParkReason, Phase, QueueRow, Spot};
 pub use self::view::{Pending, RowPlace, RowState, RowView};
 use super::classify::{FAST, SLOW};
-use super::contract::{FlushEvent, FlushRow, Flushed, MountId, RowId};
+use super::contract::{FlushEvent, FlushRow, Flushed, MountId, RowId, StaleTransfer};
 use crate::object::{BucketId, Version};
 
 /// Settings of the queue.
@@ -114,6 +116,8 @@ pub struct FlushQueue {
     /// By the slot of their key: one request per key.
     flights: BTreeMap<u32, Flight>,
     attempts: u32,
+    /// Uploads of older versions that may still become their key's object.
+    stale: BTreeMap<(BucketId, Bytes), Vec<Version>>,
     /// Rows that stand for changes up to here do not wait for `min_interval`.
     urgent_up_to: Version,
     #[cfg(test)]
@@ -141,6 +145,7 @@ impl FlushQueue {
             bytes: 0,
             flights: BTreeMap::new(),
             attempts: 0,
+            stale: BTreeMap::new(),
             urgent_up_to: Version(0),
             #[cfg(test)]
             sabotage: sim::Sabotage::default(),
@@ -153,8 +158,14 @@ impl FlushQueue {
             FlushEvent::Row { row, replaces } => self.insert_row(row, replaces),
             FlushEvent::Flushed(flushed) => self.observe_flushed(&flushed),
             FlushEvent::Unmounted(mount) => self.observe_unmounted(mount),
-            // No row: the worker sees to it.
-            FlushEvent::Stale(_) => {}
+            FlushEvent::Stale(stale) => {
+                self.add_stale(&stale);
+                self.place_key(stale.bucket, &stale.key);
+            }
+            FlushEvent::GivenUp(stale) => {
+                self.remove_stale(&stale);
+                self.place_key(stale.bucket, &stale.key);
+            }
             FlushEvent::Parked { row, reason } => self.observe_parked(&row, reason),
             FlushEvent::Removed(row) => {
                 if let Some(slot) = self.find(row.bucket, &row.key) {
@@ -163,6 +174,14 @@ impl FlushQueue {
                 }
             }
         }
+    }
+
+    /// Whether attempts of the upload's key will give it up, or are to be waited for before it is.
+    pub fn sees_to(&self, stale: &StaleTransfer) -> bool {
+        let name = (stale.bucket, stale.key.clone());
+        let blocks = self.stale.get(&name).is_some_and(|versions| versions.contains(&stale.version));
+        let entry = self.find(stale.bucket, &stale.key).and_then(|slot| self.entry(slot));
+        blocks && entry.is_some_and(|entry| !entry.rows.is_empty() || entry.phase.is_under_way())
     }
 
     /// The next attempt to start at `now_ms`, if any may.
@@ -229,6 +248,27 @@ impl FlushQueue {
         self.set_mount_ready(mount, Err("the mount is being forgotten".to_owned()));
         if let Some(entry) = self.mounts.iter_mut().find(|entry| entry.mount.id == mount) {
             entry.forgotten = true;
+        }
+    }
+
+    fn add_stale(&mut self, stale: &StaleTransfer) {
+        let covering = mount::covering(&self.mounts, stale.bucket, &stale.key);
+        // Of another mount it becomes an object in another place.
+        let here = covering.is_some_and(|mount| self.mounts[mount].mount.id == stale.mount);
+        if stale.tried && here {
+            let versions = self.stale.entry((stale.bucket, stale.key.clone())).or_default();
+            if !versions.contains(&stale.version) {
+                versions.push(stale.version);
+            }
+        }
+    }
+
+    fn remove_stale(&mut self, stale: &StaleTransfer) {
+        let name = (stale.bucket, stale.key.clone());
+        let Some(versions) = self.stale.get_mut(&name) else { return };
+        versions.retain(|version| *version != stale.version);
+        if versions.is_empty() {
+            self.stale.remove(&name);
         }
     }
 
@@ -387,6 +427,12 @@ impl FlushQueue {
         [check, new_put, other, barrier].into_iter().flatten().min()
     }
 
+    fn place_key(&mut self, bucket: BucketId, key: &[u8]) {
+        if let Some(slot) = self.find(bucket, key) {
+            self.place(slot);
+        }
+    }
+
     /// Puts a key where it belongs now: a ready set, the timers, or nowhere. Frees an entry that has
     /// nothing left.
     fn place(&mut self, slot: u32) {
@@ -412,6 +458,7 @@ impl FlushQueue {
         let now_ms = self.now_ms;
         #[cfg(test)]
         self.sabotage(slot);
+        let obeys_stale = !self.ignores_stale();
         let entry = self.keys.get_mut(slot as usize)?.as_mut()?;
         if let Phase::Fenced { until_ms, doubt } = entry.phase
             && now_ms >= until_ms
@@ -419,6 +466,12 @@ impl FlushQueue {
             entry.phase = Phase::Check { doubt };
         }
         let bucket = &self.buckets[self.lanes[entry.lane as usize].bucket];
+        if entry.phase == Phase::Idle && !entry.rows.is_empty() && !self.stale.is_empty() && obeys_stale {
+            let stale = self.stale.get(&(bucket.id, entry.key.clone()));
+            if let Some(doubt) = stale.and_then(|versions| versions.iter().max()) {
+                entry.phase = Phase::Check { doubt: *doubt };
+            }
+        }
         let spot = match (entry.phase, entry.rows.first()) {
             (Phase::Flying, _) => Spot::Nowhere,
             (Phase::Fenced { until_ms, .. }, _) => Spot::Timer(until_ms),
@@ -531,6 +584,13 @@ impl FlushQueue {
 
     fn mount_of(&self, entry: &KeyEntry) -> Option<&MountEntry> {
         self.mounts.get(self.lanes[entry.lane as usize].mount?)
+    }
+
+    fn ignores_stale(&self) -> bool {
+        #[cfg(test)]
+        return self.sabotage.no_abort;
+        #[cfg(not(test))]
+        false
     }
 
     fn ignores_barriers(&self) -> bool {

@@ -1,6 +1,6 @@
 //! The replicated rows as apply keeps them, in a few maps: the contract of `contract.rs` in code, for tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -21,11 +21,9 @@ pub(crate) struct ModelRows {
     /// Whether the origin may hold what nobody here knows of.
     pub(crate) looks_up: bool,
     transfers: BTreeMap<Version, TransferState>,
+    tried: BTreeSet<Version>,
     stale: BTreeMap<Version, StaleTransfer>,
 }
-
-/// The mount that all uploads of the model go to.
-const MOUNT: MountId = MountId(3);
 
 /// A change of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,12 +86,14 @@ impl ModelRows {
     /// Records a step of an upload.
     pub(crate) fn transfer(&mut self, record: TransferRecord) -> bool {
         let TransferRecord { bucket, key, version, upload_id, step } = record;
-        if self.row(&(bucket, key), version).is_none() {
+        if self.row(&(bucket, key), version).is_none() || self.stale.contains_key(&version) {
             return false;
         }
         match (step, self.transfers.get_mut(&version)) {
             (TransferStep::Begun { part_bytes, crc32c }, None) => {
-                let state = TransferState { upload_id, mount: MOUNT, part_bytes, crc32c, parts: Vec::new() };
+                // Each bucket is a mount, of the same number.
+                let mount = MountId(bucket.0);
+                let state = TransferState { upload_id, mount, part_bytes, crc32c, parts: Vec::new() };
                 self.transfers.insert(version, state);
             }
             (TransferStep::Sent(part), Some(state)) if state.upload_id == upload_id => {
@@ -102,6 +102,7 @@ impl ModelRows {
             }
             (TransferStep::Lost, Some(state)) if state.upload_id == upload_id => {
                 self.transfers.remove(&version);
+                self.tried.remove(&version);
             }
             _ => return false,
         }
@@ -114,8 +115,20 @@ impl ModelRows {
     }
 
     /// A stale upload is gone.
-    pub(crate) fn transfer_gone(&mut self, version: Version) {
-        self.stale.remove(&version);
+    pub(crate) fn transfer_gone(&mut self, version: Version) -> Option<FlushEvent> {
+        self.stale.remove(&version).map(FlushEvent::GivenUp)
+    }
+
+    /// What becomes of an upload when the origin confirms its version, whose row is gone already.
+    pub(crate) fn transfer_landed(&mut self, flushed: &Flushed) -> Option<FlushEvent> {
+        flushed.origin_etag.as_ref()?;
+        self.transfer_gone(flushed.version)
+    }
+
+    /// Uploads of the key that may still become its object.
+    pub(crate) fn stale_of(&self, name: &Name) -> Vec<StaleTransfer> {
+        let stale = self.stale.values().filter(|stale| (stale.bucket, &stale.key) == (name.0, &name.1));
+        stale.filter(|stale| stale.tried).cloned().collect()
     }
 
     /// Uploads that are recorded, stale ones too.
@@ -124,12 +137,13 @@ impl ModelRows {
     }
 
     fn end_transfer(&mut self, name: &Name, version: Version, landed: bool) -> Option<FlushEvent> {
-        let state = self.transfers.remove(&version)?;
+        let (state, tried) = (self.transfers.remove(&version)?, self.tried.remove(&version));
         if landed {
             return None;
         }
         let (bucket, key) = name.clone();
-        let stale = StaleTransfer { version, bucket, key, mount: state.mount, upload_id: state.upload_id };
+        let TransferState { mount, upload_id, .. } = state;
+        let stale = StaleTransfer { version, bucket, key, mount, upload_id, tried };
         self.stale.insert(version, stale.clone());
         Some(FlushEvent::Stale(stale))
     }
@@ -139,6 +153,7 @@ impl ModelRows {
         let name = (started.bucket, started.key.clone());
         let waits = self.row(&name, started.version).is_some();
         if waits {
+            self.tried.extend(self.transfers.contains_key(&started.version).then_some(started.version));
             self.started.insert(name, started);
         }
         waits
@@ -172,9 +187,11 @@ impl ModelRows {
     }
 
     /// Gives a row up.
-    pub(crate) fn abandon(&mut self, row: RowId) -> FlushEvent {
-        self.remove(&(row.bucket, row.key.clone()), row.version);
-        FlushEvent::Removed(row)
+    pub(crate) fn abandon(&mut self, row: RowId) -> (FlushEvent, Option<FlushEvent>) {
+        let name = (row.bucket, row.key.clone());
+        self.remove(&name, row.version);
+        let stale = self.end_transfer(&name, row.version, false);
+        (FlushEvent::Removed(row), stale)
     }
 
     /// One row.

@@ -19,6 +19,7 @@ use super::contract::{
     Started, TransferRecord,
 };
 use super::queue::{Ended, Start, Work};
+use super::stale::StaleUploads;
 use super::tag::{ETAG_META, Held, OriginTag, VERSION_META, Verdict, judge, judge_blind};
 use crate::object::{ClusterId, ObjectMeta, Version};
 use crate::object_name::encode_key;
@@ -91,6 +92,7 @@ pub(crate) struct Courier {
     pub(crate) starts: Batcher<Started, bool>,
     pub(crate) records: Batcher<Flushed, ()>,
     pub(crate) transfers: Batcher<TransferRecord, bool>,
+    pub(crate) stale: Arc<StaleUploads>,
     /// Longer bodies go in parts of this length.
     pub(crate) part_bytes: u64,
     pub(crate) part_concurrency: usize,
@@ -136,7 +138,7 @@ impl Courier {
             let message = format!("the origin key would have {} bytes", key.0.len());
             return Err(failed(OriginError::new(ErrorClass::TooLarge, Landing::NotApplied, message), 0));
         }
-        if object.body.len() > self.part_bytes {
+        if object.in_parts || object.body.len() > self.part_bytes {
             return self.put_in_parts(start, target, fence, object).await;
         }
         let deadline = self.started(start, object.body.len()).await?;
@@ -261,6 +263,7 @@ impl Courier {
 
     /// Asks what the origin holds. All requests of the key are dead by now.
     async fn ask(&self, start: &Start, target: &Target) -> Result<Ended, Ended> {
+        self.give_up_older(start, target).await?;
         let held = self.held(target, &target.key(start)).await?;
         let known = self.known(start)?;
         Ok(match verdict(start, target, &held, known.as_ref()) {
@@ -274,9 +277,7 @@ impl Courier {
     }
 
     async fn held(&self, target: &Target, key: &OriginKey) -> Result<Held, Ended> {
-        // A HEAD changes nothing, so its failure leaves nothing in doubt.
-        let unharmed = |error| failed(OriginError { outcome: Landing::NotApplied, ..error }, 0);
-        let head = target.origin.head(key).await.map_err(unharmed)?;
+        let head = target.origin.head(key).await.map_err(|error| failed(harmless(error), 0))?;
         Ok(Held::of(head.as_ref(), self.cluster))
     }
 
@@ -368,11 +369,16 @@ pub(super) fn failed(error: OriginError, alive_ms: u64) -> Ended {
     }
 }
 
+/// Of a request that changes no object: nothing is in doubt after its failure.
+pub(super) fn harmless(error: OriginError) -> OriginError {
+    OriginError { outcome: Landing::NotApplied, ..error }
+}
+
 /// Our own side failed; the origin was not asked.
 pub(super) fn local_failure(error: &SourceError) -> Ended {
     failed(OriginError::new(ErrorClass::Fenced, Landing::NotApplied, error.to_string()), 0)
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

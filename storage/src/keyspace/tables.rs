@@ -49,8 +49,8 @@
 //!              the end)
 //! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin, 8 mount, 16 adopted) rows:u32 [pending:u64]
 //!              [started:u64 deadline_ms:u64] [origin:u64 etag] [mount:u32]   (byte strings: len:u32 bytes)
-//! transfer row: layout:u8=1 flags:u8 (1 crc32c, 2 stale) mount:u32 bucket:u32 part_bytes:u64 last_part:u32 key
-//!              upload_id;  part: layout:u8=1 flags:u8 (1 crc32c) [crc32c:u32] etag   (byte strings)
+//! transfer row: layout:u8=1 flags:u8 (1 crc32c, 2 stale, 4 not tried) mount:u32 bucket:u32 part_bytes:u64
+//!              last_part:u32 key upload_id;  part: layout:u8=1 flags:u8 (1 crc32c) [crc32c:u32] etag   (byte strings)
 //! upload row:  layout:u8=1 created_ms:u64 last_part:u16 meta options   (byte strings)
 //! meta: fields to the end: tag:u8 len:u16 bytes, user pairs as tag 7 (name) then tag 8 (value)
 //! ```

@@ -24,9 +24,9 @@ use crate::node::{MountConfig, Node, OriginBackend, OriginConfig, StorageConfig,
 use crate::object::{BucketId, ObjectRow};
 use crate::origin::memory::{Fault, MemoryOrigin, Operation};
 use crate::origin::{
-    BeginRequest, CompleteRequest, DeleteRequest, ErrorClass, HeadReply, Landing, ListReply, ListRequest,
-    Origin, OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest, SentPart,
-    UploadId,
+    AbortReply, BeginRequest, CompleteRequest, DeleteRequest, ErrorClass, HeadReply, Landing, ListReply,
+    ListRequest, Origin, OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest,
+    SentPart, UploadId,
 };
 use crate::store::Store;
 use crate::submission::Submission;
@@ -135,7 +135,7 @@ impl Origin for Gated {
         self.inner.complete_upload(request).await
     }
 
-    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<(), OriginError> {
+    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<AbortReply, OriginError> {
         self.inner.abort_upload(key, upload).await
     }
 

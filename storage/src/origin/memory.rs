@@ -13,9 +13,10 @@ use parking_lot::Mutex;
 
 use super::page::{Facts, Page};
 use super::{
-    BeginRequest, BodyChecksums, Capabilities, CompleteRequest, Condition, ContentHeaders, DeleteRequest,
-    ErrorClass, HeadReply, Landing, ListReply, ListRequest, NO_SUCH_UPLOAD, Origin, OriginETag, OriginError,
-    OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest, SentPart, UploadId,
+    AbortReply, BeginRequest, BodyChecksums, Capabilities, CompleteRequest, Condition, ContentHeaders,
+    DeleteRequest, ErrorClass, HeadReply, Landing, ListReply, ListRequest, NO_SUCH_UPLOAD, Origin,
+    OriginETag, OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest, SentPart,
+    UploadId,
 };
 
 /// Objects are younger than this: 2020, milliseconds since the Unix epoch.
@@ -66,6 +67,10 @@ pub enum Fault {
     ApplyThenUnknown,
     /// It is lost on the way, and the sender cannot know.
     DropUnknown,
+    /// It arrives twice, and the answer is that to the second. Calls that change no object: as `Ok`.
+    Twice,
+    /// An upload is said to be given up, and is not. Other calls: as `Ok`.
+    Pretend,
     /// A read of an object is never answered; any other call is lost as with `DropUnknown`.
     Stall,
     /// The sender gives up, and it lands when the test says so ([`MemoryOrigin::land_late`]).
@@ -351,7 +356,11 @@ impl Origin for MemoryOrigin {
         let mut state = self.state.lock();
         let (call, fault) = state.arrive(Operation::Put, &request.key.0);
         match fault {
-            Fault::Ok => state.put(&request, call, false),
+            Fault::Ok | Fault::Pretend => state.put(&request, call, false),
+            Fault::Twice => {
+                let _ = state.put(&request, call, false);
+                state.put(&request, call, false)
+            }
             Fault::Refuse(error) => Err(error),
             Fault::ApplyThenUnknown => state.put(&request, call, false).and_then(|_| Err(lost())),
             Fault::DropUnknown | Fault::Stall => Err(lost()),
@@ -399,7 +408,11 @@ impl Origin for MemoryOrigin {
         let mut state = self.state.lock();
         let (call, fault) = state.arrive(Operation::CompleteUpload, &request.key.0);
         match fault {
-            Fault::Ok => state.complete(&request, call, false),
+            Fault::Ok | Fault::Pretend => state.complete(&request, call, false),
+            Fault::Twice => {
+                let _ = state.complete(&request, call, false);
+                state.complete(&request, call, false)
+            }
             Fault::Refuse(error) => Err(error),
             Fault::ApplyThenUnknown => state.complete(&request, call, false).and_then(|_| Err(lost())),
             Fault::DropUnknown | Fault::Stall => Err(lost()),
@@ -410,11 +423,17 @@ impl Origin for MemoryOrigin {
         }
     }
 
-    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<(), OriginError> {
+    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<AbortReply, OriginError> {
         let mut state = self.state.lock();
-        read_fault(state.arrive(Operation::AbortUpload, &key.0).1)?;
-        state.uploads.remove(&upload.0);
-        Ok(())
+        let fault = state.arrive(Operation::AbortUpload, &key.0).1;
+        if fault == Fault::Pretend {
+            return Ok(AbortReply::GivenUp);
+        }
+        read_fault(fault)?;
+        Ok(match state.uploads.remove(&upload.0) {
+            Some(_) => AbortReply::GivenUp,
+            None => AbortReply::NotKnown,
+        })
     }
 
     async fn read(&self, request: ReadRequest) -> Result<Option<ReadReply>, OriginError> {
@@ -449,7 +468,11 @@ impl Origin for MemoryOrigin {
         let mut state = self.state.lock();
         let (call, fault) = state.arrive(Operation::Delete, &request.key.0);
         match fault {
-            Fault::Ok => state.delete(&request, call, false),
+            Fault::Ok | Fault::Pretend => state.delete(&request, call, false),
+            Fault::Twice => {
+                let _ = state.delete(&request, call, false);
+                state.delete(&request, call, false)
+            }
             Fault::Refuse(error) => Err(error),
             Fault::ApplyThenUnknown => state.delete(&request, call, false).and_then(|()| Err(lost())),
             Fault::DropUnknown | Fault::Stall => Err(lost()),
@@ -476,7 +499,7 @@ impl Origin for MemoryOrigin {
 
 fn read_fault(fault: Fault) -> Result<(), OriginError> {
     match fault {
-        Fault::Ok => Ok(()),
+        Fault::Ok | Fault::Twice | Fault::Pretend => Ok(()),
         Fault::Refuse(error) => Err(error),
         Fault::ApplyThenUnknown | Fault::DropUnknown | Fault::Stall | Fault::LandLate => Err(lost()),
     }

@@ -352,6 +352,15 @@ pub struct Capabilities {
     pub checksums: bool,
 }
 
+/// Answer to giving an upload up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbortReply {
+    /// It is given up. Some origins say so for hours of one that is gone already, or has become an object.
+    GivenUp,
+    /// The origin does not know it: it was given up before, or has become an object.
+    NotKnown,
+}
+
 /// Code of an error about a multipart upload that the origin does not know (any more).
 pub const NO_SUCH_UPLOAD: &str = "NoSuchUpload";
 
@@ -412,8 +421,9 @@ pub trait Origin: Send + Sync {
     /// Makes an object of the parts, once; a code of [`NO_SUCH_UPLOAD`] may mean that this has happened.
     async fn complete_upload(&self, request: CompleteRequest) -> Result<PutReply, OriginError>;
 
-    /// Gives an upload up; one that is not known is no error.
-    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<(), OriginError>;
+    /// Gives an upload up; one that is not known is no error. Nothing is promised of a completion that the origin
+    /// works on meanwhile.
+    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<AbortReply, OriginError>;
 
     /// Reads an object or a range of it as a stream, `None` only if the origin says that there is none. A
     /// range that begins behind the end is answered with no bytes.

@@ -53,10 +53,10 @@ use md5::{Digest, Md5};
 
 use super::classify::{class_of, landing_of};
 use super::{
-    BeginRequest, BodyError, CompleteRequest, Condition, ContentHeaders, DeleteRequest, ErrorClass, Fence,
-    HeadReply, Landing, ListReply, ListRequest, ListedObject, NO_SUCH_UPLOAD, Origin, OriginETag,
-    OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest, SentPart, UploadBody,
-    UploadId,
+    AbortReply, BeginRequest, BodyError, CompleteRequest, Condition, ContentHeaders, DeleteRequest,
+    ErrorClass, Fence, HeadReply, Landing, ListReply, ListRequest, ListedObject, NO_SUCH_UPLOAD, Origin,
+    OriginETag, OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest, SentPart,
+    UploadBody, UploadId,
 };
 
 /// Bytes of a body handed to the socket at once; the last piece waits for the fence.
@@ -437,12 +437,12 @@ impl Origin for S3Origin {
         }
     }
 
-    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<(), OriginError> {
+    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<AbortReply, OriginError> {
         let call =
             self.client.abort_multipart_upload().bucket(&self.bucket).key(&key.0).upload_id(&upload.0).send();
         match self.wait(call).await {
-            Ok(_) => Ok(()),
-            Err(error) if error.code() == Some(NO_SUCH_UPLOAD) => Ok(()),
+            Ok(_) => Ok(AbortReply::GivenUp),
+            Err(error) if error.code() == Some(NO_SUCH_UPLOAD) => Ok(AbortReply::NotKnown),
             Err(error) => Err(error.into_origin_error()),
         }
     }

@@ -26,7 +26,8 @@ pub struct AttemptId {
 pub enum Work {
     /// Put or delete the version.
     Write,
-    /// Find out what the origin holds; all earlier requests of the key are dead.
+    /// Give up what uploads of older versions are left, and find out what the origin holds; all earlier requests of the
+    /// key are dead.
     Head,
 }
 
@@ -64,6 +65,11 @@ pub enum Ended {
     NotStarted,
     /// A HEAD found a foreign object; the row is being parked.
     Conflict,
+    /// The upload of an older version is being given up; the origin is to be asked again after this time.
+    AskAgain {
+        /// Milliseconds.
+        after_ms: u64,
+    },
     /// The origin confirmed, but the log did not: a HEAD will tell again after this time.
     Unrecorded {
         /// How much longer the attempt may live, milliseconds.
@@ -177,6 +183,11 @@ impl FlushQueue {
             Ended::NotStarted => {
                 entry.phase = before;
                 entry.wait_until(now_ms.saturating_add(NOT_STARTED_WAIT_MS));
+                None
+            }
+            Ended::AskAgain { after_ms } => {
+                entry.phase = before;
+                entry.wait_until(now_ms.saturating_add(after_ms));
                 None
             }
             Ended::Conflict => {

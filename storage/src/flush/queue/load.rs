@@ -31,7 +31,7 @@ impl QueueLoad {
         match loaded {
             Loaded::Row(row) => self.push_row(&row),
             Loaded::Started(started) => self.push_started(&started),
-            Loaded::Stale(_) => {}
+            Loaded::Stale(stale) => self.queue.add_stale(&stale),
         }
     }
 

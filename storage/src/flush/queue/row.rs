@@ -30,6 +30,13 @@ pub(super) enum Phase {
     },
 }
 
+impl Phase {
+    /// Whether a request may be on its way.
+    pub(super) fn is_under_way(self) -> bool {
+        matches!(self, Phase::Flying | Phase::Fenced { .. })
+    }
+}
+
 /// Where a key stands between two events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Spot {

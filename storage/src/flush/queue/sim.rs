@@ -1,5 +1,6 @@
 //! A small world around the queue, by seed: clients, a log that applies, a network that loses, delays
-//! and repeats, leaders that change, and the memory origin.
+//! and repeats, leaders that change, and the memory origin. Half of the versions go as uploads, whose completion the
+//! origin may work on long after its sender is dead.
 //!
 //! Aim: no schedule makes the origin go back, brings a deleted object back, or breaks a barrier; and
 //! when the faults stop, the origin equals the newest rows. Method: virtual time, one event after the
@@ -14,15 +15,16 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::flush::contract::{FlushKind, Started};
+use crate::flush::contract::{FlushKind, Started, TransferRecord, TransferStep};
 use crate::flush::tag::{Held, OriginTag, VERSION_META, Verdict, judge, judge_blind};
 use crate::flush::testing::{Change, ModelRows, Name};
 use crate::flush::upload::{condition_for, condition_of};
 use crate::object::ClusterId;
 use crate::origin::memory::MemoryOrigin;
 use crate::origin::{
-    BodyChecksums, Capabilities, Condition, ContentHeaders, DeleteRequest, ErrorClass, Fence, Landing,
-    Origin, OriginETag, OriginKey, PutRequest,
+    BeginRequest, BodyChecksums, Capabilities, CompleteRequest, Condition, ContentHeaders, DeleteRequest,
+    ErrorClass, Fence, Landing, NO_SUCH_UPLOAD, Origin, OriginETag, OriginError, OriginKey, PartRequest,
+    PutRequest, SentPart, UploadId,
 };
 
 /// Safety rules taken away, to see that the simulation notices.
@@ -38,6 +40,8 @@ pub(crate) struct Sabotage {
     pub(crate) no_head: bool,
     /// What nobody here knew of is a conflict, also for rows that win over it.
     pub(crate) no_blindness: bool,
+    /// Uploads of older versions are left as they are.
+    pub(crate) no_abort: bool,
 }
 
 impl FlushQueue {
@@ -108,6 +112,8 @@ struct Request {
     kind: FlushKind,
     condition: Condition,
     dead_at: u64,
+    /// The upload that it completes, if it is no whole PUT.
+    upload: Option<(UploadId, SentPart)>,
 }
 
 enum Event {
@@ -141,6 +147,11 @@ enum Proposal {
     Park {
         row: RowId,
         then: Option<AttemptId>,
+    },
+    /// Of an upload that is given up; the attempt goes on when it is applied.
+    TransferGone {
+        version: Version,
+        then: Start,
     },
 }
 
@@ -274,6 +285,9 @@ impl World {
     }
 
     fn judge_end(&self) -> Result<(), String> {
+        if self.rows.transfers_len() > 0 && !self.plan.sabotage.no_abort {
+            return Err(format!("{} uploads are left", self.rows.transfers_len()));
+        }
         for name in self.history.iter().map(|commit| &commit.name).collect::<BTreeSet<_>>() {
             let held = self.origin.body(&key_of(name));
             let newest = self.history.iter().rfind(|commit| commit.name == *name);
@@ -371,8 +385,14 @@ impl World {
             Version(self.history.last().map_or(1, |last| last.version.0 + 1 + self.random.u64(..2)));
         self.history.push(Commit { version, name: name.clone(), kind, barrier });
         let change = Change { version, kind, barrier, wins, stamp_ms: self.now, bytes: 8 };
-        let (event, _) = self.rows.change(name, change);
-        self.queue.observe(event);
+        let (event, stale) = self.rows.change(name.clone(), change);
+        [event].into_iter().chain(stale.clone()).for_each(|event| self.queue.observe(event));
+        if let Some(FlushEvent::Stale(stale)) = stale.filter(|_| self.rows.stale_of(&name).is_empty()) {
+            // Never completed: given up by itself.
+            self.abort(&stale);
+            let gone = self.rows.transfer_gone(stale.version);
+            gone.into_iter().for_each(|event| self.queue.observe(event));
+        }
     }
 
     fn begin(&mut self, start: Start) {
@@ -381,6 +401,7 @@ impl World {
         match start.work {
             Work::Head => self.at(delay, Event::Head { epoch, start, then: None }),
             Work::Write => {
+                self.begin_upload(&start);
                 let deadline_ms = self.leader_now() + TIMEOUT_MS;
                 let proposal = Proposal::Started { start, deadline_ms, dead_at: self.now + TIMEOUT_MS };
                 self.at(delay, Event::Applied { epoch, proposal });
@@ -404,10 +425,21 @@ impl World {
                 self.send(epoch, start, name, deadline_ms, dead_at);
             }
             Proposal::Flushed { flushed, then } => {
+                if let Some(event) = self.rows.transfer_landed(&flushed) {
+                    self.queue.observe(event);
+                }
                 let event = self.rows.flushed(flushed);
                 self.queue.observe(event);
                 if let Some((attempt, ended)) = then {
                     self.finish(epoch, attempt, ended);
+                }
+            }
+            Proposal::TransferGone { version, then } => {
+                if let Some(event) = self.rows.transfer_gone(version) {
+                    self.queue.observe(event);
+                }
+                if epoch == self.epoch {
+                    self.head(epoch, then, None);
                 }
             }
             Proposal::Park { row, then } => {
@@ -427,7 +459,12 @@ impl World {
         let condition = condition_for(known.as_ref(), capabilities);
         let blind = self.is_blind(&start);
         let judges = condition != Condition::None;
-        let request = Request { blind, name, version: start.version, kind: start.kind, condition, dead_at };
+        let upload = self
+            .rows
+            .transfer_of(start.version)
+            .and_then(|transfer| Some((UploadId(transfer.upload_id), transfer.parts.into_iter().next()?)));
+        let (version, kind) = (start.version, start.kind);
+        let request = Request { blind, name, version, kind, condition, dead_at, upload };
         if start.kind == FlushKind::Delete || blind || (self.plan.existing && !judges) {
             // The origin cannot delete conditionally, or cannot judge, or nothing is known: it is asked first.
             let delay = self.random.u64(1..50);
@@ -445,7 +482,9 @@ impl World {
         let left = request.dead_at.saturating_sub(self.now).max(2);
         let fate = if self.faults { self.random.u8(..100) } else { 0 };
         let quick = self.random.u64(1..left.min(80));
-        let late = self.random.u64(1..left);
+        // An origin may work on a completion for long; everything else is dead with its sender.
+        let late = if request.upload.is_some() { left + 9_000 } else { left };
+        let late = self.random.u64(1..late);
         let give_up = Event::GiveUp { epoch, attempt, deadline_ms };
         let alone = |request: &Request| Event::Land { request: request.clone(), answer_to: None };
         match fate {
@@ -478,13 +517,13 @@ impl World {
         let key = OriginKey(key_of(&request.name));
         let before = self.origin.recorded().len();
         let answer = match request.kind {
+            FlushKind::Put if request.upload.is_some() => self.complete(&request),
             FlushKind::Put => {
-                let tag = OriginTag { cluster: CLUSTER, version: request.version };
                 let put = PutRequest {
                     key,
                     body: body(request.version),
                     headers: ContentHeaders::default(),
-                    user_metadata: vec![(VERSION_META.to_owned(), tag.to_string())],
+                    user_metadata: vec![mark(request.version)],
                     condition: request.condition.clone(),
                     checksums: BodyChecksums::default(),
                     deadline: Instant::now() + Duration::from_secs(60),
@@ -582,6 +621,19 @@ impl World {
         if then.is_none() && self.faults && self.random.u8(..) < 40 {
             return self.finish(epoch, start.attempt, unknown(0));
         }
+        let older = if then.is_none() { self.rows.stale_of(&name) } else { Vec::new() };
+        if let Some(stale) = older.first().filter(|_| !self.plan.sabotage.no_abort) {
+            self.abort(stale);
+            return match self.faults && self.random.u8(..) < 80 {
+                // The answer is lost, or there must be another.
+                true if self.random.bool() => self.finish(epoch, start.attempt, unknown(0)),
+                true => self.finish(epoch, start.attempt, Ended::AskAgain { after_ms: MARGIN_MS }),
+                false => {
+                    let gone = Proposal::TransferGone { version: stale.version, then: start };
+                    self.propose(epoch, gone)
+                }
+            };
+        }
         let head = self.origin.head(&OriginKey(key_of(&name))).now_or_never();
         let head = head.expect("the memory origin never waits").expect("and was given no faults");
         let held = Held::of(head.as_ref(), CLUSTER);
@@ -644,6 +696,81 @@ impl World {
             let delay = self.random.u64(1..60);
             self.at(delay, Event::Applied { epoch, proposal });
         }
+    }
+
+    /// Sends the one part of a version that goes as an upload. Parts change no object.
+    fn begin_upload(&mut self, start: &Start) {
+        let goes_in_parts = start.kind == FlushKind::Put && start.version.0.is_multiple_of(2);
+        if !goes_in_parts || self.rows.transfer_of(start.version).is_some() {
+            return;
+        }
+        let key = OriginKey(key_of(&(start.bucket, start.key.clone())));
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let begin = BeginRequest {
+            key: key.clone(),
+            headers: ContentHeaders::default(),
+            user_metadata: vec![mark(start.version)],
+            crc32c: false,
+            deadline,
+        };
+        let upload = self.origin.begin_upload(begin).now_or_never().expect("the memory origin never waits");
+        let upload = upload.expect("and was given no faults");
+        let part = PartRequest {
+            key,
+            upload: upload.clone(),
+            number: 1,
+            offset: 0,
+            body: body(start.version).into(),
+            crc32c: None,
+            deadline,
+            fence: Fence::open(),
+        };
+        let sent = self.origin.put_part(part).now_or_never().expect("the memory origin never waits");
+        let sent = sent.expect("and was given no faults");
+        for step in [TransferStep::Begun { part_bytes: 8, crc32c: false }, TransferStep::Sent(sent)] {
+            self.transfer(start.bucket, &start.key, start.version, &upload, step);
+        }
+    }
+
+    fn transfer(
+        &mut self,
+        bucket: BucketId,
+        key: &Bytes,
+        version: Version,
+        upload: &UploadId,
+        step: TransferStep,
+    ) {
+        let (key, upload_id) = (key.clone(), upload.0.clone());
+        self.rows.transfer(TransferRecord { bucket, key, version, upload_id, step });
+    }
+
+    fn complete(&mut self, request: &Request) -> Result<Option<String>, OriginError> {
+        let (upload, part) = request.upload.clone().expect("of one that goes in parts");
+        let complete = CompleteRequest {
+            key: OriginKey(key_of(&request.name)),
+            upload: upload.clone(),
+            parts: vec![part],
+            condition: request.condition.clone(),
+            deadline: Instant::now() + Duration::from_secs(60),
+            fence: Fence::open(),
+        };
+        let answer =
+            self.origin.complete_upload(complete).now_or_never().expect("the memory origin never waits");
+        answer.map(|reply| Some(reply.etag.0)).map_err(|error| match error.code.as_deref() {
+            Some(NO_SUCH_UPLOAD) => {
+                let (bucket, key) = &request.name;
+                self.transfer(*bucket, key, request.version, &upload, TransferStep::Lost);
+                OriginError { class: ErrorClass::Conflict, ..error }
+            }
+            _ => error,
+        })
+    }
+
+    fn abort(&self, stale: &StaleTransfer) {
+        let key = OriginKey(key_of(&(stale.bucket, stale.key.clone())));
+        let upload = UploadId(stale.upload_id.clone());
+        let reply = self.origin.abort_upload(&key, &upload).now_or_never();
+        reply.expect("the memory origin never waits").expect("and was given no faults");
     }
 
     fn finish(&mut self, epoch: u64, attempt: AttemptId, ended: Ended) {
@@ -737,6 +864,10 @@ fn put_foreign(origin: &MemoryOrigin, name: &Name) {
 
 fn key_of(name: &Name) -> String {
     format!("{}/{}", name.0.0, String::from_utf8_lossy(&name.1))
+}
+
+fn mark(version: Version) -> (String, String) {
+    (VERSION_META.to_owned(), OriginTag { cluster: CLUSTER, version }.to_string())
 }
 
 fn body(version: Version) -> Bytes {

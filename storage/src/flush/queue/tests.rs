@@ -2,12 +2,12 @@
 
 use super::sim::{Plan, Sabotage, play};
 use super::*;
-use crate::flush::contract::{FlushKind, Loaded, Started};
+use crate::flush::contract::{FlushKind, Loaded, StaleTransfer, Started};
 use crate::flush::testing::{Change, ModelRows};
 use crate::origin::{ErrorClass, Landing};
 
 const BUCKET: BucketId = BucketId(1);
-const MOUNT: MountId = MountId(9);
+const MOUNT: MountId = MountId(BUCKET.0);
 
 /// A queue with one ready mount, the rows behind it, and a clock.
 struct Story {
@@ -60,8 +60,8 @@ impl Story {
         self.version += 1;
         let (version, wins) = (Version(self.version), !barrier);
         let change = Change { version, kind, barrier, wins, stamp_ms: self.now, bytes: 100 };
-        let (event, _) = self.rows.change((BUCKET, Bytes::from_static(key.as_bytes())), change);
-        self.queue.observe(event);
+        let (event, stale) = self.rows.change((BUCKET, Bytes::from_static(key.as_bytes())), change);
+        [event].into_iter().chain(stale).for_each(|event| self.queue.observe(event));
         change.version
     }
 
@@ -236,6 +236,79 @@ fn a_started_row_from_a_clock_far_ahead_is_waited_for_as_long_as_an_attempt_may_
     assert_eq!(story.now, 10_000 + 5_000 + 100);
 }
 
+/// An upload of an older version of `a`.
+fn stale(version: Version, mount: MountId, tried: bool) -> StaleTransfer {
+    let (key, upload_id) = (Bytes::from_static(b"a"), "u".to_owned());
+    StaleTransfer { version, bucket: BUCKET, key, mount, upload_id, tried }
+}
+
+#[test]
+fn an_older_upload_of_an_idle_key_is_asked_about_before_anything_is_sent() {
+    let mut story = Story::new();
+    let old = stale(Version(0), MOUNT, true);
+    story.queue.observe(FlushEvent::Stale(old.clone()));
+    assert!(!story.queue.sees_to(&old), "nobody would ask for its key");
+    story.put("a");
+    story.put("other");
+    assert!(story.queue.sees_to(&old));
+    let starts = story.starts();
+    assert_eq!(starts.iter().map(|start| start.work).collect::<Vec<_>>(), [Work::Head, Work::Write]);
+    // As long as it is not gone, an answer is not enough.
+    story.queue.finish(starts[0].attempt, Ended::GoOn, story.now);
+    let again = story.start_one();
+    assert_eq!(again.work, Work::Head);
+    story.queue.finish(again.attempt, Ended::AskAgain { after_ms: 700 }, story.now);
+    assert!(matches!(story.state("a"), RowState::Waits { until_ms: 10_700, .. }));
+    let head = story.wait_for_start();
+    assert_eq!((head.work, story.now), (Work::Head, 10_700));
+    story.queue.observe(FlushEvent::GivenUp(old.clone()));
+    story.queue.finish(head.attempt, Ended::GoOn, story.now);
+    assert_eq!(story.start_one().work, Work::Write);
+    assert!(!story.queue.sees_to(&old));
+}
+
+#[test]
+fn an_upload_that_is_superseded_in_flight_is_asked_about_at_its_end_or_after_its_fence() {
+    for landing in [Landing::NotApplied, Landing::Unknown] {
+        let mut story = Story::new();
+        let first = story.put("a");
+        let start = story.start_one();
+        story.put("a");
+        let old = stale(first, MOUNT, true);
+        story.queue.observe(FlushEvent::Stale(old.clone()));
+        assert!(story.starts().is_empty() && story.queue.sees_to(&old));
+        story.fail(&start, ErrorClass::ServerError, landing);
+        let head = story.wait_for_start();
+        assert_eq!((head.work, head.version), (Work::Head, Version(2)));
+        let fenced = landing == Landing::Unknown;
+        assert_eq!(story.now >= 11_100, fenced, "{landing:?}: {}", story.now);
+    }
+}
+
+#[test]
+fn an_older_upload_found_at_start_is_asked_about() {
+    let mut story = Story::new();
+    story.put("a");
+    let old = stale(Version(0), MOUNT, true);
+    let mut load = QueueLoad::new(story.settings, vec![story.mount.clone()], 7, story.now);
+    load.push(Loaded::Stale(old));
+    story.rows.load(&mut |loaded| load.push(loaded));
+    story.queue = load.finish();
+    story.queue.set_mount_ready(MOUNT, Ok(()));
+    assert_eq!(story.start_one().work, Work::Head);
+}
+
+#[test]
+fn an_older_upload_that_cannot_become_the_object_holds_nothing_up() {
+    for old in [stale(Version(0), MOUNT, false), stale(Version(0), MountId(77), true)] {
+        let mut story = Story::new();
+        story.put("a");
+        story.queue.observe(FlushEvent::Stale(old.clone()));
+        assert!(!story.queue.sees_to(&old));
+        assert_eq!(story.start_one().work, Work::Write);
+    }
+}
+
 #[test]
 fn a_queue_built_at_once_decides_like_one_that_grew() {
     let mut story = Story::with(|config| config.concurrency = 100, |_| {});
@@ -385,7 +458,7 @@ fn a_parked_row_holds_back_only_the_barriers_behind_it_and_they_say_so() {
     assert_eq!(story.state("manifest"), held);
     assert!(matches!(story.state("fine2"), RowState::BehindBarrier { .. }));
     assert!(!story.queue.settled(Version(u64::MAX)));
-    let event = story.rows.abandon(row);
+    let (event, _) = story.rows.abandon(row);
     story.queue.observe(event);
     assert_eq!(story.queue.parked_len(), 0);
 }
@@ -678,6 +751,11 @@ fn without_barriers_a_manifest_arrives_before_what_it_names() {
 #[test]
 fn without_barriers_an_overwrite_overtakes_the_manifest_that_needs_the_old_bytes() {
     must_complain(Sabotage { no_barrier: true, ..Sabotage::default() }, "overtook barrier");
+}
+
+#[test]
+fn without_giving_up_older_uploads_the_origin_goes_back() {
+    must_complain(Sabotage { no_abort: true, ..Sabotage::default() }, "the origin went back");
 }
 
 #[test]

@@ -73,6 +73,8 @@ pub(crate) struct TransferRow {
     pub(crate) crc32c: bool,
     /// Its version is not wanted any more: it is to be given up at the origin.
     pub(crate) stale: bool,
+    /// Its completion may have been sent; so it counts for rows that do not say.
+    pub(crate) tried: bool,
     /// The mount whose origin has it.
     pub(crate) mount: u32,
     pub(crate) bucket: BucketId,
@@ -87,7 +89,8 @@ pub(crate) struct TransferRow {
 
 impl TransferRow {
     pub(crate) fn encode(&self) -> Arc<[u8]> {
-        let mut out = vec![LAYOUT, u8::from(self.crc32c) | u8::from(self.stale) << 1];
+        let flags = u8::from(self.crc32c) | u8::from(self.stale) << 1 | u8::from(!self.tried) << 2;
+        let mut out = vec![LAYOUT, flags];
         out.extend_from_slice(&self.mount.to_le_bytes());
         out.extend_from_slice(&self.bucket.0.to_le_bytes());
         out.extend_from_slice(&self.part_bytes.to_le_bytes());
@@ -106,6 +109,7 @@ impl TransferRow {
         Some(TransferRow {
             crc32c: flags & 1 != 0,
             stale: flags & 2 != 0,
+            tried: flags & 4 == 0,
             mount: take_u32(b)?,
             bucket: BucketId(take_u32(b)?),
             part_bytes: take_u64(b)?,

@@ -126,6 +126,7 @@ proptest! {
         let row = TransferRow {
             crc32c: delete,
             stale: barrier,
+            tried: overwrite,
             mount,
             bucket: BucketId(rows),
             part_bytes: 7,

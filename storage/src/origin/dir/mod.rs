@@ -26,8 +26,8 @@ use parking_lot::Mutex;
 use self::file::{Commit, Found, Meta};
 use super::page::Page;
 use super::{
-    BeginRequest, Capabilities, CompleteRequest, Condition, DeleteRequest, ErrorClass, HeadReply, Landing,
-    ListReply, ListRequest, NO_SUCH_UPLOAD, Origin, OriginETag, OriginError, OriginKey, PartRequest,
+    AbortReply, BeginRequest, Capabilities, CompleteRequest, Condition, DeleteRequest, ErrorClass, HeadReply,
+    Landing, ListReply, ListRequest, NO_SUCH_UPLOAD, Origin, OriginETag, OriginError, OriginKey, PartRequest,
     PutReply, PutRequest, ReadReply, ReadRequest, SentPart, UploadId, probe,
 };
 use crate::io::threads::ReadPool;
@@ -230,11 +230,16 @@ impl Origin for DirOrigin {
         .await
     }
 
-    async fn abort_upload(&self, _key: &OriginKey, upload: &UploadId) -> Result<(), OriginError> {
+    async fn abort_upload(&self, _key: &OriginKey, upload: &UploadId) -> Result<AbortReply, OriginError> {
         let upload = upload.clone();
         self.run(move |root| match root.upload(&upload) {
-            Ok(path) => std::fs::remove_file(path).map_err(|error| failed("giving an upload up", &error)),
-            Err(error) if error.code.as_deref() == Some(NO_SUCH_UPLOAD) => Ok(()),
+            Ok(path) => match std::fs::remove_file(path) {
+                Ok(()) => Ok(AbortReply::GivenUp),
+                // Completed at this moment.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(AbortReply::NotKnown),
+                Err(error) => Err(failed("giving an upload up", &error)),
+            },
+            Err(error) if error.code.as_deref() == Some(NO_SUCH_UPLOAD) => Ok(AbortReply::NotKnown),
             Err(error) => Err(error),
         })
         .await

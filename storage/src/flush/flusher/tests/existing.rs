@@ -68,7 +68,7 @@ async fn a_prefix_that_holds_data_is_attached_as_such_and_unconditional_changes_
         world.start();
         world.until("loaded", |world| world.flusher.status().running).await;
         world.flush_all().await;
-        assert_eq!(world.core.inner.lock().attached, [(MountId(3), true)]);
+        assert_eq!(world.core.inner.lock().attached, [(MountId(BUCKET.0), true)]);
         assert_eq!(
             (world.body("put").as_deref(), world.body("new").as_deref()),
             (Some("ours"), Some("ours"))
@@ -187,7 +187,7 @@ async fn a_read_only_mount_is_listed_once_and_its_rows_wait() {
     let RowState::MountNotReady { reason } = world.row("a").unwrap().state else { panic!("it went") };
     assert!(reason.contains("read-only"), "{reason}");
     assert_eq!(*calls.lock(), [Operation::List]);
-    assert_eq!(world.core.inner.lock().attached, [(MountId(3), true)]);
+    assert_eq!(world.core.inner.lock().attached, [(MountId(BUCKET.0), true)]);
     assert_eq!(world.origin.keys(), ["p/theirs"]);
     // Written again, they go.
     world.stop().await;
