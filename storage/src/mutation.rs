@@ -115,7 +115,7 @@ pub enum TransferStep<'a> {
         /// Its CRC32C, if it was sent with one.
         crc32c: Option<u32>,
     },
-    /// The origin does not know it any more.
+    /// The origin does not know it any more. One at the origin of a mount that the key has left is stale from here on.
     Lost,
 }
 

@@ -11,6 +11,7 @@ use crate::submission::Submission;
 mod adopt;
 mod clean;
 mod multipart;
+mod transfer;
 
 struct Story {
     world: World,

@@ -64,8 +64,9 @@ impl Applier {
                 self.put_transfer_row(version, Some(&row));
             }
             (TransferStep::Lost, Some(row)) if row.upload_id == upload_id => {
-                self.drop_sent_parts(version, &row);
-                self.put_transfer_row(version, None);
+                // At an origin that the key has left it may be there still.
+                let left = self.state.mount_of(bucket, key).is_none_or(|(mount, _)| mount != row.mount);
+                self.end_transfer(version, !left)?;
                 queued.transfer = false;
                 self.put_queue_row(version, bucket, key, Some(&queued));
             }

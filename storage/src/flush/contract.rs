@@ -135,7 +135,8 @@ pub enum FlushEvent {
     Stale(StaleTransfer),
     /// Nothing is left of such an upload: it was given up, or has become the object after all.
     GivenUp(StaleTransfer),
-    /// A mount is forgotten, or is about to be: nothing more is sent to its origin.
+    /// A mount is forgotten, or is about to be: nothing more is sent to its origin, but that what was begun there is
+    /// given up.
     Unmounted(MountId),
 }
 
@@ -166,7 +167,7 @@ pub enum TransferStep {
     },
     /// The origin has a part.
     Sent(SentPart),
-    /// The origin does not know it any more.
+    /// The origin does not know it any more. One at the origin of a mount that the key has left is stale from here on.
     Lost,
 }
 

@@ -687,6 +687,12 @@ impl Flusher {
         let mount = &self.mounts[at];
         let (mut wait, longest) = self.config.mount_retry;
         while !mount.state.lock().forgotten {
+            if self.awaits_strays(mount) && !mount.state.lock().attached {
+                let reason = "an upload of a forgotten mount is given up first".to_owned();
+                self.with_queue(|queue| queue.set_mount_ready(mount.spec.id, Err(reason)));
+                tokio::time::sleep(wait).await;
+                continue;
+            }
             let dead_in_ms = self.strays_until_ms.load(Ordering::Relaxed).saturating_sub(self.clock.now_ms());
             if dead_in_ms > 0 && !mount.state.lock().attached {
                 let reason =

@@ -122,11 +122,14 @@ impl Courier {
     ) -> Result<TransferState, Ended> {
         let known = self.source.transfer(start.version).await.map_err(|error| local_failure(&error))?;
         match known {
-            // One of the same version is being given up, and its record is in the way.
-            None if self.stale.contains(start.version) => return Err(Ended::NotStarted),
             Some(known) if known.mount == start.mount => return Ok(known),
-            // Of a mount that the key had before: its origin has no such upload.
-            Some(other) => drop(self.step(start, &other.upload_id, TransferStep::Lost).await?),
+            // Of a mount that the key had before.
+            Some(other) => {
+                self.step(start, &other.upload_id, TransferStep::Lost).await?;
+                return Err(given_up_first());
+            }
+            // Its record is in the way.
+            None if self.stale.contains(start.version) => return Err(given_up_first()),
             None => {}
         }
         let (headers, user_metadata) = self.headers(start, &object.meta, &object.etag);
@@ -277,6 +280,12 @@ impl Courier {
         };
         self.transfers.submit(record).await.map_err(|_| Ended::NotStarted)
     }
+}
+
+/// The end of an attempt of a version that has an upload at another mount's origin.
+fn given_up_first() -> Ended {
+    let message = "an upload of it at the origin that it went to before is given up first";
+    failed(OriginError::new(ErrorClass::Fenced, Landing::NotApplied, message), 0)
 }
 
 fn passes(class: ErrorClass) -> bool {

@@ -181,7 +181,11 @@ impl FlushQueue {
         let name = (stale.bucket, stale.key.clone());
         let blocks = self.stale.get(&name).is_some_and(|versions| versions.contains(&stale.version));
         let entry = self.find(stale.bucket, &stale.key).and_then(|slot| self.entry(slot));
-        blocks && entry.is_some_and(|entry| !entry.rows.is_empty() || entry.phase.is_under_way())
+        blocks
+            && entry.is_some_and(|entry| {
+                // Behind a row that is set aside nothing is attempted.
+                entry.phase.is_under_way() || entry.rows.first().is_some_and(|row| row.parked.is_none())
+            })
     }
 
     /// The next attempt to start at `now_ms`, if any may.

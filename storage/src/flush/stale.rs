@@ -9,9 +9,9 @@
 //!
 //! When is it given up? If the origin does not know it; or if it has said twice, with the margin between, that it
 //! is. Not the first time: nothing is promised of a completion that is worked on just then, and a HEAD after the
-//! margin sees it if it came through. Not only when it is not known any more: AWS goes on saying "given up" of
-//! uploads that are gone for a day. What remains: an origin that puts an object together for longer than the margin
-//! after it has said that the upload is given up, or not known.
+//! margin sees it if it came through; nor of a part that was on its way, which would stay. Not only when it is not
+//! known any more: AWS goes on saying "given up" of uploads that are gone for a day. What remains: an origin that puts
+//! an object together for longer than the margin after it has said that the upload is given up, or not known.
 //!
 //! What a crash leaves: the rows. The next process starts over with each.
 
@@ -72,6 +72,11 @@ impl StaleUploads {
         self.known.lock().contains_key(&version)
     }
 
+    /// Whether one that may become an object satisfies `is_it`.
+    pub(crate) fn has_tried(&self, is_it: impl Fn(&StaleTransfer) -> bool) -> bool {
+        self.known.lock().values().any(|known| known.transfer.tried && is_it(&known.transfer))
+    }
+
     pub(crate) fn all(&self) -> Vec<StaleTransfer> {
         self.known.lock().values().map(|known| known.transfer.clone()).collect()
     }
@@ -104,7 +109,7 @@ impl StaleUploads {
             return Ok(Progress::Again(left));
         }
         let reply = origin.abort_upload(key, &UploadId(transfer.upload_id.clone())).await?;
-        if reply == AbortReply::NotKnown || answered.is_some() || !transfer.tried {
+        if reply == AbortReply::NotKnown || answered.is_some() {
             return Ok(Progress::Gone);
         }
         if let Some(known) = self.known.lock().get_mut(&transfer.version) {
@@ -128,6 +133,7 @@ impl Courier {
                 }
             }
             self.log.transfer_gone(transfer.version).await.map_err(|_| Ended::NotStarted)?;
+            self.stale.remove(transfer.version);
         }
         Ok(())
     }

@@ -286,6 +286,21 @@ fn an_upload_that_is_superseded_in_flight_is_asked_about_at_its_end_or_after_its
 }
 
 #[test]
+fn an_older_upload_behind_a_row_that_is_set_aside_is_left_to_others() {
+    let mut story = Story::new();
+    let old = stale(Version(0), MOUNT, true);
+    story.queue.observe(FlushEvent::Stale(old.clone()));
+    let version = story.put("a");
+    assert!(story.queue.sees_to(&old));
+    let row = RowId { bucket: BUCKET, key: Bytes::from_static(b"a"), version };
+    story.queue.observe(FlushEvent::Parked { row: row.clone(), reason: Some("full".to_owned()) });
+    assert!(!story.queue.sees_to(&old));
+    story.queue.observe(FlushEvent::GivenUp(old));
+    story.queue.observe(FlushEvent::Parked { row, reason: None });
+    assert_eq!(story.start_one().work, Work::Head, "nobody has looked since");
+}
+
+#[test]
 fn an_older_upload_found_at_start_is_asked_about() {
     let mut story = Story::new();
     story.put("a");

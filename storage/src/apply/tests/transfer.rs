@@ -1,0 +1,77 @@
+//! The records of uploads to origins, as stories.
+
+use super::*;
+use crate::keyspace::tables::{TransferRow, transfer_key};
+use crate::mutation::TransferStep;
+
+const BEGUN: TransferStep<'_> = TransferStep::Begun { part_bytes: 8, crc32c: false };
+
+impl Story {
+    fn transfer(&mut self, key: &[u8], version: Version, upload_id: &str, step: TransferStep<'_>) -> Outcome {
+        self.run(&Mutation::Transfer { bucket: self.bucket, key, version, upload_id, step })
+    }
+
+    fn recorded(&self, version: Version) -> Option<TransferRow> {
+        let row = self.raw(RowKey::encoded(&transfer_key(version, 0)));
+        row.map(|row| TransferRow::decode(&row).unwrap())
+    }
+
+    fn start(&mut self, key: &[u8], version: Version) {
+        done(self.run(&Mutation::FlushStarted { bucket: self.bucket, key, version, deadline_ms: 5 }));
+    }
+}
+
+#[test]
+fn an_upload_may_become_the_object_once_an_attempt_for_it_has_started() {
+    let mut story = Story::mounted();
+    let version = story.set(b"k", b"1");
+    done(story.transfer(b"k", version, "u", BEGUN));
+    done(story.transfer(b"k", version, "u", TransferStep::Sent { number: 1, etag: "e", crc32c: None }));
+    assert!(!story.recorded(version).unwrap().tried);
+    story.start(b"k", version);
+    assert!(story.recorded(version).unwrap().tried);
+    story.set(b"k", b"2");
+    let row = story.recorded(version).unwrap();
+    assert!(row.stale && row.tried && row.upload_id == "u");
+    assert!(story.raw(RowKey::encoded(&transfer_key(version, 1))).is_none(), "nobody goes on with it");
+    done(story.run(&Mutation::TransferGone { version }));
+    assert_eq!(story.recorded(version), None);
+    assert_eq!(story.run(&Mutation::TransferGone { version }), Outcome::Unmet);
+}
+
+#[test]
+fn a_stale_upload_that_became_the_object_is_no_more_to_be_given_up() {
+    let mut story = Story::mounted();
+    let bucket = story.bucket;
+    let version = story.set(b"k", b"1");
+    done(story.transfer(b"k", version, "u", BEGUN));
+    story.start(b"k", version);
+    story.set(b"k", b"2");
+    let told = |mount, origin_etag| Mutation::Flushed { bucket, key: b"k", version, origin_etag, mount };
+    for nothing_of_it in [told(Some(1), None), told(None, Some("e")), told(Some(2), Some("e"))] {
+        story.run(&nothing_of_it);
+        assert!(story.recorded(version).is_some(), "{nothing_of_it:?}");
+    }
+    story.run(&told(Some(1), Some("e")));
+    assert_eq!(story.recorded(version), None);
+}
+
+#[test]
+fn an_upload_at_an_origin_that_the_key_has_left_is_stale_and_in_the_way_until_it_is_given_up() {
+    let mut story = Story::mounted();
+    let version = story.set(b"sub/k", b"1");
+    done(story.transfer(b"sub/k", version, "u", BEGUN));
+    assert_eq!(story.run(&mount_at(b"sub/", "s3://other")), Outcome::Mount(2));
+    done(story.transfer(b"sub/k", version, "u", TransferStep::Lost));
+    let row = story.recorded(version).unwrap();
+    assert!(row.stale && row.mount == 1 && !story.queued(b"sub/k", version).unwrap().transfer);
+    for step in [BEGUN, TransferStep::Lost] {
+        assert_eq!(story.transfer(b"sub/k", version, "u", step), Outcome::Unmet);
+    }
+    done(story.run(&Mutation::TransferGone { version }));
+    done(story.transfer(b"sub/k", version, "v", BEGUN));
+    assert_eq!(story.recorded(version).unwrap().mount, 2);
+    // Where it still belongs, one that is lost is simply forgotten.
+    done(story.transfer(b"sub/k", version, "v", TransferStep::Lost));
+    assert_eq!(story.recorded(version), None);
+}
