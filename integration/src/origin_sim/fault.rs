@@ -53,6 +53,9 @@ pub enum Fault {
     ResetAfter,
     /// Never answers, and applies the request after the delay even if its sender is long gone.
     ApplyLate(Duration),
+    /// Accepts a completion, works on it for so long without an answer, and only then makes the object, if the upload is
+    /// still there.
+    Assemble(Duration),
     /// Answers only after the delay.
     Slow(Duration),
     /// Treats conditional headers as if they were not there, and says 200.

@@ -24,7 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use super::fault::{Fault, Op};
-use super::service::{IgnoreConditions, LateRequest, SimS3};
+use super::service::{Assembling, IgnoreConditions, LateRequest, SimS3};
 use super::{ACCESS_KEY_ID, SECRET_ACCESS_KEY, Shared};
 
 /// Long enough that a half body is on the wire before the connection breaks.
@@ -160,6 +160,19 @@ impl Origin {
                     tokio::time::sleep(delay).await;
                     let _ = self.apply(request).await;
                     drop(flight);
+                    self.shared.held_back.fetch_sub(1, Ordering::AcqRel);
+                });
+                std::future::pending().await
+            }
+            Fault::Assemble(delay) => {
+                let mut request = buffered(request).await?;
+                request.extensions_mut().insert(LateRequest);
+                request.extensions_mut().insert(Assembling(delay));
+                self.shared.held_back.fetch_add(1, Ordering::AcqRel);
+                // Not a request of its sender's any more: others may come.
+                drop(flight);
+                tokio::spawn(async move {
+                    let _ = self.apply(request).await;
                     self.shared.held_back.fetch_sub(1, Ordering::AcqRel);
                 });
                 std::future::pending().await

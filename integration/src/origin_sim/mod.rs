@@ -59,7 +59,7 @@ pub(crate) struct Shared {
     pub(crate) plan: Mutex<FaultPlan>,
     /// Multipart uploads under way, by id. Taken before `state`.
     pub(crate) uploads: Mutex<HashMap<String, service::Upload>>,
-    /// Requests held back by [`ApplyLate`](fault::Fault::ApplyLate).
+    /// Requests held back by [`ApplyLate`](fault::Fault::ApplyLate) or [`Assemble`](fault::Fault::Assemble).
     pub(crate) held_back: AtomicUsize,
     /// Requests that arrived, by what they asked for.
     pub(crate) requests: Mutex<HashMap<Op, u64>>,
@@ -201,8 +201,8 @@ impl OriginSim {
         self.shared.state.lock().record.clone()
     }
 
-    /// Requests that [`ApplyLate`](fault::Fault::ApplyLate) still holds back. One that comes too late for its
-    /// signature is refused when its time has come.
+    /// Requests that [`ApplyLate`](fault::Fault::ApplyLate) or [`Assemble`](fault::Fault::Assemble) still holds
+    /// back. One of the former that comes too late for its signature is refused when its time has come.
     pub fn held_back(&self) -> usize {
         self.shared.held_back.load(Ordering::Acquire)
     }

@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -44,6 +45,10 @@ pub(super) struct IgnoreConditions;
 /// Request extension: applied after its sender gave up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LateRequest;
+
+/// Request extension: a completion that is worked on for so long, after it was found authentic.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Assembling(pub(super) Duration);
 
 /// A multipart upload under way.
 pub(crate) struct Upload {
@@ -399,6 +404,9 @@ impl S3 for SimS3 {
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = &req.input;
+        if let Some(Assembling(delay)) = req.extensions.get() {
+            tokio::time::sleep(*delay).await;
+        }
         // Held to the end: of two completions one finds no upload.
         let mut uploads = self.shared.uploads.lock();
         let upload = uploads.get(&input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;

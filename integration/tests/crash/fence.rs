@@ -170,3 +170,27 @@ async fn a_barrier_holds_later_overwrites_back_while_its_own_upload_fails() {
     record.assert_clean();
     node.finish(&["origin", "flush"]);
 }
+
+#[test]
+fn a_completion_that_the_origin_works_on_beyond_the_fence_never_resurrects_a_deleted_key() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let options =
+        NodeOptions::default().mount("/redis-0", &origin, "cloud/db").set("flush.part_size", "\"1KiB\"");
+    let node = Node::start(options).unwrap();
+    node.attach_mounts(&["redis-0"], LIMIT);
+    // Attempts and margin are over by then.
+    let late = Fault::Assemble(Duration::from_secs(8));
+    let rule = origin.add_fault(Rule::new(&[Op::Complete], late).on(Keys::Exactly("db/k".into())));
+    origin.add_fault(Rule::new(&[Op::AbortUpload], Fault::Answer(503, "SlowDown")));
+    let mut resp = node.resp();
+    resp.call(&["SET", "k", &"x".repeat(5_000)]).unwrap();
+    wait::until_true("its completion is under way", LIMIT, || origin.strikes(rule) == 1).unwrap();
+    resp.call(&["DEL", "k"]).unwrap();
+    wait::until_true("the completion is over", LIMIT, || origin.held_back() == 0).unwrap();
+    origin.clear_faults();
+    node.flush_wait(LIMIT);
+    assert!(origin.object("cloud", "db/k").is_none());
+    wait::until_true("nothing is left there", LIMIT, || origin.uploads().is_empty()).unwrap();
+    origin.record().assert_clean();
+    node.finish(&["origin", "flush"]);
+}
