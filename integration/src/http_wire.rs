@@ -53,6 +53,11 @@ impl HttpWire {
         Ok(Self { stream, received: Vec::new() })
     }
 
+    /// Another limit for the reads that follow.
+    pub fn set_answer_limit(&self, limit: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(limit))
+    }
+
     /// Sends bytes as they are.
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)

@@ -1,8 +1,8 @@
 //! The harness around real `forebay` processes.
 //!
 //! Owns: starting and killing the daemon ([`node`]), the memory of what was acknowledged ([`ledger`]), an
-//! origin that fails on command ([`origin_sim`]), a disk that loses power ([`lossy_fs`]), clients that speak raw bytes ([`resp_wire`],
-//! [`http_wire`]) and the load that the benchmarks and the kill loop need ([`loadgen`]).
+//! origin that fails on command ([`origin_sim`]), a disk that loses power ([`lossy_fs`]) or is full ([`small_disk`]),
+//! clients that speak raw bytes ([`resp_wire`], [`http_wire`], [`s3_wire`]) and the load that the benchmarks and the kill loop need ([`loadgen`]).
 //!
 //! Does not own: any behaviour of Forebay. Nothing here imports the other crates: the daemon is a program
 //! that is started, spoken to over its sockets, and killed.
@@ -20,4 +20,7 @@ pub mod peer;
 pub mod python;
 pub mod resp_wire;
 pub mod s3_client;
+pub mod s3_wire;
+pub mod skip;
+pub mod small_disk;
 pub mod wait;

@@ -27,6 +27,7 @@ impl From<Refused> for Errno {
             Refused::NotADirectory => Errno::ENOTDIR,
             Refused::IsADirectory => Errno::EISDIR,
             Refused::NotEmpty => Errno::ENOTEMPTY,
+            Refused::NoSpace => Errno::ENOSPC,
         }
     }
 }
@@ -248,6 +249,7 @@ impl Filesystem for LossyFs {
 
     fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
         const BLOCKS: u64 = 1 << 24;
-        reply.statfs(BLOCKS, BLOCKS, BLOCKS, 1 << 20, 1 << 20, BLOCK, 255, BLOCK);
+        let (all, free) = self.0.lock().pages().unwrap_or((BLOCKS, BLOCKS));
+        reply.statfs(all, free, free, 1 << 20, 1 << 20, BLOCK, 255, BLOCK);
     }
 }

@@ -5,6 +5,8 @@
 //! beyond it. A power cut keeps, by seed, any of the unsynced sectors of 512 bytes, either size, and any
 //! earlier state of an unsynced directory.
 //!
+//! It may have a size: then a write that needs a page more than there are is refused, as by a full disk.
+//!
 //! Must hold: what was synced is never lost; a sector is kept whole or not at all; what lies beyond the end of a
 //! file reads as zeros once the file has grown over it.
 
@@ -37,6 +39,8 @@ pub enum Refused {
     IsADirectory,
     /// The directory holds names.
     NotEmpty,
+    /// No page is free.
+    NoSpace,
 }
 
 /// A file or directory as `stat` shows it.
@@ -103,16 +107,40 @@ pub struct Damage {
 pub struct Image {
     nodes: HashMap<u64, Node>,
     next_inode: u64,
+    /// Pages that files may take together; `None` for no limit.
+    pages_max: Option<u64>,
 }
 
 impl Default for Image {
     fn default() -> Self {
         let root = DirectoryNode { mode: DIRECTORY_MODE, ..DirectoryNode::default() };
-        Self { nodes: HashMap::from([(ROOT, Node::Directory(root))]), next_inode: ROOT + 1 }
+        let nodes = HashMap::from([(ROOT, Node::Directory(root))]);
+        Self { nodes, next_inode: ROOT + 1, pages_max: None }
     }
 }
 
 impl Image {
+    /// An empty disk whose files may take `bytes` together, in pages of 4 KiB. Names take nothing.
+    pub fn sized(bytes: u64) -> Self {
+        Self { pages_max: Some(bytes / PAGE as u64), ..Self::default() }
+    }
+
+    /// Pages of 4 KiB: all, and those that are free. `None` for a disk without a size.
+    pub fn pages(&self) -> Option<(u64, u64)> {
+        let max = self.pages_max?;
+        Some((max, max.saturating_sub(self.pages_used())))
+    }
+
+    /// Of files that have a name; whoever still has another one open does not keep its pages.
+    fn pages_used(&self) -> u64 {
+        let named = self.nodes.values().filter_map(|node| match node {
+            Node::Directory(directory) => Some(directory.names.values()),
+            Node::File(_) => None,
+        });
+        let files = named.flatten().filter_map(|inode| self.file(*inode).ok());
+        files.map(|file| file.volatile.len() as u64).sum()
+    }
+
     /// Finds a name.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Status, Refused> {
         let inode = self.directory(parent)?.names.get(name).copied().ok_or(Refused::NotFound)?;
@@ -205,8 +233,15 @@ impl Image {
         named.filter_map(|inode| self.file(*inode).ok()).map(FileNode::unsynced_sectors).sum()
     }
 
-    /// Writes into the volatile image.
+    /// Writes into the volatile image: all or, where pages are missing, nothing.
     pub fn write(&mut self, inode: u64, offset: u64, bytes: &[u8]) -> Result<(), Refused> {
+        if let Some((_, free)) = self.pages() {
+            let file = self.file(inode)?;
+            let new = pieces(offset, bytes.len()).filter(|(page, ..)| !file.volatile.contains_key(page));
+            if new.count() as u64 > free {
+                return Err(Refused::NoSpace);
+            }
+        }
         let file = self.file_mut(inode)?;
         for (page, from, part) in pieces(offset, bytes.len()) {
             let stored = file.volatile.entry(page).or_insert_with(|| Arc::new([0; PAGE]));
@@ -487,6 +522,22 @@ mod tests {
                 look(&image)
             })
             .collect()
+    }
+
+    #[test]
+    fn a_full_disk_refuses_what_needs_a_page_more_and_takes_what_does_not() {
+        let mut image = Image::sized(2 * PAGE as u64);
+        let inode = image.create(ROOT, OsStr::new("f"), 0o600, false).unwrap().inode;
+        assert_eq!(image.write(inode, 0, &[1; 2 * PAGE + 1]), Err(Refused::NoSpace));
+        image.write(inode, 0, &[1; 2 * PAGE]).unwrap();
+        assert_eq!(image.pages(), Some((2, 0)));
+        image.write(inode, 5, &[2; PAGE]).unwrap();
+        let other = image.create(ROOT, OsStr::new("g"), 0o600, false).unwrap().inode;
+        assert_eq!(image.write(other, 0, &[1]), Err(Refused::NoSpace));
+        image.set_size(inode, PAGE as u64).unwrap();
+        image.write(other, 0, &[1]).unwrap();
+        image.remove(ROOT, OsStr::new("f"), false).unwrap();
+        assert_eq!(image.pages(), Some((2, 1)));
     }
 
     #[test]

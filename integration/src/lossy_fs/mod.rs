@@ -38,8 +38,18 @@ pub struct LossyDisk {
 impl LossyDisk {
     /// Mounts an empty disk.
     pub fn mount() -> io::Result<Self> {
+        Self::mount_image(Image::default())
+    }
+
+    /// Mounts an empty disk whose files may take `bytes` together.
+    pub fn mount_sized(bytes: u64) -> io::Result<Self> {
+        Self::mount_image(Image::sized(bytes))
+    }
+
+    fn mount_image(image: Image) -> io::Result<Self> {
         let mount_point = tempfile::Builder::new().prefix("lossy-").tempdir()?;
-        let mut disk = Self { image: Arc::default(), session: None, mount_point };
+        let image = Arc::new(Mutex::new(image));
+        let mut disk = Self { image, session: None, mount_point };
         disk.remount()?;
         Ok(disk)
     }
@@ -84,8 +94,7 @@ mod tests {
     #[test]
     fn a_mounted_disk_keeps_what_was_synced_through_a_cut() {
         if let Err(reason) = available() {
-            eprintln!("SKIPPED: the lossy filesystem: {reason}");
-            return;
+            return crate::skip::tell("the lossy filesystem", reason);
         }
         let mut disk = LossyDisk::mount().unwrap();
         let directory = disk.path().join("d");
@@ -115,8 +124,7 @@ mod tests {
     fn a_write_through_dsync_is_durable_and_seen_through_a_mapping_of_the_file() {
         use std::os::unix::fs::{FileExt, OpenOptionsExt};
         if let Err(reason) = available() {
-            eprintln!("!!! SKIPPED: the lossy filesystem: {reason}");
-            return;
+            return crate::skip::tell("the lossy filesystem", reason);
         }
         let mut disk = LossyDisk::mount().unwrap();
         let path = disk.path().join("f");

@@ -11,7 +11,7 @@ use forebay_integration::wait;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// Every failure that must end by itself, once each.
-fn passing_faults() -> Vec<Fault> {
+pub(crate) fn passing_faults() -> Vec<Fault> {
     let answers = [
         (500, "InternalError"),
         (502, "BadGateway"),

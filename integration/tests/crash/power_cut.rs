@@ -17,7 +17,7 @@ use std::time::Duration;
 use forebay_integration::ledger::State;
 use forebay_integration::lossy_fs::{self, LossyDisk, image::Damage};
 use forebay_integration::node::{Node, NodeOptions};
-use forebay_integration::wait;
+use forebay_integration::{skip, wait};
 
 use crate::kill::number;
 use crate::workload::{S3_BUCKET, Workload, is_of_writer};
@@ -85,8 +85,7 @@ fn a_data_directory_that_was_just_made_survives_a_power_cut() {
 fn power_cuts_cost_everysec_acknowledged_writes_but_never_a_whole_value() {
     const CUTS_MAX: u64 = 20;
     if let Err(reason) = lossy_fs::available() {
-        eprintln!("!!! SKIPPED: power cuts: {reason}");
-        return;
+        return skip::tell("power cuts", reason);
     }
     let seed = number("FOREBAY_SEED", 8);
     let mut random = fastrand::Rng::with_seed(seed);
@@ -119,7 +118,7 @@ fn power_cuts_cost_everysec_acknowledged_writes_but_never_a_whole_value() {
 /// `None` where there is no such disk.
 fn cuts(seed: u64, wanted: u64, moment: Moment, directory: Directory) -> Option<Tally> {
     if let Err(reason) = lossy_fs::available() {
-        eprintln!("!!! SKIPPED: power cuts: {reason}");
+        skip::tell("power cuts", reason);
         return None;
     }
     let mut random = fastrand::Rng::with_seed(seed);

@@ -60,37 +60,3 @@ fn a_stop_under_load_loses_and_refuses_nothing_it_took() {
     );
     node.finish(&[]);
 }
-
-/// Long form only: a million rows take minutes to write in the test profile.
-#[test]
-fn a_million_queued_rows_restart_in_under_five_seconds() {
-    if std::env::var_os("FOREBAY_LONG").is_none() {
-        eprintln!("SKIPPED: a million queued rows (set FOREBAY_LONG=1)");
-        return;
-    }
-    use forebay_integration::loadgen::resp::{Kind, Load, Order};
-    let origin = OriginSim::start(&["cloud"]).unwrap();
-    let mut node = Node::start(NodeOptions::default().mount("/redis-0", &origin, "cloud/db")).unwrap();
-    node.attach_mounts(&["redis-0"], Duration::from_secs(30));
-    origin.set_outage(true);
-    let load = Load {
-        addr: node.endpoints().resp,
-        kind: Kind::Set,
-        clients: 16,
-        pipeline: 64,
-        keys: 1_000_000,
-        value_bytes: 64,
-        duration: Duration::ZERO,
-        order: Order::Sequential,
-    };
-    let report = load.run().unwrap();
-    assert_eq!((report.ops, report.errors), (1_000_000, 0));
-    node.kill();
-    let start = std::time::Instant::now();
-    node.restart().unwrap();
-    let took = start.elapsed();
-    assert_eq!(node.resp().call(&["DBSIZE"]).unwrap(), b":1000000\r\n");
-    eprintln!("a million queued rows: ready after {took:?}");
-    assert!(took < Duration::from_secs(5), "{took:?}");
-    node.kill();
-}

@@ -31,6 +31,7 @@ pub(crate) struct Workload {
     resp: Vec<Writer>,
     s3: Vec<Writer>,
     acknowledged: Arc<AtomicU64>,
+    refused: Arc<AtomicU64>,
 }
 
 struct Writer {
@@ -38,6 +39,9 @@ struct Writer {
     random: fastrand::Rng,
     counter: u64,
     ledger: Ledger,
+    acknowledged: Arc<AtomicU64>,
+    /// Writes refused by a limit are counted here; without it they end the test.
+    refused: Option<Arc<AtomicU64>>,
 }
 
 /// Writers under way; they end when their connection does.
@@ -48,17 +52,34 @@ pub(crate) struct Running {
 
 impl Workload {
     pub(crate) fn new(seed: u64) -> Self {
+        let acknowledged: Arc<AtomicU64> = Arc::default();
         let writer = |kind: &str, number: usize| Writer {
             name: format!("{kind}{number}"),
             random: fastrand::Rng::with_seed(seed * 1_000 + number as u64),
             counter: 0,
             ledger: Ledger::default(),
+            acknowledged: Arc::clone(&acknowledged),
+            refused: None,
         };
         Self {
             resp: (0..RESP_WRITERS).map(|number| writer("r", number)).collect(),
             s3: (0..S3_WRITERS).map(|number| writer("s", 100 + number)).collect(),
-            acknowledged: Arc::default(),
+            acknowledged: Arc::clone(&acknowledged),
+            refused: Arc::default(),
         }
+    }
+
+    /// A write that a limit refuses must not have been applied, and the writer goes on.
+    pub(crate) fn that_may_be_refused(mut self) -> Self {
+        for writer in self.resp.iter_mut().chain(&mut self.s3) {
+            writer.refused = Some(Arc::clone(&self.refused));
+        }
+        self
+    }
+
+    /// Writes refused since the beginning.
+    pub(crate) fn refusals(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.refused)
     }
 
     /// Writes acknowledged since the beginning, over all writers and kills.
@@ -68,21 +89,21 @@ impl Workload {
 
     pub(crate) fn start(&mut self, node: &Node) -> Running {
         let resp = self.resp.drain(..).map(|mut writer| {
-            let (addr, count) = (node.endpoints().resp, Arc::clone(&self.acknowledged));
+            let addr = node.endpoints().resp;
             std::thread::spawn(move || {
                 // Ends when the node is killed; what was open then has no known outcome.
                 let _: io::Result<()> =
-                    RespWire::connect(addr).and_then(|mut wire| writer.write_resp(&mut wire, &count));
+                    RespWire::connect(addr).and_then(|mut wire| writer.write_resp(&mut wire));
                 writer.ledger.all_open_unknown();
                 writer
             })
         });
         let resp = resp.collect();
         let s3 = self.s3.drain(..).map(|mut writer| {
-            let (client, count) = (node.s3(), Arc::clone(&self.acknowledged));
+            let client = node.s3();
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                runtime.block_on(writer.write_s3(&client, &count));
+                runtime.block_on(writer.write_s3(&client));
                 writer.ledger.all_open_unknown();
                 writer
             })
@@ -192,16 +213,30 @@ impl Writer {
         value.into()
     }
 
-    fn write_resp(&mut self, wire: &mut RespWire, acknowledged: &AtomicU64) -> io::Result<()> {
+    fn acknowledge(&mut self, key: &str) {
+        self.ledger.acknowledge(key.as_bytes());
+        self.acknowledged.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A refusal by a limit, if such are expected; any other answer ends the test.
+    fn refuse(&mut self, key: &str, deletes: bool, answer: &str) {
+        let by_limit = !deletes && (answer.contains("OOM") || answer.contains("SlowDown"));
+        let (Some(refused), true) = (&self.refused, by_limit) else { panic!("{key}: {answer}") };
+        refused.fetch_add(1, Ordering::Relaxed);
+        self.ledger.refuse(key.as_bytes());
+    }
+
+    fn write_resp(&mut self, wire: &mut RespWire) -> io::Result<()> {
         loop {
-            let mut keys: Vec<String> = Vec::new();
+            let mut keys: Vec<(String, bool)> = Vec::new();
             let mut batch = Vec::new();
             for _ in 0..self.random.usize(1..=PIPELINE_MAX) {
                 let key = self.key();
-                if keys.contains(&key) {
+                if keys.iter().any(|(used, _)| *used == key) {
                     continue;
                 }
-                if self.random.u32(0..4) == 0 {
+                let deletes = self.random.u32(0..4) == 0;
+                if deletes {
                     self.ledger.begin(key.as_bytes(), State::Absent);
                     encode_command(&mut batch, &["DEL", &key]);
                 } else {
@@ -209,26 +244,24 @@ impl Writer {
                     self.ledger.begin(key.as_bytes(), State::Value(value.clone()));
                     encode_command(&mut batch, &[&b"SET"[..], key.as_bytes(), &value]);
                 }
-                keys.push(key);
+                keys.push((key, deletes));
             }
             wire.send(&batch)?;
-            for key in &keys {
+            for (key, deletes) in &keys {
                 let reply = wire.reply()?;
                 match reply.first() {
-                    Some(b'+' | b':') => {
-                        self.ledger.acknowledge(key.as_bytes());
-                        acknowledged.fetch_add(1, Ordering::Relaxed);
-                    }
-                    _ => panic!("{key}: {}", reply.escape_ascii()),
+                    Some(b'+' | b':') => self.acknowledge(key),
+                    _ => self.refuse(key, *deletes, &reply.escape_ascii().to_string()),
                 }
             }
         }
     }
 
-    async fn write_s3(&mut self, client: &Client, acknowledged: &AtomicU64) {
+    async fn write_s3(&mut self, client: &Client) {
         loop {
             let key = self.key();
-            let outcome = if self.random.u32(0..4) == 0 {
+            let deletes = self.random.u32(0..4) == 0;
+            let outcome = if deletes {
                 self.ledger.begin(key.as_bytes(), State::Absent);
                 let sent = client.delete_object().bucket(S3_BUCKET).key(&key).send().await;
                 sent.map(|_| ()).map_err(|error| answered(&error))
@@ -239,11 +272,8 @@ impl Writer {
                 put.send().await.map(|_| ()).map_err(|error| answered(&error))
             };
             match outcome {
-                Ok(()) => {
-                    self.ledger.acknowledge(key.as_bytes());
-                    acknowledged.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(Some(answer)) => panic!("{key}: {answer}"),
+                Ok(()) => self.acknowledge(&key),
+                Err(Some(answer)) => self.refuse(&key, deletes, &answer),
                 Err(None) => return,
             }
         }

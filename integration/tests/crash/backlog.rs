@@ -1,0 +1,190 @@
+//! F5: a long queue. Aim: a start does not wait for the queue, however long it is; while more is written than the
+//! origin takes, the oldest goes first, nothing starves, the age of the oldest is shown, and beyond
+//! `dirty_limit` writers are slowed by name until there is room again. Method: a queue of many rows and kill -9; an
+//! origin that takes its time with every PUT, and writers that do not wait for it.
+//!
+//! 50,000 rows, a million with `FOREBAY_LONG=1`.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use forebay_integration::loadgen::resp::{Kind, Load, Order};
+use forebay_integration::node::{Node, NodeOptions};
+use forebay_integration::origin_sim::OriginSim;
+use forebay_integration::origin_sim::fault::{Fault, Op, Rule};
+use forebay_integration::origin_sim::record::ChangeKind;
+use forebay_integration::wait;
+
+use crate::written::{Api, CLOUD, Clients, Written};
+
+const LIMIT: Duration = Duration::from_secs(300);
+/// How soon a start serves, however long its queue.
+const SERVES_WITHIN: Duration = Duration::from_secs(5);
+const LOADED: &str = "flush queue loaded";
+
+fn is_long() -> bool {
+    std::env::var_os("FOREBAY_LONG").is_some()
+}
+
+/// What is seen of one start: writes and reads were answered, and the queue was not loaded yet.
+fn serves_before_the_queue_is_loaded(node: &mut Node, rows: u64) -> bool {
+    let before = node.log().len();
+    let start = Instant::now();
+    node.spawn().unwrap();
+    node.wait_ready().unwrap();
+    let ready = start.elapsed();
+    let mut resp = node.resp();
+    assert_eq!(resp.call(&["SET", "at-start", "1"]).unwrap(), b"+OK\r\n");
+    assert_eq!(
+        resp.call(&["GET", "key:000000000007"]).unwrap(),
+        format!("$64\r\n{}\r\n", "x".repeat(64)).as_bytes()
+    );
+    assert_eq!(node.s3_wire().put("/redis-0/at-start-too", b"1").unwrap().status, 200);
+    let served = start.elapsed();
+    let loading = !node.log()[before..].contains(LOADED);
+    assert_eq!(resp.call(&["DBSIZE"]).unwrap(), format!(":{}\r\n", rows + 2).as_bytes());
+    assert!(node.metric("flush_pending_objects") >= rows as f64, "the queue is shown at once");
+    // It may not say that everything has arrived before it knows what there is.
+    let listed = node.forebay(&["flush", "ls"]);
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert!(!listed.contains("nothing waits"), "{listed}");
+    let waited = node.forebay(&["flush", "wait", "--timeout", "10ms"]).status.code();
+    assert_ne!(waited, Some(0), "flush wait does not know of the queue");
+    // What users are promised; in CI the machine is busy with all the other tests.
+    assert!(!is_long() || served < SERVES_WITHIN, "served after {served:?}");
+    wait::until_true("the queue is loaded", LIMIT, || node.log()[before..].contains(LOADED)).unwrap();
+    eprintln!(
+        "{rows} queued rows: ready after {ready:?}, a SET, a GET and a PUT answered after {served:?}, the queue \
+         loaded {} {:?}",
+        if loading { "later, within" } else { "before that, within" },
+        start.elapsed()
+    );
+    loading
+}
+
+#[test]
+fn f5_a_start_serves_before_its_queue_is_loaded_however_long_that_is() {
+    const STARTS_MAX: usize = 10;
+    let rows = if is_long() { 1_000_000 } else { 50_000 };
+    let origin = OriginSim::start(&[CLOUD]).unwrap();
+    let mut node = Node::start(NodeOptions::default().mount("/redis-0", &origin, "cloud/db")).unwrap();
+    node.attach_mounts(&["redis-0"], LIMIT);
+    origin.set_outage(true);
+    let load = Load {
+        addr: node.endpoints().resp,
+        kind: Kind::Set,
+        clients: 16,
+        pipeline: 64,
+        keys: rows,
+        value_bytes: 64,
+        duration: Duration::ZERO,
+        order: Order::Sequential,
+    };
+    let report = load.run().unwrap();
+    assert_eq!((report.ops, report.errors), (rows, 0));
+    // The queue may be loaded by the time that the first answer was read: then once more.
+    let served = (0..STARTS_MAX).any(|_| {
+        node.kill();
+        serves_before_the_queue_is_loaded(&mut node, rows)
+    });
+    assert!(served, "{STARTS_MAX} starts served nothing before the queue was loaded");
+    node.kill();
+}
+
+/// The numbers of keys `n…` that the origin has had, in the order of their first arrival.
+fn arrivals(origin: &OriginSim) -> Vec<usize> {
+    let record = origin.record();
+    let mut seen = BTreeMap::new();
+    let mut order = Vec::new();
+    for change in record.changes() {
+        let name = change.key.rsplit('/').next().unwrap_or_default();
+        if let Some(number) = name.strip_prefix('n').and_then(|text| text.parse::<usize>().ok())
+            && seen.insert(number, ()).is_none()
+        {
+            order.push(number);
+        }
+    }
+    order
+}
+
+/// How many changes the origin applied between two arrivals of `key`, at most; from the beginning on.
+fn longest_gap(origin: &OriginSim, key: &str) -> (usize, usize) {
+    let (mut last, mut longest, mut count) = (0, 0, 0);
+    for (at, change) in origin.record().changes().iter().enumerate() {
+        if change.key == key && matches!(change.kind, ChangeKind::Put { .. }) {
+            longest = longest.max(at - last);
+            (last, count) = (at, count + 1);
+        }
+    }
+    (longest, count)
+}
+
+#[test]
+fn f5_writes_above_the_drain_rate_go_oldest_first_and_are_slowed_by_name() {
+    const BODY_BYTES: usize = 2_000;
+    /// With 256 bytes and the key for each change.
+    const DIRTY_LIMIT: usize = 1 << 20;
+    const BACKLOG_MAX: usize = DIRTY_LIMIT / BODY_BYTES;
+    /// Uploads at once, and how far their ends may change places: far less than a backlog.
+    const CONCURRENCY: usize = 4;
+    const DISORDER_MAX: usize = 64;
+    let objects = if is_long() { 10_000 } else { 1_600 };
+    let origin = OriginSim::start(&[CLOUD]).unwrap();
+    let options = NodeOptions::default()
+        .set("dirty_limit", "\"1MiB\"")
+        .set("flush.concurrency", &CONCURRENCY.to_string());
+    let node = Node::start(Written::mounted(options, &origin)).unwrap();
+    node.attach_mounts(&[Api::Resp.bucket(), Api::S3.bucket()], LIMIT);
+    origin.add_fault(Rule::new(&[Op::Put], Fault::Slow(Duration::from_millis(20))));
+
+    let mut written = Written::default();
+    let mut clients = Clients::of(&node);
+    let mut acknowledged: Vec<Instant> = Vec::new();
+    let mut refusals = [0, 0];
+    let mut oldest = Duration::ZERO;
+    for number in 0..objects {
+        let at = number % 2;
+        let api = [Api::Resp, Api::S3][at];
+        refusals[at] += written.write_patiently(&mut clients, api, &format!("n{number:05}"), BODY_BYTES);
+        acknowledged.push(Instant::now());
+        if number % 10 == 0 {
+            refusals[0] += written.write_patiently(&mut clients, Api::Resp, "hot", BODY_BYTES);
+        }
+        if number % 100 == 99 {
+            let asked = Instant::now();
+            let age = Duration::from_secs_f64(node.metric("flush_oldest_pending_age_seconds"));
+            oldest = oldest.max(age);
+            let bytes = node.metric("flush_pending_bytes");
+            assert!(bytes <= DIRTY_LIMIT as f64, "{bytes} bytes wait, the limit is {DIRTY_LIMIT}");
+            // This one waits still: the oldest is at least as old.
+            let arrived: std::collections::BTreeSet<usize> = arrivals(&origin).into_iter().collect();
+            if let Some(first) = (0..=number).find(|number| !arrived.contains(number)) {
+                let waits = asked.saturating_duration_since(acknowledged[first]);
+                // Stamps are in whole milliseconds.
+                assert!(
+                    age + Duration::from_millis(20) >= waits,
+                    "{age:?} shown, n{first} waits for {waits:?}"
+                );
+                let since =
+                    acknowledged[first.saturating_sub(BACKLOG_MAX)].elapsed() + Duration::from_secs(1);
+                assert!(age <= since.max(waits), "{age:?} shown, nothing is older than {since:?}");
+            }
+        }
+    }
+    assert!(refusals[0] > 0 && refusals[1] > 0, "nobody was slowed: {refusals:?}");
+    node.flush_wait(LIMIT);
+    written.check_origin(&origin);
+    assert_eq!(node.metric("flush_oldest_pending_age_seconds"), 0.0);
+
+    let order = arrivals(&origin);
+    let off = order.iter().enumerate().map(|(at, number)| at.abs_diff(*number)).max().unwrap_or(0);
+    assert!(off <= DISORDER_MAX, "a key arrived {off} places from its turn");
+    let (gap, arrived) = longest_gap(&origin, "redis-0/hot");
+    // However often it changes, it goes when what was written before its oldest change has gone.
+    assert!(gap <= BACKLOG_MAX + DISORDER_MAX, "the key that always changes was passed by {gap} others");
+    eprintln!(
+        "{objects} objects: {refusals:?} refusals over RESP and S3, the oldest waited {oldest:?}, at most {off} places \
+         out of turn; the hot key arrived {arrived} times, at most {gap} changes apart"
+    );
+    node.finish(&["origin", "flush", "dirty"]);
+}
