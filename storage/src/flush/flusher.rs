@@ -534,6 +534,7 @@ impl Flusher {
             tracing::info!(rows = queue.len(), bytes = queue.bytes(), "flush queue loaded");
             *stage = Stage::Running(queue);
             drop(stage);
+            self.changes.send_modify(|count| *count = count.wrapping_add(1));
             self.arrivals.wake_all();
             return Ok(());
         }

@@ -29,8 +29,8 @@ const TRIES: usize = 2;
 /// Pause before the second.
 const RETRY_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 /// Longest time of one try of a HEAD, and of a LIST.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Who may ask. One per store.
 #[derive(Default)]

@@ -190,6 +190,8 @@ fn config(dir: &Path, mounts: Vec<MountConfig>) -> StorageConfig {
         ..StorageConfig::new(dir)
     };
     config.limits.disk_reserve_bytes = Some(0);
+    // A restart in the middle of an attempt fences its key for as long.
+    config.flush.attempt_timeout = Duration::from_secs(1);
     config.flush.retry_min = Duration::from_millis(20);
     config.flush.retry_max = Duration::from_millis(100);
     config.flush.fence_margin = Duration::from_millis(10);

@@ -389,6 +389,17 @@ async fn an_attached_prefix_may_hold_data_after_a_restart() {
 }
 
 #[tokio::test]
+async fn a_wait_that_begins_before_the_queue_is_there_ends_when_it_holds_nothing() {
+    let mut world = World::idle(MemoryOrigin::capable());
+    let flusher = world.flusher.clone();
+    let mut waiting = std::pin::pin!(flusher.wait(Version(u64::MAX), None, Duration::from_secs(3600)));
+    assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    world.start();
+    let waited = tokio::time::timeout(LIMIT, waiting).await.expect("nobody told the waiter");
+    assert_eq!(waited, Some(Pending::default()));
+}
+
+#[tokio::test]
 async fn an_origin_that_is_down_at_start_is_waited_for() {
     let origin = MemoryOrigin::capable();
     origin.set_hook(|_| Fault::DropUnknown);

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::evict::give_up_all;
+use crate::lookup::ask::{HEAD_TIMEOUT, LIST_TIMEOUT};
 use crate::lookup::{MergedEntry, Rule};
 use crate::mutation::{ImportState, PutIf, Refusal};
 use crate::object_name::encode_key;
@@ -617,6 +618,7 @@ impl World {
             return;
         }
         let origin = self.place(key).unwrap().0.clone();
+        let begun = Instant::now();
         origin.hold(Operation::Head);
         let reading = tokio::spawn({
             let (site, key) = (site.clone(), key.to_vec());
@@ -640,7 +642,12 @@ impl World {
             }
         }
         origin.release();
-        reading.await.unwrap().unwrap();
+        match reading.await.unwrap() {
+            Ok(()) => {}
+            // The machine was too slow for the look-up's patience.
+            Err(Error::Unavailable(_)) if begun.elapsed() >= HEAD_TIMEOUT => return,
+            Err(error) => panic!("{}: {error}", self.text(key)),
+        }
         self.seen.late += 1;
         self.maybe_absent.insert(key.to_vec());
         self.read(site, key).await;
@@ -653,6 +660,7 @@ impl World {
         }
         let delimiter: &[u8] = if self.random.bool() { b"/" } else { b"" };
         let before = self.items(b"", delimiter);
+        let begun = Instant::now();
         self.origins[0].hold(Operation::List);
         let listing = tokio::spawn({
             let (site, delimiter) = (site.clone(), delimiter.to_vec());
@@ -677,6 +685,7 @@ impl World {
         let listed = match listing.await.unwrap() {
             Ok(listed) => listed,
             Err(Error::ChangedInOrigin(_)) => return self.note_taken_over(site).await,
+            Err(Error::Unavailable(_)) if begun.elapsed() >= LIST_TIMEOUT => return,
             Err(error) => panic!("step {}: {error}", self.step),
         };
         let listed: BTreeSet<Vec<u8>> = listed.into_iter().collect();
