@@ -27,6 +27,8 @@ def main():
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one sample")
     parser.add_argument("--count", type=int, default=10_000_000, help="number of keys of `keys`")
     parser.add_argument("--memory", default="1G", help="memory limit of `limited`")
+    parser.add_argument("--lines", default="none,119:20",
+                        help="lines to the origin of `cold`: MiB/s and ms (119:20 is 1 Gbit/s, 20 ms), or none")
     parser.add_argument("--sizes", default="64K,1M,64M,256M", help="bodies of `large`")
     parser.add_argument("--s3-peer", choices=list(S3_PEERS), default="s3s-fs", help="the other S3 server; minio where "
                         "it is on the PATH")

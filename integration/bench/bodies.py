@@ -39,10 +39,10 @@ class OriginSim(Server):
     stdin = subprocess.PIPE
     ready = S3sFs.ready
 
-    def __init__(self, bench):
+    def __init__(self, bench, line=()):
         self.s3_port = free_port()
         command = [bench.options.target / "origin-sim", "--listen", f"127.0.0.1:{self.s3_port}", "--bucket", "cloud"]
-        super().__init__(bench, "origin-sim", command)
+        super().__init__(bench, "origin-sim", [*command, *line])
 
 
 def s3_load(bench, server, operation, body_bytes, clients, keys, seconds, first=0):
@@ -238,9 +238,21 @@ def timed(begin, cpu, origin_cpu, total_bytes):
 
 
 def cold(bench):
-    """GetObject of 1 GiB that was evicted, beside the same GET of the origin itself."""
+    """GetObject of 1 GiB that was evicted, beside the same GET of the origin itself, over each of `--lines`."""
+    rows = []
+    for line in bench.options.lines.split(","):
+        title, arguments = "origin in memory", []
+        if line != "none":
+            mib_per_second, latency_ms = line.split(":")
+            title = f"origin {latency_ms} ms away at {mib_per_second} MiB/s"
+            arguments = ["--line-mib", mib_per_second, "--latency-ms", latency_ms]
+        rows += cold_over(bench, title, arguments)
+    return rows
+
+
+def cold_over(bench, title, line):
     body_bytes, objects = 1 << 30, bench.options.rounds
-    origin = OriginSim(bench)
+    origin = OriginSim(bench, line)
     roomy, tight = ('capacity = "64GiB"\n' + mount(origin), 'capacity = "2GiB"\n' + mount(origin))
     server = Forebay(bench, "forebay-cold", "always", config=roomy)
     create_bucket(server.s3_port)
@@ -255,27 +267,40 @@ def cold(bench):
             raise SystemExit(f"only {evicted / MIB:.0f} MiB were evicted, see {bench.raw}")
         time.sleep(0.1)
     server.restart(roomy)
-    ours, peer = [], []
 
     def get(of, number):
-        return s3_load(bench, of, "get", body_bytes, 1, 1, 0, first=number)
+        """With the CPU time of everybody who had to do with it."""
+        processes = {"server": server, "origin": origin}
+        before = {name: process.cpu_seconds() for name, process in processes.items()}
+        filled, times = server.counters()["forebay_fill_bytes_total"], os.times()
+        sample = s3_load(bench, of, "get", body_bytes, 1, 1, 0, first=number)
+        sample["filled_mib"] = (server.counters()["forebay_fill_bytes_total"] - filled) / MIB
+        for name, process in processes.items():
+            sample[f"{name}_us_per_mib"] = (process.cpu_seconds() - before[name]) * 1e6 * MIB / body_bytes
+        client = os.times().children_user + os.times().children_system - times.children_user - times.children_system
+        sample["client_us_per_mib"] = client * 1e6 * MIB / body_bytes
+        return sample
 
+    ours, peer = [], []
     for number in range(objects):
-        before = server.counters()["forebay_fill_bytes_total"]
         ours.append(get(server, number))
-        filled = server.counters()["forebay_fill_bytes_total"] - before
-        if filled < 0.99 * body_bytes:
-            raise SystemExit(f"object {number} was not cold: {filled / MIB:.0f} MiB came from the origin")
+        if (filled := ours[-1]["filled_mib"]) < 0.99 * body_bytes / MIB:
+            raise SystemExit(f"object {number} was not cold: {filled:.0f} MiB came from the origin")
         peer.append(get(origin, number))
     again = get(server, objects - 1)
     kept = server.counters()["forebay_fills_kept_total"]
-    bench.keep(evicted=evicted, kept=kept, ours=ours, peer=peer, again=again)
+    bench.keep(line=line, evicted=evicted, kept=kept, ours=ours, peer=peer, again=again)
     for process in (server, origin):
         process.stop(signal.SIGKILL)
     shutil.rmtree(server.data)
     ours, peer = medians(ours), medians(peer)
-    return [
-        row("GetObject of a cold 1 GiB beside the origin, MiB/s", ours["mib_per_second"], peer["mib_per_second"], 0.8),
-        row("  server CPU us/MiB beside the origin's", ours["cpu_us_per_mib"], peer["cpu_us_per_mib"]),
+    rows = [
+        row(f"cold GetObject 1 GiB, {title}, MiB/s", ours["mib_per_second"], peer["mib_per_second"], 0.8),
+        row("  fetched from the origin, MiB", ours["filled_mib"], body_bytes / MIB),
+        row("  CPU us/MiB: the server's", ours["server_us_per_mib"], 0),
+        row("  CPU us/MiB: the origin's", ours["origin_us_per_mib"], peer["origin_us_per_mib"]),
+        row("  CPU us/MiB: the client's", ours["client_us_per_mib"], peer["client_us_per_mib"]),
         row("  the same object once more, MiB/s", again["mib_per_second"], peer["mib_per_second"]),
     ]
+    print("\n".join("  ".join(cells) for cells in rows), flush=True)
+    return rows

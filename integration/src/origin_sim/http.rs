@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
 use super::fault::{Fault, Op};
+use super::line;
 use super::service::{Assembling, IgnoreConditions, LateRequest, SimS3};
 use super::{ACCESS_KEY_ID, SECRET_ACCESS_KEY, Shared};
 
@@ -208,7 +209,11 @@ impl Origin {
     }
 
     async fn apply(&self, request: Request<Body>) -> Result<Response<Body>, Hangup> {
-        self.s3.call(request).await.map_err(|_| Hangup)
+        let response = self.s3.call(request).await.map_err(|_| Hangup)?;
+        Ok(match self.shared.line.get() {
+            Some(line) => line::over(line, response).await,
+            None => response,
+        })
     }
 
     async fn damage(

@@ -15,6 +15,7 @@
 pub mod buckets;
 pub mod fault;
 mod http;
+pub mod line;
 pub mod record;
 mod service;
 #[cfg(test)]
@@ -23,8 +24,8 @@ mod tests;
 use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -34,6 +35,7 @@ use tokio::sync::oneshot;
 
 use buckets::{Buckets, StoredObject};
 use fault::{FaultPlan, Op, Rule, RuleId};
+use line::Line;
 use record::{Change, Record, Source};
 
 /// The only access key the origin knows.
@@ -65,6 +67,8 @@ pub(crate) struct Shared {
     pub(crate) requests: Mutex<HashMap<Op, u64>>,
     /// GETs that were answered with bytes of an object.
     pub(crate) bodies_read: AtomicU64,
+    /// How far away the origin is. Leaked: one a process.
+    pub(crate) line: OnceLock<&'static Line>,
     started: Instant,
 }
 
@@ -99,6 +103,7 @@ impl OriginSim {
             held_back: AtomicUsize::new(0),
             requests: Mutex::default(),
             bodies_read: AtomicU64::new(0),
+            line: OnceLock::new(),
             started: Instant::now(),
         });
         for name in bucket_names {
@@ -120,6 +125,11 @@ impl OriginSim {
     /// The endpoint URL for a client's configuration.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.addr)
+    }
+
+    /// Puts the origin at the other end of a line, for good.
+    pub fn set_line(&self, line: Line) {
+        let _ = self.shared.line.set(Box::leak(Box::new(line)));
     }
 
     /// Adds a rule to the fault plan; rules added later are asked first.

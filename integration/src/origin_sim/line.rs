@@ -1,0 +1,92 @@
+//! The line to a distant origin, for benchmarks: every answer comes a while later, and all answers together come no
+//! faster than so many bytes per second. Bodies of requests are not slowed down.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http::Response;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use parking_lot::Mutex;
+use s3s::Body;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// Bytes that have their turn at once.
+const TURN_BYTES: usize = 64 * 1024;
+/// Timers are no finer: shorter waits are left to the next turn.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+
+/// A line.
+#[derive(Debug)]
+pub struct Line {
+    bytes_per_second: f64,
+    latency: Duration,
+    /// When all bytes that had their turn have passed.
+    free_at: Mutex<Option<Instant>>,
+}
+
+impl Line {
+    /// A line of this rate, on which an answer begins `latency` after its request.
+    pub fn new(bytes_per_second: f64, latency: Duration) -> Self {
+        Self { bytes_per_second, latency, free_at: Mutex::new(None) }
+    }
+
+    /// Waits until so many bytes have passed.
+    async fn pass(&self, bytes: usize) {
+        #[allow(clippy::cast_precision_loss, reason = "a turn of at most 64 KiB")]
+        let took = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
+        let now = Instant::now();
+        let free_at = {
+            let mut free_at = self.free_at.lock();
+            let end = free_at.map_or(now, |free_at| free_at.max(now)) + took;
+            *free_at = Some(end);
+            end
+        };
+        if free_at > now + WAIT_MIN {
+            sleep_until(free_at).await;
+        }
+    }
+}
+
+/// The answer at the other end of the line.
+pub(super) async fn over(line: &'static Line, response: Response<Body>) -> Response<Body> {
+    sleep(line.latency).await;
+    let (parts, body) = response.into_parts();
+    let turns = stream::unfold((body, Bytes::new()), move |(mut body, mut rest)| async move {
+        while rest.is_empty() {
+            match body.frame().await? {
+                Ok(frame) => rest = frame.into_data().unwrap_or_default(),
+                Err(error) => return Some((Err(error), (body, rest))),
+            }
+        }
+        let turn = rest.split_to(rest.len().min(TURN_BYTES));
+        line.pass(turn.len()).await;
+        Some((Ok(Frame::data(turn)), (body, rest)))
+    });
+    Response::from_parts(parts, Body::http_body_unsync(StreamBody::new(Box::pin(turns))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn all_answers_share_the_rate_and_each_waits_the_latency() {
+        let line: &'static Line = Box::leak(Box::new(Line::new(1e6, Duration::from_millis(20))));
+        let begin = Instant::now();
+        let answers = (0..2).map(|_| {
+            tokio::spawn(async move {
+                let answer = over(line, Response::new(Body::from(Bytes::from(vec![7; 500_000])))).await;
+                assert!(begin.elapsed() >= Duration::from_millis(20));
+                answer.into_body().collect().await.expect("whole").to_bytes()
+            })
+        });
+        for answer in answers.collect::<Vec<_>>() {
+            assert_eq!(answer.await.expect("no panic"), vec![7; 500_000]);
+        }
+        let elapsed = begin.elapsed();
+        let second = Duration::from_secs(1);
+        assert!(elapsed >= second && elapsed < second + Duration::from_millis(40), "{elapsed:?}");
+    }
+}
