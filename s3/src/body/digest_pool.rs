@@ -6,12 +6,14 @@
 //! Owns the order of one body's pieces and the bound on what waits. A body is at work on at most one thread
 //! at a time; after [`TURN_BYTES`] it stands in line again, so that bodies share the threads evenly.
 //!
-//! Bounds: [`WAITING_BYTES_MAX`] of one body, shared with the buffers they came in; then its sender waits. The
-//! line of bodies holds each at most once, so it is bounded by the connections.
+//! Bounds: [`WAITING_BYTES_MAX`] of one body, shared with the buffers they came in; once those of all bodies are
+//! [`ALL_WAITING_BYTES_MAX`], [`WAITING_BYTES_LEAST`] of each; then its sender waits. The line of bodies holds each
+//! at most once, so it is bounded by the connections.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use bytes::Bytes;
@@ -20,8 +22,13 @@ use tokio::sync::Notify;
 
 use super::digest::{Digested, Digests, WantedDigests};
 
-/// Bytes of one body that may wait for their digest.
-pub(crate) const WAITING_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one body that may wait for their digest. Fewer: whenever the sender's task does not run for a moment,
+/// the digest waits, and it is what takes longest; with 1 MiB an upload alone was 8 % slower.
+const WAITING_BYTES_MAX: usize = 4 << 20;
+/// The same when there are many.
+const WAITING_BYTES_LEAST: usize = 256 << 10;
+/// Bytes of all bodies that wait, from which on there are many.
+const ALL_WAITING_BYTES_MAX: usize = 64 << 20;
 /// Bytes of one body that are worked off before the next one's turn.
 const TURN_BYTES: usize = 1 << 20;
 /// Threads at most: MD5 of more bodies at once than that would starve the rest of a large machine.
@@ -36,6 +43,8 @@ pub(crate) struct DigestPool {
 struct Line {
     state: Mutex<LineState>,
     arrived: Condvar,
+    /// Of all bodies, also of those at work.
+    waiting_bytes: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -67,7 +76,11 @@ impl DigestPool {
     ///
     /// If the operating system gives no thread.
     pub(crate) fn start() -> io::Result<DigestPool> {
-        let line = Arc::new(Line { state: Mutex::default(), arrived: Condvar::new() });
+        let line = Arc::new(Line {
+            state: Mutex::default(),
+            arrived: Condvar::new(),
+            waiting_bytes: AtomicUsize::new(0),
+        });
         let pool = DigestPool { line };
         let threads = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
         for number in 0..threads {
@@ -115,16 +128,21 @@ impl Line {
                     }
                 }
             };
-            if body.work() {
-                self.push(body);
+            while body.work(&self.waiting_bytes) {
+                // Alone, it stays with the thread that has its state in the cache.
+                let mut state = self.state.lock();
+                if !state.bodies.is_empty() {
+                    state.bodies.push_back(body);
+                    break;
+                }
             }
         }
     }
 }
 
 impl Body {
-    /// One turn; whether there is more to do.
-    fn work(&self) -> bool {
+    /// One turn; whether there is more to do. `all_waiting`: what waits of all bodies.
+    fn work(&self, all_waiting: &AtomicUsize) -> bool {
         let Some(mut digests) = self.state.lock().digests.take() else { return false };
         let mut done = 0;
         loop {
@@ -141,6 +159,7 @@ impl Body {
             drop(state);
             digests.update(&piece);
             done += piece.len();
+            all_waiting.fetch_sub(piece.len(), Relaxed);
             let mut state = self.state.lock();
             // An abandoned body has counted down already.
             state.waiting_bytes = state.waiting_bytes.saturating_sub(piece.len());
@@ -167,7 +186,10 @@ impl PooledDigests {
         loop {
             {
                 let mut state = self.body.state.lock();
-                if state.waiting_bytes == 0 || state.waiting_bytes + piece.len() <= WAITING_BYTES_MAX {
+                let all = self.line.waiting_bytes.load(Relaxed) + piece.len();
+                let most = if all <= ALL_WAITING_BYTES_MAX { WAITING_BYTES_MAX } else { WAITING_BYTES_LEAST };
+                if state.waiting_bytes == 0 || state.waiting_bytes + piece.len() <= most {
+                    self.line.waiting_bytes.fetch_add(piece.len(), Relaxed);
                     state.waiting_bytes += piece.len();
                     state.pieces.push_back(piece);
                     if std::mem::replace(&mut state.in_line, true) {
@@ -200,13 +222,16 @@ impl PooledDigests {
 impl Drop for PooledDigests {
     fn drop(&mut self) {
         let mut state = self.body.state.lock();
-        state.pieces.clear();
+        let given_up = state.pieces.drain(..).map(|piece| piece.len()).sum();
+        self.line.waiting_bytes.fetch_sub(given_up, Relaxed);
         state.waiting_bytes = 0;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::body::checksum::ChecksumAlgorithm;
 
@@ -256,6 +281,42 @@ mod tests {
         // A piece beyond the bound is taken when nothing else waits.
         digests.update(bytes(2, 2 * WAITING_BYTES_MAX)).await;
         assert_eq!(digests.finish().await.length, 20_000_000 + 2 * WAITING_BYTES_MAX as u64);
+        assert_eq!(pool.line.waiting_bytes.load(Relaxed), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn beyond_the_bound_of_all_each_body_has_a_little() {
+        // No thread works anything off.
+        let line = Arc::new(Line {
+            state: Mutex::default(),
+            arrived: Condvar::new(),
+            waiting_bytes: AtomicUsize::new(0),
+        });
+        let pool = DigestPool { line };
+        let piece = bytes(1, WAITING_BYTES_LEAST / 2);
+        let mut bodies = Vec::new();
+        let fill = async |bodies: &mut Vec<PooledDigests>| {
+            let mut digests = pool.body(ALL);
+            let mut taken = 0;
+            while digests.update(piece.clone()).now_or_never().is_some() {
+                taken += piece.len();
+            }
+            bodies.push(digests);
+            taken
+        };
+        for number in 0..ALL_WAITING_BYTES_MAX / WAITING_BYTES_MAX {
+            assert_eq!(fill(&mut bodies).await, WAITING_BYTES_MAX, "body {number}");
+        }
+        assert_eq!(fill(&mut bodies).await, WAITING_BYTES_LEAST);
+        bodies.swap_remove(0);
+        let given_back = fill(&mut bodies).await;
+        assert_eq!(
+            given_back,
+            WAITING_BYTES_MAX - WAITING_BYTES_LEAST,
+            "an abandoned body gives its share back"
+        );
+        bodies.clear();
+        assert_eq!(pool.line.waiting_bytes.load(Relaxed), 0);
     }
 
     #[tokio::test(flavor = "multi_thread")]
