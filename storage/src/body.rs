@@ -7,11 +7,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::blob::{BlobError, Pointer, SegmentPin, SegmentStore};
 use crate::error::{Error, Result};
 use crate::fill::{self, OriginBody, OriginPart};
+use crate::io::buffers::PIECE_BYTES;
 use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{BodyPart, Table, blob_key};
@@ -22,6 +23,8 @@ use crate::store::Shared;
 
 /// Bytes that a thread of the read pool reads at a time.
 const READ_BYTES_MAX: u64 = 1 << 20;
+/// How far ahead of a reader [`BodyReader::expect`] looks.
+const EXPECTED_BYTES_MAX: u64 = 24 << 20;
 /// Parts looked up on the caller's thread, if none of them takes a blocking read.
 const INLINE_PARTS: usize = 64;
 /// What is read from the page cache on the caller's thread, from one segment; more goes to the read pool.
@@ -207,6 +210,9 @@ impl Part {
 }
 
 impl BodyReader {
+    /// The bytes that are best read at a time.
+    pub const PIECE_BYTES: u64 = PIECE_BYTES;
+
     /// Length of the body in bytes.
     pub fn len(&self) -> u64 {
         self.inner.len
@@ -218,36 +224,56 @@ impl BodyReader {
     }
 
     /// The bytes of a range, clamped to the body; every chunk of 64 KiB that they touch is checked. They are
-    /// held in memory whole: ask for at most 1 MiB at a time, best from multiples of 64 KiB on. Bytes in memory
+    /// held in memory whole: ask for at most 1 MiB at a time, best from one multiple of [`BodyReader::PIECE_BYTES`] to
+    /// the next. Bytes in memory
     /// do not wait, others are read on the read pool, or asked of the origin ([`Error::Unavailable`] when it does
     /// not answer, [`Error::ChangedInOrigin`]). The future may be dropped.
     pub async fn read(&self, range: Range<u64>) -> Result<Bytes> {
-        let mut pieces = self.pieces(range);
-        if let [piece] = &mut pieces[..] {
-            return self.read_piece(piece.clone()).await;
+        let mut pieces = self.pieces(range, READ_BYTES_MAX);
+        let (first, second) = (pieces.next(), pieces.next());
+        let Some(first) = first else { return Ok(Bytes::new()) };
+        let first = self.read_piece(first).await?;
+        if second.is_none() {
+            return Ok(first);
         }
-        let mut bytes = Vec::new();
-        for piece in pieces {
+        let mut bytes = BytesMut::from(&first[..]);
+        for piece in second.into_iter().chain(pieces) {
             bytes.extend_from_slice(&self.read_piece(piece).await?);
         }
-        Ok(Bytes::from(bytes))
+        Ok(bytes.freeze())
     }
 
-    /// The range cut at the ends of parts, and every so often: which part, which bytes of it.
-    fn pieces(&self, range: Range<u64>) -> Vec<(usize, Range<u64>)> {
+    /// Says which bytes will be read next, one after the other: those of the first ones that only the origin has are
+    /// asked of it now, as far as memory allows. Waits for nothing; needs a runtime.
+    pub fn expect(&self, range: Range<u64>) {
+        let Some(origin) = &self.inner.origin else { return };
+        let range = range.start..range.end.min(range.start.saturating_add(EXPECTED_BYTES_MAX));
+        for (number, range) in self.pieces(range, EXPECTED_BYTES_MAX) {
+            if let Source::Origin(part) = &self.inner.parts[number].source
+                && !fill::expect(&self.inner.shared, origin, part, range)
+            {
+                return;
+            }
+        }
+    }
+
+    /// The range cut at the ends of parts, and every `most` bytes: which part, which bytes of it.
+    fn pieces(&self, range: Range<u64>, most: u64) -> impl Iterator<Item = (usize, Range<u64>)> {
         let Inner { parts, len, .. } = &*self.inner;
         let (mut at, end) = (range.start.min(*len), range.end.min(*len));
         let mut number = parts.partition_point(|part| part.start <= at).saturating_sub(1);
-        let mut pieces = Vec::new();
-        while at < end {
-            let start = parts[number].start;
+        std::iter::from_fn(move || {
+            if at >= end {
+                return None;
+            }
+            let (of, start) = (number, parts[number].start);
             let part_end = parts.get(number + 1).map_or(*len, |next| next.start);
-            let piece_end = end.min(part_end).min(at + READ_BYTES_MAX);
-            pieces.push((number, at - start..piece_end - start));
+            let piece_end = end.min(part_end).min(at.saturating_add(most));
+            let piece = at - start..piece_end - start;
             at = piece_end;
             number += usize::from(at == part_end);
-        }
-        pieces
+            Some((of, piece))
+        })
     }
 
     async fn read_piece(&self, (number, range): (usize, Range<u64>)) -> Result<Bytes> {
@@ -262,14 +288,14 @@ impl BodyReader {
                 let (blob, pointer, inner) = (*blob, *pointer, self.inner.clone());
                 let range = offset + range.start..offset + range.end;
                 if range.end - range.start <= RESIDENT_READ_BYTES_MAX {
-                    let resident = inner.shared.segments.read(pointer, blob, range.clone(), false);
+                    let resident = inner.shared.segments.read_shared(pointer, blob, range.clone(), false);
                     if let Some(bytes) = resident.map_err(blob_error)? {
-                        return Ok(Bytes::from(bytes));
+                        return Ok(bytes);
                     }
                 }
-                let read = move || inner.shared.segments.read(pointer, blob, range, true);
+                let read = move || inner.shared.segments.read_shared(pointer, blob, range, true);
                 let read = self.inner.shared.pool.run(read).await.map_err(|_| Error::Stopping)?;
-                read.map_err(blob_error)?.map(Bytes::from).ok_or_else(contradiction)
+                read.map_err(blob_error)?.ok_or_else(contradiction)
             }
         }
     }

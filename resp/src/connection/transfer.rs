@@ -164,6 +164,7 @@ async fn read_piece(stream: &Stream, at: &mut u64) -> io::Result<Bytes> {
     if *at >= end {
         return Ok(Bytes::new());
     }
+    stream.body.expect(*at..stream.range.end);
     let read = stream.body.read(*at..end).await;
     let read = read.and_then(|bytes| match bytes.len() as u64 == end - *at {
         true => Ok(bytes),

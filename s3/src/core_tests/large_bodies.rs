@@ -1,8 +1,10 @@
 //! Bodies over the inline threshold, both ways, over the real core.
 
+use http_body_util::BodyExt;
 use md5::{Digest, Md5};
 
 use super::*;
+use crate::body_stream::{PIECE_BYTES, PIECES_MAX, PieceBudget, SMALL_PIECE_BYTES, stream_body};
 
 const MIB: usize = 1 << 20;
 
@@ -265,5 +267,42 @@ async fn a_long_object_is_resps_too() {
     server.resp(&[Mutation::Append { bucket: server.bucket(), key: b"k", value: b"tail"[..].into() }]).await;
     let answer = server.ask(object("GET", "k")).await;
     assert!(answer.body.as_bytes() == [&body[..], b"tail"].concat(), "another body");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_take_nothing_hold_a_bounded_share_of_memory_and_stop_nobody() {
+    let server = start().await;
+    let body = text(5 * MIB + 7);
+    server.put("k", &body).await;
+    let store = server.node.store();
+    let bucket = server.bucket();
+    let view = store.view().unwrap();
+    let row = view.fetch(bucket, b"k").await.unwrap().unwrap();
+    let reader = view.open_body(&row).await.unwrap();
+    drop(view);
+    let (budget, mut standing) = (PieceBudget::new(), Vec::new());
+    while budget.left() > 0 {
+        let mut sent = stream_body(reader.clone(), 0..reader.len(), budget.clone());
+        let first = sent.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(first == body[..PIECE_BYTES as usize]);
+        standing.push((sent, first));
+        assert!(standing.len() <= PIECES_MAX);
+    }
+    // One more client gets all of it, in small pieces.
+    let (mut sent, mut bytes) = (stream_body(reader.clone(), 3..reader.len(), budget.clone()), Vec::new());
+    while let Some(frame) = sent.frame().await {
+        let piece = frame.unwrap().into_data().unwrap();
+        assert!(piece.len() as u64 <= SMALL_PIECE_BYTES);
+        bytes.extend_from_slice(&piece);
+    }
+    assert!(bytes == body[3..]);
+    assert_eq!(budget.left(), 0);
+    let (sent, first) = standing.pop().unwrap();
+    drop(sent);
+    assert!(budget.left() > 0, "a body that is not sent any more reads ahead of nobody");
+    drop(first);
+    drop(standing);
+    assert_eq!(budget.left(), PIECES_MAX);
     server.stop().await;
 }

@@ -161,6 +161,13 @@ pub(super) fn chunks_of(range: &Range<u64>) -> Range<u64> {
     range.start / CHUNK_LEN..range.end.div_ceil(CHUNK_LEN)
 }
 
+/// Bytes of the chunks that hold a range of a body of `length` bytes.
+pub(super) fn cover_len(range: &Range<u64>, length: u64) -> usize {
+    let chunks = chunks_of(range);
+    let end = chunks.end.saturating_mul(CHUNK_LEN).min(length);
+    end.saturating_sub(chunks.start * CHUNK_LEN) as usize
+}
+
 /// Where in the extent a chunk begins, its checksum included; for the number behind the last chunk, the
 /// extent's end.
 pub(super) fn chunk_start(number: u64, length: u64) -> u64 {

@@ -3,8 +3,8 @@
 use super::extent::{self, BLOCK, ExtentHeader};
 use super::{BlobError, BlobId, Generation, Pointer, SegmentId};
 use crate::io::DiskFile;
-use std::io::IoSlice;
-use std::ops::Range;
+use std::io::{IoSlice, IoSliceMut};
+use std::ops::{DerefMut, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -131,20 +131,28 @@ impl Segment {
         self.file.read_at(bytes, offset).map_err(BlobError::Disk)
     }
 
-    /// Reads a range of the body that the pointer names.
+    /// Reads a range of the body that the pointer names into a buffer that takes at least as many bytes as `buffer` is
+    /// asked for; returns where in it they are.
     ///
     /// Whatever does not check out is stale if the segment's use has changed meanwhile, and corrupt if not.
     /// `None` if that takes a wait and `wait` is false.
-    pub(super) fn read(
+    pub(super) fn read<B: DerefMut<Target = [u8]>>(
         &self,
         pointer: Pointer,
         blob: BlobId,
         range: Range<u64>,
         wait: bool,
-    ) -> Result<Option<Vec<u8>>, BlobError> {
+        buffer: impl FnOnce(usize) -> B,
+    ) -> Result<Option<(B, Range<usize>)>, BlobError> {
         let read = || {
             self.check_current(pointer)?;
-            self.read_checked(pointer, blob, range, wait)
+            let start = u64::from(pointer.offset);
+            if start.saturating_add(extent::extent_len(pointer.length)) > self.len() {
+                return Err(self.corrupt(start, "the extent ends behind the file's end"));
+            }
+            let mut buffer = buffer(extent::cover_len(&range, pointer.length));
+            let filled = self.read_checked(pointer, blob, range, wait, &mut buffer)?;
+            Ok(filled.map(|filled| (buffer, filled)))
         };
         read().or_else(|error| self.check_current(pointer).and(Err(error)))
     }
@@ -162,75 +170,57 @@ impl Segment {
         blob: BlobId,
         range: Range<u64>,
         wait: bool,
-    ) -> Result<Option<Vec<u8>>, BlobError> {
+        out: &mut [u8],
+    ) -> Result<Option<Range<usize>>, BlobError> {
         let start = u64::from(pointer.offset);
-        if start.saturating_add(extent::extent_len(pointer.length)) > self.len() {
-            return Err(self.corrupt(start, "the extent ends behind the file's end"));
-        }
         let chunks = extent::chunks_of(&range);
-        let chunks_start = extent::chunk_start(chunks.start, pointer.length);
-        let chunks_end = extent::chunk_start(chunks.end, pointer.length);
-        // The header lies before the first chunk: one read for both, if that chunk is wanted.
+        let out = &mut out[..extent::cover_len(&range, pointer.length)];
         let mut head = [0; extent::EXTENT_HEADER_LEN];
-        let skipped = if chunks.start == 0 { head.len() } else { 0 };
-        let mut bytes = vec![0; (chunks_end - chunks_start) as usize + skipped];
-        if !self.fill(&mut bytes, start + chunks_start - skipped as u64, wait)? {
+        let mut sums = vec![[0; extent::CHUNK_CRC_LEN as usize]; (chunks.end - chunks.start) as usize];
+        // Checksums apart from bodies, which so come to lie side by side. The header lies before the first chunk:
+        // one read for both, if that chunk is wanted.
+        let mut bufs = Vec::with_capacity(1 + 2 * sums.len());
+        let chunks_start = extent::chunk_start(chunks.start, pointer.length);
+        let from = if chunks.start == 0 { 0 } else { chunks_start };
+        if from == 0 {
+            bufs.push(IoSliceMut::new(&mut head));
+        }
+        for (sum, chunk) in sums.iter_mut().zip(out.chunks_mut(extent::CHUNK_LEN as usize)) {
+            bufs.extend([IoSliceMut::new(sum), IoSliceMut::new(chunk)]);
+        }
+        if !self.fill(&mut bufs, start + from, wait)? {
             return Ok(None);
         }
-        let header = match skipped {
-            0 => {
-                if !self.fill(&mut head, start, wait)? {
-                    return Ok(None);
-                }
-                ExtentHeader::decode(&head)
-            }
-            _ => ExtentHeader::decode(&bytes),
-        };
+        if from > 0 && !self.fill(&mut [IoSliceMut::new(&mut head)], start, wait)? {
+            return Ok(None);
+        }
+        let header = ExtentHeader::decode(&head);
         let header = header.ok_or_else(|| self.corrupt(start, "the extent's header"))?;
         if header != (ExtentHeader { blob, pointer }) {
             return Err(BlobError::Stale { pointer });
         }
-        self.strip(&mut bytes, skipped, &header, chunks.clone())?;
-        // Now the bytes of whole chunks; the range may begin inside the first and end inside the last.
+        let seed = header.chunk_seed();
+        let bodies = out.chunks(extent::CHUNK_LEN as usize);
+        for ((number, sum), body) in chunks.clone().zip(&sums).zip(bodies) {
+            if u32::from_le_bytes(*sum) != seed.crc(number, body) {
+                let chunk = extent::chunk_start(number, pointer.length);
+                return Err(self.corrupt(start + chunk, "a chunk's checksum"));
+            }
+        }
+        if range.is_empty() {
+            return Ok(Some(0..0));
+        }
+        // The range may begin inside the first chunk and end inside the last.
         let first = chunks.start * extent::CHUNK_LEN;
-        bytes.truncate((range.end - first) as usize);
-        bytes.drain(..bytes.len().min((range.start - first) as usize));
-        Ok(Some(bytes))
+        Ok(Some((range.start - first) as usize..(range.end - first) as usize))
     }
 
     /// `false` if that takes a wait and `wait` is false.
-    fn fill(&self, bytes: &mut [u8], offset: u64, wait: bool) -> Result<bool, BlobError> {
+    fn fill(&self, bufs: &mut [IoSliceMut<'_>], offset: u64, wait: bool) -> Result<bool, BlobError> {
         if !wait {
-            return Ok(self.file.read_resident_at(bytes, offset));
+            return Ok(self.file.read_resident_vectored_at(bufs, offset));
         }
-        self.read_at(bytes, offset).map(|()| true)
-    }
-
-    /// Checks the chunks that follow `skipped` bytes and moves their bodies together to the front.
-    fn strip(
-        &self,
-        bytes: &mut Vec<u8>,
-        skipped: usize,
-        header: &ExtentHeader,
-        chunks: Range<u64>,
-    ) -> Result<(), BlobError> {
-        let seed = header.chunk_seed();
-        let (mut from, mut to) = (skipped, 0);
-        for number in chunks {
-            let body_start = from + extent::CHUNK_CRC_LEN as usize;
-            let body_len = extent::CHUNK_LEN.min(header.pointer.length - number * extent::CHUNK_LEN) as usize;
-            let body = body_start..body_start + body_len;
-            let (crc, _) = extent::split_u32(&bytes[from..]);
-            if crc != seed.crc(number, &bytes[body.clone()]) {
-                let chunk = extent::chunk_start(number, header.pointer.length);
-                return Err(self.corrupt(u64::from(header.pointer.offset) + chunk, "a chunk's checksum"));
-            }
-            from = body.end;
-            bytes.copy_within(body, to);
-            to += body_len;
-        }
-        bytes.truncate(to);
-        Ok(())
+        self.file.read_vectored_at(bufs, offset).map(|()| true).map_err(BlobError::Disk)
     }
 
     /// Has the device itself asked for these bytes while `read` runs, and leaves in memory what was there before.

@@ -7,6 +7,8 @@ use super::segment::{Segment, SegmentPin, StagePin};
 use super::spill::{SpillWriter, Tail};
 use super::{BlobError, BlobId, DIR, Generation, PIECE_BYTES_MAX, Pointer, SegmentId, SegmentUsage};
 use crate::io::Disk;
+use crate::io::buffers::ReadBuffers;
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -81,6 +83,7 @@ pub struct SegmentStore {
     spare: AtomicU64,
     pub(super) lanes: Lanes,
     pub(super) places: Places,
+    buffers: ReadBuffers,
 }
 
 struct FreeSegments {
@@ -142,6 +145,7 @@ impl SegmentStore {
             spare: AtomicU64::new(0),
             lanes: Lanes::default(),
             places: Places::default(),
+            buffers: ReadBuffers::default(),
         };
         for name in store.disk.list(DIR).map_err(BlobError::Disk)? {
             let Some(id) = SegmentId::of_name(&name) else { continue };
@@ -211,11 +215,39 @@ impl SegmentStore {
         range: Range<u64>,
         wait: bool,
     ) -> Result<Option<Vec<u8>>, BlobError> {
+        let segment = self.segment_of(pointer, &range)?;
+        let read = segment.read(pointer, blob, range, wait, |len| vec![0; len])?;
+        Ok(read.map(|(mut bytes, filled)| {
+            bytes.truncate(filled.end);
+            bytes.drain(..filled.start);
+            bytes
+        }))
+    }
+
+    /// The same for bytes that are only passed on.
+    pub(crate) fn read_shared(
+        &self,
+        pointer: Pointer,
+        blob: BlobId,
+        range: Range<u64>,
+        wait: bool,
+    ) -> Result<Option<Bytes>, BlobError> {
+        let segment = self.segment_of(pointer, &range)?;
+        let read = segment.read(pointer, blob, range, wait, |len| self.buffers.take(len))?;
+        Ok(read.map(|(buffer, filled)| buffer.into_bytes(filled)))
+    }
+
+    /// The buffers of long reads.
+    pub(crate) fn buffers(&self) -> &ReadBuffers {
+        &self.buffers
+    }
+
+    fn segment_of(&self, pointer: Pointer, range: &Range<u64>) -> Result<Arc<Segment>, BlobError> {
         if range.start > range.end || range.end > pointer.length {
             let (start, end, length) = (range.start, range.end, pointer.length);
             return Err(BlobError::OutOfRange { start, end, length });
         }
-        self.segment(pointer)?.read(pointer, blob, range, wait)
+        self.segment(pointer)
     }
 
     /// Keeps the pointer's segment from being recycled while the pin lives.

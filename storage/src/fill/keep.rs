@@ -104,12 +104,15 @@ impl Running {
         let mut writer = shared.stager.begin_extent(part.blob, len)?;
         let mut at = 0;
         while at < len {
-            let bytes = next.bytes().await?;
-            at += bytes.len() as u64;
+            at = block_of(part, at).end;
             // One block ahead of the disk.
-            let ahead = block_of(part, at.min(len - 1));
-            next = blocks.begin(shared, body, part, ahead);
-            writer.write(bytes).await?;
+            let ahead = blocks.begin(shared, body, part, block_of(part, at.min(len - 1)));
+            let mut block = std::mem::replace(&mut next, ahead);
+            let mut number = 0;
+            while let Some(piece) = block.piece(number).await? {
+                writer.write(piece).await?;
+                number += 1;
+            }
         }
         let (pointer, pin) = writer.finish_extent().await?;
         let change = PlaceChange {

@@ -13,6 +13,7 @@
 //!
 //! A crash leaves the blob given up, and perhaps an extent that nobody names.
 
+mod block;
 mod blocks;
 mod keep;
 
@@ -221,17 +222,34 @@ pub(crate) async fn read(
     range: Range<u64>,
 ) -> Result<Bytes> {
     let (mut at, end) = (part.in_blob.start + range.start, part.in_blob.start + range.end);
-    // Not a slice of the block: a slow reader would keep all of it in memory.
-    let mut out = BytesMut::with_capacity((end - at) as usize);
+    let mut out = BytesMut::new();
     while at < end {
         let block = block_of(part, at);
-        let bytes = shared.fills.blocks.get(shared, body, part, block.clone()).await?;
-        let (from, to) = (at - block.start, end.min(block.end) - block.start);
-        out.extend_from_slice(&bytes[from as usize..to as usize]);
+        let within = at - block.start..end.min(block.end) - block.start;
+        let bytes = shared.fills.blocks.get(shared, body, part, block.clone()).bytes(within).await?;
         keep::consider(shared, body, part, &block);
-        at = end.min(block.end);
+        at += bytes.len() as u64;
+        if at == end && out.is_empty() {
+            return Ok(bytes);
+        }
+        out.reserve((end - at) as usize + bytes.len());
+        out.extend_from_slice(&bytes);
     }
     Ok(out.freeze())
+}
+
+/// These bytes of a part will be asked for soon. Waits for nothing, promises nothing; `false` if there was no room to
+/// have all of them fetched.
+pub(crate) fn expect(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPart, range: Range<u64>) -> bool {
+    let (mut at, end) = (part.in_blob.start + range.start, part.in_blob.start + range.end);
+    while at < end {
+        let block = block_of(part, at);
+        at = block.end;
+        if !shared.fills.blocks.expect(shared, body, part, block) {
+            return false;
+        }
+    }
+    true
 }
 
 /// The bytes of the blob that the block around `at` has.

@@ -1,17 +1,18 @@
 //! The only place that opens data files.
 //!
 //! Owns: file handles of one data directory, the counters of what is done with them, the pool of
-//! threads for cold reads. Does not own: what the bytes mean, and LMDB's files, which LMDB opens.
+//! threads for cold reads, the buffers of long ones. Does not own: what the bytes mean, and LMDB's files, which LMDB opens.
 //! Must hold: every call is positioned (no shared cursor), a write returns only when all of it was
 //! taken by the kernel, and nothing is durable before [`DiskFile::sync_data`] (contents and length)
 //! and [`Disk::sync_dir`] (names) have returned. A crash leaves each un-synced sector old or new.
 //!
 //! Two backends: [`threads`] on the real file system, [`sim`] for tests by seed.
 
+pub(crate) mod buffers;
 pub mod sim;
 pub mod threads;
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -85,6 +86,24 @@ pub trait DiskFile: Send + Sync {
     /// synced stays.
     fn forget_cached(&self, range: Range<u64>) {
         let _ = range;
+    }
+
+    /// As [`DiskFile::read_at`] into several buffers, one after the other.
+    fn read_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], mut offset: u64) -> Result<(), DiskError> {
+        for buf in bufs {
+            self.read_at(buf, offset)?;
+            offset += buf.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// As [`DiskFile::read_resident_at`] into several buffers, one after the other.
+    fn read_resident_vectored_at(&self, bufs: &mut [IoSliceMut<'_>], mut offset: u64) -> bool {
+        bufs.iter_mut().all(|buf| {
+            let read = self.read_resident_at(buf, offset);
+            offset += buf.len() as u64;
+            read
+        })
     }
 
     /// Makes contents and length durable (fdatasync). After an error nothing may be assumed about

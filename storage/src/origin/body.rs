@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
 /// Most bytes that are asked of a source at a time.
-pub const READ_BYTES_MAX: u64 = 1 << 20;
+pub const READ_BYTES_MAX: u64 = 512 << 10;
 
 /// Why a body could not be read. Says nothing about the origin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
