@@ -32,19 +32,22 @@ impl Line {
         Self { bytes_per_second, latency, free_at: Mutex::new(None) }
     }
 
-    /// Waits until so many bytes have passed.
-    async fn pass(&self, bytes: usize) {
+    /// When so many bytes that come now have passed, behind all that came before.
+    fn passed_at(&self, now: Instant, bytes: usize) -> Instant {
         #[allow(clippy::cast_precision_loss, reason = "a turn of at most 64 KiB")]
         let took = Duration::from_secs_f64(bytes as f64 / self.bytes_per_second);
+        let mut free_at = self.free_at.lock();
+        let end = free_at.map_or(now, |free_at| free_at.max(now)) + took;
+        *free_at = Some(end);
+        end
+    }
+
+    /// Waits until so many bytes have passed.
+    async fn pass(&self, bytes: usize) {
         let now = Instant::now();
-        let free_at = {
-            let mut free_at = self.free_at.lock();
-            let end = free_at.map_or(now, |free_at| free_at.max(now)) + took;
-            *free_at = Some(end);
-            end
-        };
-        if free_at > now + WAIT_MIN {
-            sleep_until(free_at).await;
+        let passed_at = self.passed_at(now, bytes);
+        if passed_at > now + WAIT_MIN {
+            sleep_until(passed_at).await;
         }
     }
 }
@@ -71,22 +74,25 @@ pub(super) async fn over(line: &'static Line, response: Response<Body>) -> Respo
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn all_answers_share_the_rate_and_each_waits_the_latency() {
-        let line: &'static Line = Box::leak(Box::new(Line::new(1e6, Duration::from_millis(20))));
-        let begin = Instant::now();
-        let answers = (0..2).map(|_| {
-            tokio::spawn(async move {
-                let answer = over(line, Response::new(Body::from(Bytes::from(vec![7; 500_000])))).await;
-                assert!(begin.elapsed() >= Duration::from_millis(20));
-                answer.into_body().collect().await.expect("whole").to_bytes()
-            })
-        });
-        for answer in answers.collect::<Vec<_>>() {
-            assert_eq!(answer.await.expect("no panic"), vec![7; 500_000]);
+    #[test]
+    fn all_answers_share_the_rate_and_what_nobody_used_is_gone() {
+        let line = Line::new(1e6, Duration::ZERO);
+        let (begin, millis) = (Instant::now(), Duration::from_millis);
+        for turn in 1..=10 {
+            assert_eq!(line.passed_at(begin, 100_000), begin + millis(100 * turn));
         }
-        let elapsed = begin.elapsed();
-        let second = Duration::from_secs(1);
-        assert!(elapsed >= second && elapsed < second + Duration::from_millis(40), "{elapsed:?}");
+        assert_eq!(line.passed_at(begin + millis(999), 100_000), begin + millis(1_100));
+        assert_eq!(line.passed_at(begin + millis(5_000), 100_000), begin + millis(5_100));
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_whole_and_after_the_latency() {
+        let latency = Duration::from_millis(20);
+        let line: &'static Line = Box::leak(Box::new(Line::new(1e9, latency)));
+        let body: Bytes = (0..500_000u32).map(|at| at as u8).collect();
+        let begin = Instant::now();
+        let answer = over(line, Response::new(Body::from(body.clone()))).await;
+        assert!(begin.elapsed() >= latency);
+        assert_eq!(answer.into_body().collect().await.expect("whole").to_bytes(), body);
     }
 }

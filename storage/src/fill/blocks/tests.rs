@@ -10,8 +10,8 @@ use crate::io::buffers::PIECE_BYTES;
 use crate::node::{Node, OriginBackend, StorageConfig};
 use crate::origin::memory::{Fault, MemoryOrigin};
 use crate::origin::{
-    BeginRequest, CompleteRequest, DeleteRequest, HeadReply, ListReply, ListRequest, PartRequest, PutReply,
-    PutRequest, ReadReply, SentPart, UploadId,
+    AbortReply, BeginRequest, CompleteRequest, DeleteRequest, HeadReply, ListReply, ListRequest, PartRequest,
+    PutReply, PutRequest, ReadReply, SentPart, UploadId,
 };
 use crate::store::Store;
 
@@ -87,7 +87,7 @@ impl Origin for Fed {
         self.inner.complete_upload(request).await
     }
 
-    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<(), OriginError> {
+    async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<AbortReply, OriginError> {
         self.inner.abort_upload(key, upload).await
     }
 
