@@ -230,7 +230,8 @@ impl Applier {
         if !removed && origin_etag.is_some() {
             self.transfer_landed(version, told_by)?;
         }
-        if origin.started.take().is_some() {
+        // What is said of an older version leaves a newer one's attempt in doubt: its bytes may land yet.
+        if origin.started.take_if(|(attempt, _)| *attempt <= version).is_some() {
             self.put(RowKey::object(Table::Started, bucket, key), None);
         }
         // Of a mount that is being forgotten nothing is kept.

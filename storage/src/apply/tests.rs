@@ -226,6 +226,26 @@ fn a_delete_cancels_an_upload_that_never_started_and_follows_one_that_did() {
 }
 
 #[test]
+fn pitfall_25_what_is_known_of_an_older_version_leaves_a_newer_attempt_in_doubt() {
+    let mut story = Story::mounted();
+    let bucket = story.bucket;
+    let first = story.set(b"k", b"1");
+    done(story.run(&Mutation::FlushStarted { bucket, key: b"k", version: first, deadline_ms: 5 }));
+    let arrived =
+        Mutation::Flushed { bucket, key: b"k", version: first, origin_etag: Some("e"), mount: None };
+    done(story.run(&arrived));
+    let second = story.set(b"k", b"2");
+    done(story.run(&Mutation::FlushStarted { bucket, key: b"k", version: second, deadline_ms: 9 }));
+    // Somebody took the object away at the origin: it is found gone while the second attempt is under way.
+    let gone = Mutation::Flushed { bucket, key: b"k", version: first, origin_etag: None, mount: None };
+    assert_eq!(story.run(&gone), Outcome::Unmet);
+    assert_eq!(story.origin(b"k").started, Some((second, 9)));
+    // So a delete has to follow it to the origin.
+    let delete = done(story.run(&Mutation::Delete { bucket, key: b"k" }));
+    assert!(story.queued(b"k", delete).unwrap().delete);
+}
+
+#[test]
 fn pitfall_22_a_pending_barrier_holds_the_version_behind_it_with_its_bytes() {
     let mut story = Story::mounted();
     let bucket = story.bucket;

@@ -99,7 +99,9 @@ impl Root {
     fn upload(&self, upload: &UploadId) -> Result<PathBuf, OriginError> {
         let plain = upload.0.len() == 32 && upload.0.bytes().all(|byte| byte.is_ascii_hexdigit());
         let path = self.own("uploads")?.join(&upload.0);
-        if plain && path.exists() { Ok(path) } else { Err(no_such_upload()) }
+        // A disk in trouble says nothing about the upload.
+        let known = plain && path.try_exists().map_err(|error| failed("looking for an upload", &error))?;
+        if known { Ok(path) } else { Err(no_such_upload()) }
     }
 
     fn judge(&self, key: &OriginKey, condition: &Condition) -> Result<(), OriginError> {
@@ -171,7 +173,11 @@ impl Origin for DirOrigin {
             let path = root.own("uploads")?.join(&id);
             let meta = Meta::new(&request.headers, &request.user_metadata)?;
             let file = file::write_whole(&path, b"")?;
-            meta.attach(&file, None)?;
+            if let Err(error) = meta.attach(&file, None) {
+                // Nobody will ever ask for it by its name.
+                let _ = std::fs::remove_file(&path);
+                return Err(error);
+            }
             Ok(UploadId(id))
         })
         .await
