@@ -3,9 +3,7 @@
 use s3s::dto::{self, ListObjectVersionsInput, ListObjectVersionsOutput};
 
 use crate::error::Refused;
-use crate::operation::listing::{
-    Item, NameCoding, PageQuery, common_prefix_element, key_of, max_keys, object, page_of_bucket,
-};
+use crate::operation::listing::{Asked, marker, objects_page};
 use crate::service::Operations;
 
 /// The version of every object.
@@ -15,42 +13,33 @@ pub(crate) async fn run(
     operations: &Operations,
     input: ListObjectVersionsInput,
 ) -> Result<ListObjectVersionsOutput, Refused> {
-    let bucket = operations.bucket(&input.bucket)?;
-    let coding = NameCoding::read(input.encoding_type.as_ref())?;
-    let max_keys = max_keys(input.max_keys)?;
     let delimiter = input.delimiter.filter(|delimiter| !delimiter.is_empty());
-    let query = PageQuery {
-        prefix: key_of(input.prefix.as_deref().unwrap_or("")),
-        delimiter: delimiter.clone().unwrap_or_default().into_bytes(),
+    let asked = Asked {
+        bucket: &input.bucket,
+        prefix: input.prefix.as_deref(),
+        delimiter: delimiter.as_deref(),
         // Behind a key's one version comes the next key, whichever version the marker names.
-        after: input.key_marker.as_deref().filter(|marker| !marker.is_empty()).map(key_of),
-        max_keys,
+        after: Ok(marker(input.key_marker.as_deref())),
+        max_keys: input.max_keys,
+        encoding_type: input.encoding_type.as_ref(),
+        owner: true,
     };
-    let page = page_of_bucket(operations, bucket, &query).await?;
-
-    let next_is_key = matches!(page.items.last(), Some(Item::Row(_)));
-    let mut versions = Vec::new();
-    let mut common_prefixes = Vec::new();
-    for item in page.items {
-        match item {
-            Item::Row(listed) => versions.push(version(object(listed, true, coding))),
-            Item::CommonPrefix(prefix) => common_prefixes.push(common_prefix_element(&prefix, coding)),
-        }
-    }
+    let page = objects_page(operations, asked).await?;
+    let coding = page.coding;
     Ok(ListObjectVersionsOutput {
         name: Some(input.bucket),
         prefix: Some(coding.text(input.prefix.unwrap_or_default())),
         key_marker: Some(coding.text(input.key_marker.unwrap_or_default())),
         version_id_marker: Some(input.version_id_marker.unwrap_or_default()),
-        max_keys: i32::try_from(max_keys).ok(),
+        max_keys: i32::try_from(page.max_keys).ok(),
         is_truncated: Some(page.next.is_some()),
         next_version_id_marker: page
             .next
             .is_some()
-            .then(|| if next_is_key { NULL_VERSION.to_owned() } else { String::new() }),
+            .then(|| if page.ends_in_object { NULL_VERSION.to_owned() } else { String::new() }),
         next_key_marker: page.next.map(|next| coding.key(&next)),
-        versions: Some(versions),
-        common_prefixes: Some(common_prefixes),
+        versions: Some(page.contents.into_iter().map(version).collect()),
+        common_prefixes: Some(page.common_prefixes),
         delimiter: delimiter.map(|delimiter| coding.text(delimiter)),
         encoding_type: input.encoding_type,
         ..Default::default()

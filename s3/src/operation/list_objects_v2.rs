@@ -7,9 +7,7 @@ use forebay_storage::object::KEY_BYTES_MAX;
 use s3s::dto::{ListObjectsV2Input, ListObjectsV2Output};
 
 use crate::error::Refused;
-use crate::operation::listing::{
-    Item, NameCoding, PageQuery, common_prefix_element, invalid, key_of, max_keys, object, page_of_bucket,
-};
+use crate::operation::listing::{Asked, invalid, marker, objects_page};
 use crate::service::Operations;
 
 /// First byte of a token, so that another layout can follow.
@@ -19,42 +17,30 @@ pub(crate) async fn run(
     operations: &Operations,
     input: ListObjectsV2Input,
 ) -> Result<ListObjectsV2Output, Refused> {
-    let bucket = operations.bucket(&input.bucket)?;
-    let coding = NameCoding::read(input.encoding_type.as_ref())?;
-    let max_keys = max_keys(input.max_keys)?;
-    let after = match (&input.continuation_token, &input.start_after) {
-        (Some(token), _) => Some(decode_token(token)?),
-        (None, Some(name)) if !name.is_empty() => Some(key_of(name)),
-        (None, _) => None,
+    let asked = Asked {
+        bucket: &input.bucket,
+        prefix: input.prefix.as_deref(),
+        delimiter: input.delimiter.as_deref(),
+        after: match &input.continuation_token {
+            Some(token) => decode_token(token).map(Some),
+            None => Ok(marker(input.start_after.as_deref())),
+        },
+        max_keys: input.max_keys,
+        encoding_type: input.encoding_type.as_ref(),
+        owner: input.fetch_owner == Some(true),
     };
-    let query = PageQuery {
-        prefix: key_of(input.prefix.as_deref().unwrap_or("")),
-        delimiter: input.delimiter.clone().unwrap_or_default().into_bytes(),
-        after,
-        max_keys,
-    };
-    let page = page_of_bucket(operations, bucket, &query).await?;
-
-    let fetch_owner = input.fetch_owner == Some(true);
-    let key_count = page.items.len();
-    let mut contents = Vec::new();
-    let mut common_prefixes = Vec::new();
-    for item in page.items {
-        match item {
-            Item::Row(listed) => contents.push(object(listed, fetch_owner, coding)),
-            Item::CommonPrefix(prefix) => common_prefixes.push(common_prefix_element(&prefix, coding)),
-        }
-    }
+    let page = objects_page(operations, asked).await?;
+    let coding = page.coding;
     Ok(ListObjectsV2Output {
         name: Some(input.bucket),
         prefix: Some(coding.text(input.prefix.unwrap_or_default())),
-        max_keys: i32::try_from(max_keys).ok(),
-        key_count: i32::try_from(key_count).ok(),
+        max_keys: i32::try_from(page.max_keys).ok(),
+        key_count: i32::try_from(page.contents.len() + page.common_prefixes.len()).ok(),
         continuation_token: input.continuation_token,
         is_truncated: Some(page.next.is_some()),
         next_continuation_token: page.next.as_deref().map(encode_token),
-        contents: Some(contents),
-        common_prefixes: Some(common_prefixes),
+        contents: Some(page.contents),
+        common_prefixes: Some(page.common_prefixes),
         delimiter: input.delimiter.filter(|delimiter| !delimiter.is_empty()).map(|d| coding.text(d)),
         encoding_type: input.encoding_type,
         start_after: input.start_after.map(|name| coding.text(name)),

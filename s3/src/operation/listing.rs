@@ -66,7 +66,7 @@ impl NameCoding {
 }
 
 /// Reads `max-keys`.
-pub(super) fn max_keys(given: Option<i32>) -> Result<usize, Refused> {
+fn max_keys(given: Option<i32>) -> Result<usize, Refused> {
     let Some(given) = given else { return Ok(MAX_KEYS) };
     let text = "Argument max-keys must be an integer between 0 and 2147483647";
     Ok(usize::try_from(given).map_err(|_| invalid("max-keys", text))?.min(MAX_KEYS))
@@ -74,7 +74,7 @@ pub(super) fn max_keys(given: Option<i32>) -> Result<usize, Refused> {
 
 /// What a listing tells of an object.
 #[derive(Debug)]
-pub(super) struct ListedObject {
+struct ListedObject {
     pub(super) key: Bytes,
     /// Without quotes.
     pub(super) etag: String,
@@ -85,7 +85,7 @@ pub(super) struct ListedObject {
 }
 
 /// An object as listings show it.
-pub(super) fn object(listed: ListedObject, fetch_owner: bool, coding: NameCoding) -> dto::Object {
+fn object(listed: ListedObject, fetch_owner: bool, coding: NameCoding) -> dto::Object {
     dto::Object {
         key: Some(coding.key(&listed.key)),
         e_tag: Some(dto::ETag::Strong(listed.etag)),
@@ -105,7 +105,7 @@ pub(super) fn object(listed: ListedObject, fetch_owner: bool, coding: NameCoding
 }
 
 /// A common prefix as listings show it.
-pub(super) fn common_prefix_element(prefix: &[u8], coding: NameCoding) -> dto::CommonPrefix {
+fn common_prefix_element(prefix: &[u8], coding: NameCoding) -> dto::CommonPrefix {
     dto::CommonPrefix { prefix: Some(coding.key(prefix)) }
 }
 
@@ -152,7 +152,7 @@ pub(super) fn invalid(argument: &'static str, message: &'static str) -> Refused 
 
 /// Which items a page is to hold.
 #[derive(Debug, Clone)]
-pub(super) struct PageQuery {
+struct PageQuery {
     pub(super) prefix: Vec<u8>,
     /// Empty: none.
     pub(super) delimiter: Vec<u8>,
@@ -160,16 +160,69 @@ pub(super) struct PageQuery {
     pub(super) max_keys: usize,
 }
 
-pub(super) struct Page<R> {
+struct Page<R> {
     pub(super) items: Vec<Item<R>>,
     /// The last item, if there are more behind it.
     pub(super) next: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
-pub(super) enum Item<R> {
+enum Item<R> {
     Row(R),
     CommonPrefix(Vec<u8>),
+}
+
+/// A request for a page of a bucket's objects, in whichever of its forms.
+pub(super) struct Asked<'a> {
+    pub(super) bucket: &'a str,
+    pub(super) prefix: Option<&'a str>,
+    pub(super) delimiter: Option<&'a str>,
+    /// Behind what the page begins.
+    pub(super) after: Result<Option<Vec<u8>>, Refused>,
+    pub(super) max_keys: Option<i32>,
+    pub(super) encoding_type: Option<&'a dto::EncodingType>,
+    /// Whether objects name their owner.
+    pub(super) owner: bool,
+}
+
+/// The page, as answers write it.
+pub(super) struct ObjectsPage {
+    pub(super) coding: NameCoding,
+    pub(super) max_keys: usize,
+    pub(super) contents: Vec<dto::Object>,
+    pub(super) common_prefixes: Vec<dto::CommonPrefix>,
+    /// The last item, if there are more behind it.
+    pub(super) next: Option<Vec<u8>>,
+    /// Whether the last item is an object.
+    pub(super) ends_in_object: bool,
+}
+
+/// Reads a page of a bucket's objects.
+pub(super) async fn objects_page(operations: &Operations, asked: Asked<'_>) -> Result<ObjectsPage, Refused> {
+    let bucket = operations.bucket(asked.bucket)?;
+    let coding = NameCoding::read(asked.encoding_type)?;
+    let max_keys = max_keys(asked.max_keys)?;
+    let query = PageQuery {
+        prefix: key_of(asked.prefix.unwrap_or("")),
+        delimiter: asked.delimiter.unwrap_or("").as_bytes().to_vec(),
+        after: asked.after?,
+        max_keys,
+    };
+    let page = page_of_bucket(operations, bucket, &query).await?;
+    let ends_in_object = matches!(page.items.last(), Some(Item::Row(_)));
+    let (mut contents, mut common_prefixes) = (Vec::new(), Vec::new());
+    for item in page.items {
+        match item {
+            Item::Row(listed) => contents.push(object(listed, asked.owner, coding)),
+            Item::CommonPrefix(prefix) => common_prefixes.push(common_prefix_element(&prefix, coding)),
+        }
+    }
+    Ok(ObjectsPage { coding, max_keys, contents, common_prefixes, next: page.next, ends_in_object })
+}
+
+/// The key that a page begins behind, as a client names it; an empty name is none.
+pub(super) fn marker(name: Option<&str>) -> Option<Vec<u8>> {
+    name.filter(|name| !name.is_empty()).map(key_of)
 }
 
 /// A bucket's rows in byte order; a map in tests.
@@ -186,7 +239,7 @@ trait Rows: Sync {
 }
 
 /// The page of a bucket's objects, those that only an origin has among them.
-pub(super) async fn page_of_bucket(
+async fn page_of_bucket(
     operations: &Operations,
     bucket: BucketId,
     query: &PageQuery,
