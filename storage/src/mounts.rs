@@ -144,7 +144,7 @@ impl Store {
         if let Some(rows) = queued.filter(|rows| *rows > 0 && !abandon) {
             return Ok(Forgotten::Busy(rows));
         }
-        let _leaving = shared.evictor.leave(number).await;
+        let _leaving = shared.evictor.leave(number).await?;
         match bring_all_back(shared, bucket, prefix, Some(number)).await {
             Ok(0) => forget(shared, number, abandon).await,
             Ok(objects) => {

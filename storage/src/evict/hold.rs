@@ -67,7 +67,7 @@ async fn bring_sources_back(shared: &Arc<Shared>, sources: &[Key]) -> Result<Hel
             Ok(held) => return Ok(held),
             Err(missing) => missing,
         };
-        shared.evictor.wait_dropped(&missing.dropping).await;
+        shared.evictor.wait_dropped(&missing.dropping).await?;
         for key in missing.away {
             bring_back(shared, key.0, &key.1).await?;
             brought_back.insert(key);
@@ -230,19 +230,23 @@ fn look(shared: &Shared, view: &View, row: &ObjectRow) -> Result<Stand, ViewErro
         return Ok(Stand::Here(Some(row.version()), false));
     }
     #[cfg(test)]
-    let places_first = places_first(shared, view, &clean)?;
+    if shared.evictor.sabotage.lock().places_first {
+        let away = any_away(view, &clean)?;
+        shared.evictor.between_looks();
+        let dropping = dropping_of(shared, &clean);
+        return Ok(match dropping.is_empty() {
+            false => Stand::Dropping(dropping),
+            true if away => Stand::Away,
+            true => Stand::Here(Some(row.version()), true),
+        });
+    }
     // Before the look at the places: a round that ends in between has dropped its own by then, and under the gate
     // no other begins. The reverse would find the old place, and then nobody who gives it up.
-    let dropping: Vec<BlobId> = {
-        let all = shared.evictor.dropping.lock();
-        clean.iter().copied().filter(|blob| all.contains(blob)).collect()
-    };
+    let dropping = dropping_of(shared, &clean);
+    #[cfg(test)]
+    shared.evictor.between_looks();
     if !dropping.is_empty() {
         return Ok(Stand::Dropping(dropping));
-    }
-    #[cfg(test)]
-    if let Some(away) = places_first {
-        return Ok(if away { Stand::Away } else { Stand::Here(Some(row.version()), true) });
     }
     if any_away(view, &clean)? {
         return Ok(Stand::Away);
@@ -250,15 +254,10 @@ fn look(shared: &Shared, view: &View, row: &ObjectRow) -> Result<Stand, ViewErro
     Ok(Stand::Here(Some(row.version()), true))
 }
 
-/// The sabotaged look at the places, with a wide window behind it; `None` if it is in its place.
-#[cfg(test)]
-fn places_first(shared: &Shared, view: &View, blobs: &[BlobId]) -> Result<Option<bool>, ViewError> {
-    if !shared.evictor.sabotage.lock().places_first {
-        return Ok(None);
-    }
-    let away = any_away(view, blobs)?;
-    std::thread::sleep(std::time::Duration::from_millis(50));
-    Ok(Some(away))
+/// Those of the blobs that are about to be given up.
+fn dropping_of(shared: &Shared, blobs: &[BlobId]) -> Vec<BlobId> {
+    let all = shared.evictor.dropping.lock();
+    blobs.iter().copied().filter(|blob| all.contains(blob)).collect()
 }
 
 fn any_away(view: &View, blobs: &[BlobId]) -> Result<bool, ViewError> {

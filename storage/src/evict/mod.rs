@@ -32,7 +32,7 @@ mod thread;
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
@@ -90,7 +90,7 @@ pub(crate) struct Sabotage {
     pub(crate) skip_clean_rows: bool,
     /// Segments are used again at once.
     pub(crate) recycle_first: bool,
-    /// Whoever builds on bytes looks for them first, and long before it asks what is being dropped.
+    /// Whoever builds on bytes looks for them first, and asks then what is being dropped.
     pub(crate) places_first: bool,
 }
 
@@ -102,8 +102,10 @@ pub(crate) struct Evictor {
     gate: Arc<RwLock<()>>,
     /// Blobs whose places are to be dropped by the next checkpoint. Held for a look-up only.
     dropping: Mutex<Blobs>,
-    /// Told when it gets shorter.
+    /// Told when it gets shorter, and when it never will.
     dropped: Notify,
+    /// Nobody will say any more what became of some of them: the node stops.
+    left_open: AtomicBool,
     /// The mount that is about to be forgotten: its origin counts as holding nothing.
     leaving: Mutex<Option<u32>>,
     /// Held while one is: two at a time would end each other's.
@@ -124,6 +126,9 @@ pub(crate) struct Evictor {
     copied: AtomicU64,
     #[cfg(test)]
     pub(crate) sabotage: Mutex<Sabotage>,
+    /// Called once, between the two looks of whoever builds on bytes.
+    #[cfg(test)]
+    pub(crate) between_looks: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 /// Why room is wanted, and how much.
@@ -221,16 +226,22 @@ impl Evictor {
     }
 
     /// While this lives nothing more is given up to this mount's origin; returns when nothing is on its way out.
-    /// Waits while another mount leaves. Dropping the future undoes it.
-    pub(crate) async fn leave(&self, mount: u32) -> Leaving<'_> {
+    /// Waits while another mount leaves; an error if the node stops. Dropping the future undoes it.
+    pub(crate) async fn leave(&self, mount: u32) -> Result<Leaving<'_>, Error> {
         let leaving = Leaving { _alone: self.forgetting.lock().await, evictor: self };
         let on_their_way: Vec<BlobId> = {
             let _judged = self.gate.write().await;
             *self.leaving.lock() = Some(mount);
             self.dropping.lock().iter().copied().collect()
         };
-        self.wait_dropped(&on_their_way).await;
-        leaving
+        self.wait_dropped(&on_their_way).await?;
+        Ok(leaving)
+    }
+
+    #[cfg(test)]
+    fn between_looks(&self) {
+        let call = self.between_looks.lock().take();
+        call.into_iter().for_each(|call| call());
     }
 
     #[cfg(test)]
@@ -238,8 +249,8 @@ impl Evictor {
         *self.leaving.lock() == Some(mount)
     }
 
-    /// Waits until none of these is being dropped.
-    async fn wait_dropped(&self, blobs: &[BlobId]) {
+    /// Waits until none of these is being dropped; an error if the node stops before.
+    async fn wait_dropped(&self, blobs: &[BlobId]) -> Result<(), Error> {
         loop {
             let told = self.dropped.notified();
             tokio::pin!(told);
@@ -250,7 +261,10 @@ impl Evictor {
                 !blobs.iter().any(|blob| dropping.contains(blob))
             };
             if done {
-                return;
+                return Ok(());
+            }
+            if self.left_open.load(Acquire) {
+                return Err(Error::Stopping);
             }
             told.await;
         }

@@ -6,6 +6,8 @@
 //! What must hold: an extent is judged under the gate, and is dropping before the gate opens again. Judged in shares,
 //! so that whoever holds bytes waits for one of them at most.
 
+use std::sync::atomic::Ordering::Release;
+
 use crate::blob::{FoundExtent, Generation, Pointer, SegmentId};
 use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::memtable::RowKey;
@@ -218,6 +220,8 @@ impl<'e> Dropping<'e> {
     /// Nobody will ever know what became of them: the node stops.
     pub(super) fn leave_open(mut self) {
         self.blobs.clear();
+        self.evictor.left_open.store(true, Release);
+        self.evictor.dropped.notify_waiters();
     }
 }
 

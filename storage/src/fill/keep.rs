@@ -33,11 +33,37 @@ pub(super) struct Keeping {
     state: Mutex<State>,
 }
 
+/// Holds up what is kept right before its end, while somebody holds `shut`.
+#[cfg(test)]
+#[derive(Default)]
+pub(crate) struct Ends {
+    pub(crate) shut: Arc<tokio::sync::RwLock<()>>,
+    /// How many wait there.
+    pub(crate) waiting: std::sync::atomic::AtomicUsize,
+}
+
+#[cfg(test)]
+impl Ends {
+    async fn pass(&self) {
+        self.waiting.fetch_add(1, Relaxed);
+        drop(self.shut.read().await);
+        self.waiting.fetch_sub(1, Relaxed);
+    }
+}
+
 #[derive(Default)]
 struct State {
     running: HashSet<BlobId>,
     /// Which block of a long blob was asked for first.
     asked: HashMap<BlobId, u64>,
+}
+
+#[cfg(test)]
+impl Keeping {
+    /// How many blobs are being kept.
+    pub(super) fn running(&self) -> usize {
+        self.state.lock().running.len()
+    }
 }
 
 /// A block of the part was read from the origin: decides whether the blob is kept.
@@ -115,6 +141,8 @@ impl Running {
             }
         }
         let (pointer, pin) = writer.finish_extent().await?;
+        #[cfg(test)]
+        shared.fills.ends.pass().await;
         let change = PlaceChange {
             blob: part.blob,
             from: None,

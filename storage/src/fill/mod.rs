@@ -129,6 +129,8 @@ pub(crate) struct Fills {
     /// Leaves the ETag out of requests and comparisons: for the test that must notice.
     #[cfg(test)]
     pub(crate) unchecked: AtomicBool,
+    #[cfg(test)]
+    pub(crate) ends: keep::Ends,
 }
 
 impl Fills {
@@ -154,6 +156,12 @@ impl Fills {
     pub(crate) fn forget_origins(&self) {
         self.origins.write().clear();
         self.any.store(false, Relaxed);
+    }
+
+    /// How many blobs are being kept.
+    #[cfg(test)]
+    pub(crate) fn keeping(&self) -> usize {
+        self.keeping.running()
     }
 
     /// Whether any mount has an origin: without one everything is here.

@@ -154,12 +154,18 @@ impl World {
     }
 
     pub(crate) fn checkpoint(&mut self) -> Result<(), String> {
+        self.freeze().map_or(Ok(()), |job| self.finish_checkpoint(&job))
+    }
+
+    pub(crate) fn freeze(&mut self) -> Option<CheckpointJob> {
+        self.engine().maybe_freeze(true)
+    }
+
+    pub(crate) fn finish_checkpoint(&mut self, job: &CheckpointJob) -> Result<(), String> {
         let node = self.node.as_mut().unwrap();
-        if let Some(job) = node.engine.maybe_freeze(true) {
-            node.checkpointer.run(&job.frozen, job.row).map_err(|error| error.to_string())?;
-            node.stats.checkpointed.store(job.row.index, Relaxed);
-            node.engine.release();
-        }
+        node.checkpointer.run(&job.frozen, job.row).map_err(|error| error.to_string())?;
+        node.stats.checkpointed.store(job.row.index, Relaxed);
+        node.engine.release();
         Ok(())
     }
 

@@ -374,11 +374,11 @@ async fn a_forgetting_that_fails_or_is_dropped_ends_itself_and_no_other() {
     let dropped = tokio::time::timeout(Duration::ZERO, evictor.leave(1)).await;
     drop(dropped);
     assert!(!evictor.is_leaving(1), "dropped");
-    let first = evictor.leave(1).await;
+    let first = evictor.leave(1).await.unwrap();
     let mut second = std::pin::pin!(evictor.leave(1));
     assert!(futures_util::poll!(second.as_mut()).is_pending(), "two at a time");
     drop(first);
-    let second = second.await;
+    let second = second.await.unwrap();
     assert!(evictor.is_leaving(1), "the first has ended the second");
     drop(second);
     assert!(!evictor.is_leaving(1));
