@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::apply::{content_of, flush_row, stale_transfer};
+use crate::apply::{asked_upload, content_of, flush_row, stale_transfer};
 use crate::body::BodyReader;
 use crate::error::Error;
 use crate::flush::{
@@ -21,8 +21,8 @@ use crate::flush::{
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{
-    self, QueueRow, Table, TransferRow, decode_sent_part, decode_started, queue_key, split_object_key,
-    split_queue_key, split_transfer_key, transfer_key,
+    self, ASKED, AskedRow, QueueRow, Table, TransferRow, decode_sent_part, decode_started, queue_key,
+    split_object_key, split_queue_key, split_transfer_key, transfer_key,
 };
 use crate::keyspace::view::View;
 use crate::mutation::{self, Mutation, Outcome};
@@ -100,6 +100,13 @@ impl FlushLog for CoreLink {
                     mutation::TransferStep::Sent { number: *number, etag: &etag.0, crc32c: *crc32c }
                 }
                 TransferStep::Lost => mutation::TransferStep::Lost,
+                TransferStep::Asked { from_ms, until_ms } => {
+                    mutation::TransferStep::Asked { from_ms: *from_ms, until_ms: *until_ms }
+                }
+                TransferStep::Refused => mutation::TransferStep::Refused,
+                TransferStep::Looked { mount, until_ms } => {
+                    mutation::TransferStep::Looked { mount: mount.0, until_ms: *until_ms }
+                }
             };
             let (bucket, version) = (*bucket, *version);
             submission.push(&Mutation::Transfer { bucket, key, version, upload_id, step });
@@ -164,13 +171,18 @@ impl FlushSource for CoreLink {
                 sink(Loaded::Started(Started { bucket, key, version, deadline_ms }));
             }
         })?;
-        self.scan(Table::Transfer, &mut |key, value| {
-            let head = split_transfer_key(key).filter(|(_, number)| *number == 0);
-            if let (Some((version, _)), Some(row)) = (head, TransferRow::decode(value))
-                && row.stale
-            {
-                sink(Loaded::Stale(stale_transfer(version, row)));
+        self.scan(Table::Transfer, &mut |key, value| match split_transfer_key(key) {
+            Some((version, 0)) => {
+                if let Some(row) = TransferRow::decode(value).filter(|row| row.stale) {
+                    sink(Loaded::Stale(stale_transfer(version, row)));
+                }
             }
+            Some((version, number)) if number & ASKED != 0 => {
+                if let Some(row) = AskedRow::decode(value) {
+                    sink(Loaded::Asked(asked_upload(version, number & !ASKED, row)));
+                }
+            }
+            _ => {}
         })
     }
 
@@ -266,7 +278,7 @@ fn read_transfer(view: &View, version: Version) -> Result<Option<TransferState>,
     let head = head.flatten().as_deref().and_then(TransferRow::decode).filter(|row| !row.stale);
     let Some(head) = head else { return Ok(None) };
     let mut parts = Vec::new();
-    let end = transfer_key(version, u32::MAX);
+    let end = transfer_key(version, ASKED);
     let mut from = transfer_key(version, 0).to_vec();
     loop {
         let page = view.range(Bound::Excluded(&from), &end, PAGE).map_err(source_error)?;

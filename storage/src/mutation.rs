@@ -117,6 +117,22 @@ pub enum TransferStep<'a> {
     },
     /// The origin does not know it any more. One at the origin of a mount that the key has left is stale from here on.
     Lost,
+    /// The origin is about to be asked to begin one, whose name nobody knows yet; unmet if one is recorded.
+    Asked {
+        /// The request leaves after this, milliseconds since the Unix epoch.
+        from_ms: u64,
+        /// And before this.
+        until_ms: u64,
+    },
+    /// The origin has refused that, for certain.
+    Refused,
+    /// What an origin has begun and nobody has learnt of is gone; unmet if it was asked again meanwhile.
+    Looked {
+        /// The mount of the origin.
+        mount: u32,
+        /// As it was recorded last.
+        until_ms: u64,
+    },
 }
 
 /// One replicated change. Borrows from the bytes it was decoded from, or from the caller.

@@ -25,6 +25,8 @@ pub enum Op {
     Complete,
     /// AbortMultipartUpload.
     AbortUpload,
+    /// ListMultipartUploads.
+    ListUploads,
     /// Everything on buckets.
     Bucket,
 }

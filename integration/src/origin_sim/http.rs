@@ -260,6 +260,7 @@ impl Target {
         };
         let op = match (request.method(), key.is_empty()) {
             (&Method::GET, true) if !bucket.is_empty() && query.contains("list-type") => Op::List,
+            (&Method::GET, true) if has("uploads") => Op::ListUploads,
             (&Method::POST, true) if has("delete") => Op::DeleteMany,
             (_, true) => Op::Bucket,
             (&Method::POST, false) if has("uploads") => Op::BeginUpload,
@@ -379,6 +380,7 @@ mod tests {
         assert_eq!(target("POST", "/b/k?uploads=").0, Op::BeginUpload);
         assert_eq!(target("POST", "/b/k?uploadId=7").0, Op::Complete);
         assert_eq!(target("DELETE", "/b/k?uploadId=7").0, Op::AbortUpload);
+        assert_eq!(target("GET", "/b?uploads&prefix=k").0, Op::ListUploads);
         assert_eq!(target("HEAD", "/b").0, Op::Bucket);
         assert_eq!(target("DELETE", "/b//"), (Op::Delete, "b".into(), "/".into()));
     }

@@ -58,6 +58,7 @@ pub(crate) struct Upload {
     headers: BTreeMap<&'static str, String>,
     /// The algorithm that its parts must come with.
     checksum: Option<String>,
+    begun: OffsetDateTime,
     pub(crate) parts: BTreeMap<i32, Part>,
 }
 
@@ -364,6 +365,7 @@ impl S3 for SimS3 {
             metadata: input.metadata.unwrap_or_default(),
             headers,
             checksum,
+            begun: OffsetDateTime::now_utc(),
             parts: BTreeMap::new(),
         };
         self.shared.uploads.lock().insert(id.clone(), upload);
@@ -444,6 +446,49 @@ impl S3 for SimS3 {
             ..CompleteMultipartUploadOutput::default()
         };
         uploads.remove(&input.upload_id);
+        Ok(S3Response::new(output))
+    }
+
+    async fn list_multipart_uploads(
+        &self,
+        req: S3Request<ListMultipartUploadsInput>,
+    ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
+        let input = &req.input;
+        let prefix = input.prefix.as_deref().unwrap_or("");
+        let max = usize::try_from(input.max_uploads.unwrap_or(1_000)).unwrap_or(0).min(LIST_PAGE_MAX);
+        let after = (input.key_marker.as_deref().unwrap_or(""), input.upload_id_marker.as_deref());
+        let uploads = self.shared.uploads.lock();
+        let mut listed: Vec<_> = uploads.iter().filter(|(_, upload)| upload.bucket == input.bucket).collect();
+        listed.retain(|(id, upload)| {
+            let behind = match after {
+                (key, Some(marker)) => (upload.key.as_str(), id.as_str()) > (key, marker),
+                (key, None) => upload.key.as_str() > key,
+            };
+            upload.key.starts_with(prefix) && behind
+        });
+        listed.sort_by(|(a_id, a), (b_id, b)| (&a.key, a_id).cmp(&(&b.key, b_id)));
+        let truncated = listed.len() > max;
+        listed.truncate(max);
+        let last = listed.last().filter(|_| truncated);
+        let output = ListMultipartUploadsOutput {
+            bucket: Some(input.bucket.clone()),
+            prefix: input.prefix.clone(),
+            is_truncated: Some(truncated),
+            next_key_marker: last.map(|(_, upload)| upload.key.clone()),
+            next_upload_id_marker: last.map(|(id, _)| (*id).clone()),
+            uploads: Some(
+                listed
+                    .iter()
+                    .map(|(id, upload)| MultipartUpload {
+                        key: Some(upload.key.clone()),
+                        upload_id: Some((*id).clone()),
+                        initiated: Some(Timestamp::from(upload.begun)),
+                        ..MultipartUpload::default()
+                    })
+                    .collect(),
+            ),
+            ..ListMultipartUploadsOutput::default()
+        };
         Ok(S3Response::new(output))
     }
 

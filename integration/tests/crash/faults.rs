@@ -134,6 +134,7 @@ fn every_kind_of_failure_of_a_part_a_beginning_and_a_completion_passes() {
         assert!(object.body == value.as_bytes() && object.etag.ends_with("-5"), "{key}: {}", object.etag);
     }
     origin.record().assert_clean();
+    wait::until_true("no upload of ours stays", LIMIT, || origin.uploads().is_empty()).unwrap();
     eprintln!("parked until retried:\n{parked}");
     node.finish(&["origin", "flush"]);
 }

@@ -110,6 +110,7 @@ fn kills_in_the_middle_of_multipart_uploads_lose_nothing_and_leave_no_upload() {
     for (ops, share, fault) in [
         (&[Op::Part][..], 200, Fault::Slow(Duration::from_millis(20))),
         (&[Op::Part, Op::BeginUpload], 20, Fault::Answer(503, "SlowDown")),
+        (&[Op::BeginUpload], 20, Fault::HangAfter),
         (&[Op::Part], 20, Fault::ResetMidBody),
         (&[Op::Part, Op::Complete, Op::AbortUpload], 20, Fault::ResetAfter),
         (&[Op::Complete], 20, Fault::Answer(500, "InternalError")),
@@ -123,6 +124,9 @@ fn kills_in_the_middle_of_multipart_uploads_lose_nothing_and_leave_no_upload() {
     workload.check_origin(&origin, "cloud");
     let large = origin.objects("cloud", "").iter().filter(|(_, object)| object.etag.contains('-')).count();
     assert!(large > 10, "{large} objects came in parts");
+    origin.clear_faults();
+    let none = wait::until_true("no upload of ours stays", FLUSH_LIMIT, || origin.uploads().is_empty());
+    none.unwrap_or_else(|error| panic!("{error:?}: {:?}", origin.uploads()));
     node.finish(&["origin", "flush"]);
 }
 

@@ -130,6 +130,8 @@ fn flush_and_origins<C: Core>(core: &C, out: &mut Exposition) {
     out.gauge("flush_inflight", "Requests to origins under way.", uploads.in_flight);
     out.counter("flush_flushed_objects_total", "Changes that reached their origin.", uploads.flushed_objects);
     out.counter("flush_flushed_bytes_total", "Bytes of their bodies.", uploads.flushed_bytes);
+    let help = "Multipart uploads at origins that nobody wants, and that could not be given up yet.";
+    out.gauge("flush_leftover_uploads", help, uploads.leftovers);
     let mut errors =
         out.family(Kind::Counter, "flush_errors_total", "Attempts that failed, by class of error.");
     for (reason, count) in &uploads.errors {

@@ -122,6 +122,7 @@ impl Core for NodeView {
             in_flight: status.in_flight,
             flushed_objects: status.flushed_objects,
             flushed_bytes: status.flushed_bytes,
+            leftovers: status.leftover_uploads,
             errors: errors.collect(),
             clear_in: self.rate.time_for(status.pending_objects.saturating_sub(status.parked_objects)),
         }

@@ -48,7 +48,7 @@ pub(crate) use adopt::ATTEMPT_DEAD_MS;
 pub(crate) use bucket::mount_path;
 pub(crate) use flush::{content_of, flush_row};
 pub(crate) use state::State;
-pub(crate) use transfer::stale_transfer;
+pub(crate) use transfer::{asked_upload, stale_transfer};
 
 /// Version of the entry's byte form.
 const ENTRY_LAYOUT: u8 = 1;

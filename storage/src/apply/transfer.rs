@@ -3,14 +3,17 @@
 //! It lets an upload go on after a restart, and one that is not wanted any more be given up at the origin: it
 //! is marked stale with the entry that takes its queue row away, and goes when the origin has let it go. Until then
 //! it is the only trace of a completion that may still land; no other upload of the version takes its place.
+//!
+//! Before an origin is asked to begin one, that is recorded too: an upload whose name was lost on the way is looked for
+//! there. Such a row is independent of the version's queue row.
 
 use bytes::Bytes;
 
 use super::Applier;
-use crate::flush::{FlushEvent, MountId, StaleTransfer};
+use crate::flush::{AskedUpload, FlushEvent, MountId, StaleTransfer};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::memtable::RowKey;
-use crate::keyspace::tables::{TransferRow, encode_sent_part, transfer_key};
+use crate::keyspace::tables::{ASKED, AskedRow, TransferRow, encode_sent_part, transfer_key};
 use crate::mutation::{Outcome, TransferStep};
 use crate::object::{BucketId, Version};
 
@@ -32,14 +35,27 @@ impl Applier {
         upload_id: &str,
         step: &TransferStep<'_>,
     ) -> Result<Outcome, BaseError> {
+        let mount = self.state.mount_of(bucket, key).map(|(mount, _)| mount);
+        match (step, mount) {
+            (TransferStep::Looked { mount, until_ms }, _) => {
+                return self.looked_for(version, *mount, *until_ms);
+            }
+            (TransferStep::Refused, Some(mount)) => return self.answered(version, mount),
+            _ => {}
+        }
         let Some(mut queued) = self.read_queue_row(version, bucket, key)? else { return Ok(Outcome::Unmet) };
         let known = self.transfer_row(version)?;
         if known.as_ref().is_some_and(|row| row.stale) {
             return Ok(Outcome::Unmet);
         }
         match (step, known) {
+            (TransferStep::Asked { from_ms, until_ms }, None) => {
+                let Some(mount) = mount else { return Ok(Outcome::Unmet) };
+                self.ask(bucket, key, version, mount, (*from_ms, *until_ms))?;
+            }
             (TransferStep::Begun { part_bytes, crc32c }, None) => {
-                let Some((mount, _)) = self.state.mount_of(bucket, key) else { return Ok(Outcome::Unmet) };
+                let Some(mount) = mount else { return Ok(Outcome::Unmet) };
+                self.answered(version, mount)?;
                 let row = TransferRow {
                     crc32c: *crc32c,
                     stale: false,
@@ -65,14 +81,66 @@ impl Applier {
             }
             (TransferStep::Lost, Some(row)) if row.upload_id == upload_id => {
                 // At an origin that the key has left it may be there still.
-                let left = self.state.mount_of(bucket, key).is_none_or(|(mount, _)| mount != row.mount);
-                self.end_transfer(version, !left)?;
+                self.end_transfer(version, mount == Some(row.mount))?;
                 queued.transfer = false;
                 self.put_queue_row(version, bucket, key, Some(&queued));
             }
             _ => return Ok(Outcome::Unmet),
         }
         Ok(Outcome::Done(self.version()))
+    }
+
+    fn asked_row(&self, version: Version, mount: u32) -> Result<Option<AskedRow>, BaseError> {
+        let row = self.newest(RowKey::encoded(&transfer_key(version, ASKED | mount)), false)?;
+        Ok(row.as_deref().and_then(AskedRow::decode))
+    }
+
+    fn put_asked_row(&mut self, version: Version, mount: u32, row: Option<AskedRow>) {
+        let value = row.as_ref().map(AskedRow::encode);
+        self.put(RowKey::encoded(&transfer_key(version, ASKED | mount)), value);
+        self.events.push(match row {
+            Some(row) => FlushEvent::Asked(asked_upload(version, mount, row)),
+            None => FlushEvent::Answered { version, mount: MountId(mount) },
+        });
+    }
+
+    fn ask(
+        &mut self,
+        bucket: BucketId,
+        key: &[u8],
+        version: Version,
+        mount: u32,
+        (from_ms, until_ms): (u64, u64),
+    ) -> Result<(), BaseError> {
+        let row = match self.asked_row(version, mount)? {
+            Some(row) => AskedRow {
+                count: row.count.saturating_add(1),
+                from_ms: row.from_ms.min(from_ms),
+                until_ms: row.until_ms.max(until_ms),
+                ..row
+            },
+            None => AskedRow { bucket, count: 1, from_ms, until_ms, key: Box::from(key) },
+        };
+        self.put_asked_row(version, mount, Some(row));
+        Ok(())
+    }
+
+    /// One of the requests is answered.
+    fn answered(&mut self, version: Version, mount: u32) -> Result<Outcome, BaseError> {
+        let Some(row) = self.asked_row(version, mount)? else { return Ok(Outcome::Unmet) };
+        let left = row.count.saturating_sub(1);
+        self.put_asked_row(version, mount, (left > 0).then_some(AskedRow { count: left, ..row }));
+        Ok(Outcome::Done(self.version()))
+    }
+
+    fn looked_for(&mut self, version: Version, mount: u32, until_ms: u64) -> Result<Outcome, BaseError> {
+        match self.asked_row(version, mount)? {
+            Some(row) if row.until_ms == until_ms => {
+                self.put_asked_row(version, mount, None);
+                Ok(Outcome::Done(self.version()))
+            }
+            _ => Ok(Outcome::Unmet),
+        }
     }
 
     fn drop_sent_parts(&mut self, version: Version, row: &TransferRow) {
@@ -127,6 +195,18 @@ impl Applier {
     fn drop_stale(&mut self, version: Version, row: TransferRow) {
         self.put_transfer_row(version, None);
         self.events.push(FlushEvent::GivenUp(stale_transfer(version, row)));
+    }
+}
+
+/// The flush worker's picture of what was asked of an origin.
+pub(crate) fn asked_upload(version: Version, mount: u32, row: AskedRow) -> AskedUpload {
+    AskedUpload {
+        version,
+        bucket: row.bucket,
+        key: Bytes::from(row.key.into_vec()),
+        mount: MountId(mount),
+        from_ms: row.from_ms,
+        until_ms: row.until_ms,
     }
 }
 

@@ -56,6 +56,8 @@ impl Arrivals {
             FlushEvent::Row { .. }
             | FlushEvent::Stale(_)
             | FlushEvent::GivenUp(_)
+            | FlushEvent::Asked(_)
+            | FlushEvent::Answered { .. }
             | FlushEvent::Unmounted(_) => None,
         }
     }

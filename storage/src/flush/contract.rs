@@ -10,7 +10,8 @@
 //! - *started rows*, one per (bucket, key): an attempt for this version may be under way until its
 //!   deadline.
 //! - *origin rows*, one per (bucket, key): what the origin holds, as far as we know.
-//! - *transfer rows*, one per version that goes in parts: the upload, and the parts that the origin has.
+//! - *transfer rows*, one per version that goes in parts: the upload, and the parts that the origin has; and one for
+//!   uploads that the origin was asked to begin without an answer.
 
 use std::sync::Arc;
 
@@ -135,6 +136,15 @@ pub enum FlushEvent {
     Stale(StaleTransfer),
     /// Nothing is left of such an upload: it was given up, or has become the object after all.
     GivenUp(StaleTransfer),
+    /// An origin is about to be asked to begin an upload.
+    Asked(AskedUpload),
+    /// Nothing is left of that which nobody knows of.
+    Answered {
+        /// Version of the flush row that it was for.
+        version: Version,
+        /// The mount whose origin was asked.
+        mount: MountId,
+    },
     /// A mount is forgotten, or is about to be: nothing more is sent to its origin, but that what was begun there is
     /// given up.
     Unmounted(MountId),
@@ -169,6 +179,22 @@ pub enum TransferStep {
     Sent(SentPart),
     /// The origin does not know it any more. One at the origin of a mount that the key has left is stale from here on.
     Lost,
+    /// The origin is about to be asked to begin one, whose name nobody knows yet; refused if one is recorded.
+    Asked {
+        /// The request leaves after this, milliseconds since the Unix epoch.
+        from_ms: u64,
+        /// And before this.
+        until_ms: u64,
+    },
+    /// The origin has refused that, for certain.
+    Refused,
+    /// What an origin has begun and nobody has learnt of is gone; refused if it was asked again meanwhile.
+    Looked {
+        /// The mount of the origin.
+        mount: MountId,
+        /// [`AskedUpload::until_ms`].
+        until_ms: u64,
+    },
 }
 
 /// A multipart upload as it is recorded.
@@ -203,6 +229,23 @@ pub struct StaleTransfer {
     pub tried: bool,
 }
 
+/// Uploads that an origin may have begun, and that nobody has learnt the names of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AskedUpload {
+    /// Version of the flush row that they were for.
+    pub version: Version,
+    /// Bucket.
+    pub bucket: BucketId,
+    /// Key.
+    pub key: Bytes,
+    /// The mount whose origin was asked.
+    pub mount: MountId,
+    /// The requests left after this, milliseconds since the Unix epoch.
+    pub from_ms: u64,
+    /// And before this.
+    pub until_ms: u64,
+}
+
 /// Why a proposal has no answer "applied".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
@@ -225,8 +268,8 @@ pub trait FlushLog: Send + Sync + 'static {
     async fn flush_started(&self, batch: Vec<Started>) -> Result<Vec<bool>, LogError>;
     /// Records what the origin holds.
     async fn flushed(&self, batch: Vec<Flushed>) -> Result<(), LogError>;
-    /// Records steps of uploads. An item is true if its flush row still waits, and the step is one of the upload
-    /// that is recorded.
+    /// Records steps of uploads. An item is true if its flush row still waits (but for `Refused` and `Looked`), and the
+    /// step is one of the upload that is recorded.
     async fn transfer(&self, batch: Vec<TransferRecord>) -> Result<Vec<bool>, LogError>;
     /// A stale upload is gone from its origin, or nobody can reach it any more.
     async fn transfer_gone(&self, version: Version) -> Result<(), LogError>;
@@ -249,6 +292,8 @@ pub enum Loaded {
     Started(Started),
     /// An upload to be given up.
     Stale(StaleTransfer),
+    /// Uploads to be looked for.
+    Asked(AskedUpload),
 }
 
 /// A version's bytes on their way to the origin.
@@ -291,7 +336,7 @@ pub trait FlushSource: Send + Sync + 'static {
     fn now_ms(&self) -> u64;
     /// A handle that is true while this node leads in the *current* term, and false for ever after. Cheap.
     fn fence(&self) -> Fence;
-    /// Hands every flush row, started row and stale upload to `sink`, at one applied index. Called on a blocking
+    /// Hands every flush row, started row, and upload to be given up or looked for, to `sink`, at one applied index. Called on a blocking
     /// thread, before events are used; events of changes after that index must follow through
     /// [`super::Flusher::observe`]. Changes that the scan has seen may be told again.
     fn load(&self, sink: &mut dyn FnMut(Loaded)) -> Result<(), SourceError>;

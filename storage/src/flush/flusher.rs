@@ -23,6 +23,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::arrivals::Arrivals;
+use super::asked::AskedUploads;
 use super::batch::Batcher;
 use super::contract::{FlushEvent, Loaded, LogError, MountId, RowId, SharedLog, SharedSource, SourceError};
 use super::parts::MEMORY_MIB;
@@ -140,6 +141,10 @@ pub struct Flusher {
     stage: Mutex<Stage>,
     /// Uploads to be given up at their origins; rows of theirs are kept until then.
     stale: Arc<StaleUploads>,
+    stale_added: Notify,
+    /// Uploads whose names nobody knows, to be looked for there.
+    asked: AskedUploads,
+    asked_added: Notify,
     wake: Notify,
     /// Counts changes that a wait may wait for.
     changes: watch::Sender<u64>,
@@ -219,6 +224,9 @@ impl Flusher {
             clock: Clock { base_ms: source.now_ms(), start: Instant::now() },
             stage: Mutex::new(Stage::Stopped),
             stale: Arc::new(StaleUploads::new(Duration::from_millis(config.queue.margin_ms))),
+            asked: AskedUploads::default(),
+            stale_added: Notify::new(),
+            asked_added: Notify::new(),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
             arrivals: Arrivals::default(),
@@ -240,11 +248,7 @@ impl Flusher {
             for event in events {
                 arrived.extend(self.arrivals.name_of(&event));
                 settles |= !matches!(event, FlushEvent::Row { .. });
-                match &event {
-                    FlushEvent::Stale(stale) => self.stale.add(stale),
-                    FlushEvent::GivenUp(stale) => self.stale.remove(stale.version),
-                    _ => {}
-                }
+                self.observe_leftover(&event);
                 if let FlushEvent::Unmounted(mount) = &event
                     && let Some(mount) = self.mount(*mount)
                 {
@@ -310,6 +314,7 @@ impl Flusher {
             attaching.spawn(self.clone().make_ready(mount));
         }
         attaching.spawn(self.clone().give_up_leftovers());
+        attaching.spawn(self.clone().look_for_leftovers());
         let mut flights = Flights::default();
         let mut parking = JoinSet::new();
         loop {
@@ -490,6 +495,7 @@ impl Flusher {
             running: queue.is_some(),
             mounts: mounts.collect(),
             pending_objects: queue.map_or(0, |queue| queue.len()),
+            leftover_uploads: (self.stale.len() + self.asked.due_len(Instant::now())) as u64,
             pending_bytes: queue.map_or(0, |queue| queue.bytes()),
             parked_objects: queue.map_or(0, |queue| queue.parked_len() as u64),
             in_flight: queue.map_or(0, |queue| queue.in_flight() as u64),
@@ -552,8 +558,10 @@ impl Flusher {
         let (clock_ms, wall_ms) = (self.clock.now_ms(), self.source.now_ms());
         let mut load = QueueLoad::new(self.config.queue, mounts.collect(), self.config.seed, clock_ms);
         self.source.load(&mut |mut loaded| {
-            if let Loaded::Stale(stale) = &loaded {
-                self.stale.add(stale);
+            match &loaded {
+                Loaded::Stale(stale) => self.add_stale(stale),
+                Loaded::Asked(asked) => self.add_asked(asked),
+                Loaded::Row(_) | Loaded::Started(_) => {}
             }
             if let Loaded::Started(started) = &mut loaded {
                 // From the wall clock of the log to the queue's own.

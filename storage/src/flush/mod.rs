@@ -3,9 +3,9 @@
 //!
 //! Reading order: `contract` what the core gives and takes · `queue` which row may go next, and why not
 //! (pure) · `classify` what each class of error costs a row · `tag` what a HEAD says · `upload` one
-//! attempt, step by step · `parts` the same for long bodies · `stale` uploads that nobody wants any more · `batch` many
-//! small proposals as one · `flusher` the worker around all that · `status` what it shows · `arrivals` who waits for a
-//! single key.
+//! attempt, step by step · `parts` the same for long bodies · `stale` uploads that nobody wants any more · `asked`
+//! those that nobody knows the names of · `batch` many small proposals as one · `flusher` the worker around all that ·
+//! `status` what it shows · `arrivals` who waits for a single key.
 //!
 //! The origin never goes back from a newer version to an older one, a deleted object never returns, and
 //! at any moment the origin is an image that a reader of conditional writes (a manifest, a pointer) can
@@ -13,6 +13,7 @@
 //! and watches it break.
 
 mod arrivals;
+mod asked;
 mod batch;
 pub mod classify;
 mod contract;

@@ -6,8 +6,8 @@
 //! the origin has is recorded, so that a failed attempt or a restart sends none twice. Bounded: parts at once
 //! by the settings, their bytes in memory by [`MEMORY_MIB`] for all attempts together.
 //!
-//! What a crash leaves: the transfer row, from which the next attempt goes on. An upload that was begun and
-//! not yet recorded stays at the origin until its own rule for incomplete uploads removes it.
+//! What a crash leaves: the transfer row, from which the next attempt goes on; and of an upload that was begun and not
+//! yet recorded the row that says so (`asked`).
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,7 +18,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::contract::{FlushObject, TransferRecord, TransferState, TransferStep};
 use super::queue::{Ended, Start};
-use super::upload::{Courier, Target, failed, harmless, local_failure};
+use super::upload::{Courier, Target, failed, harmless, local_failure, millis};
 use crate::object::PartRun;
 use crate::origin::{
     BeginRequest, CompleteRequest, ErrorClass, Fence, Landing, NO_SUCH_UPLOAD, OriginError, OriginKey,
@@ -134,10 +134,23 @@ impl Courier {
         }
         let (headers, user_metadata) = self.headers(start, &object.meta, &object.etag);
         let crc32c = target.capabilities.checksums;
-        let deadline = Instant::now() + self.attempt_timeout;
+        let (from_ms, deadline) = (self.source.now_ms(), Instant::now() + self.attempt_timeout);
+        let until_ms = from_ms.saturating_add(millis(self.attempt_timeout));
+        // If the answer is lost, nobody knows the upload's name: it is looked for.
+        if !self.step(start, "", TransferStep::Asked { from_ms, until_ms }).await? {
+            return Err(Ended::NotStarted);
+        }
         let request = BeginRequest { key: key.clone(), headers, user_metadata, crc32c, deadline };
-        let begun = target.origin.begin_upload(request).await;
-        let UploadId(upload_id) = begun.map_err(|error| failed(harmless(error), 0))?;
+        let UploadId(upload_id) = match target.origin.begin_upload(request).await {
+            Ok(upload) => upload,
+            Err(error) => {
+                if error.outcome == Landing::NotApplied {
+                    // If this is not recorded, it is looked for in vain.
+                    let _ = self.step(start, "", TransferStep::Refused).await;
+                }
+                return Err(failed(harmless(error), 0));
+            }
+        };
         let part_bytes = part_bytes_for(object.body.len(), self.part_bytes);
         let step = TransferStep::Begun { part_bytes, crc32c };
         match self.step(start, &upload_id, step).await {

@@ -166,6 +166,8 @@ impl FlushQueue {
                 self.remove_stale(&stale);
                 self.place_key(stale.bucket, &stale.key);
             }
+            // No row: the worker sees to it.
+            FlushEvent::Asked(_) | FlushEvent::Answered { .. } => {}
             FlushEvent::Parked { row, reason } => self.observe_parked(&row, reason),
             FlushEvent::Removed(row) => {
                 if let Some(slot) = self.find(row.bucket, &row.key) {

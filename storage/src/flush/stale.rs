@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use super::contract::{MountId, StaleTransfer};
 use super::queue::{Ended, Start};
@@ -32,7 +31,6 @@ use crate::origin::{AbortReply, Origin, OriginError, OriginKey, UploadId};
 pub(crate) struct StaleUploads {
     /// Held for a look-up only.
     known: Mutex<BTreeMap<Version, Known>>,
-    added: Notify,
     /// Least time between the two answers that give up an upload.
     margin: Duration,
 }
@@ -54,14 +52,13 @@ pub(crate) enum Progress {
 
 impl StaleUploads {
     pub(crate) fn new(margin: Duration) -> StaleUploads {
-        StaleUploads { known: Mutex::default(), added: Notify::new(), margin }
+        StaleUploads { known: Mutex::default(), margin }
     }
 
     /// Takes one up. The load of the rows and an event may tell of the same.
     pub(crate) fn add(&self, transfer: &StaleTransfer) {
         let fresh = || Known { transfer: transfer.clone(), answered: None };
         self.known.lock().entry(transfer.version).or_insert_with(fresh);
-        self.added.notify_one();
     }
 
     pub(crate) fn remove(&self, version: Version) {
@@ -81,9 +78,16 @@ impl StaleUploads {
         self.known.lock().values().map(|known| known.transfer.clone()).collect()
     }
 
-    /// Waits until one was added since the last wait.
-    pub(crate) async fn added(&self) {
-        self.added.notified().await;
+    /// The origin's names of those of a key.
+    pub(crate) fn names_of(&self, bucket: BucketId, key: &[u8]) -> Vec<String> {
+        let known = self.known.lock();
+        let transfers = known.values().map(|known| &known.transfer);
+        let of_key = transfers.filter(|transfer| transfer.bucket == bucket && transfer.key == *key);
+        of_key.map(|transfer| transfer.upload_id.clone()).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.known.lock().len()
     }
 
     /// Those that may still become a key's object in the origin of this mount.

@@ -27,6 +27,8 @@ pub struct FlushStatus {
     pub flushed_bytes: u64,
     /// Attempts that ended in an error since this process started, by class.
     pub errors: Vec<(ErrorClass, u64)>,
+    /// Multipart uploads at origins that nobody wants any more, and that could not be given up yet.
+    pub leftover_uploads: u64,
     /// Every mount.
     pub mounts: Vec<MountStatus>,
 }

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::contract::{
-    FlushEvent, FlushKind, FlushRow, Flushed, Loaded, MountId, OriginRow, RowId, StaleTransfer, Started,
-    TransferRecord, TransferState, TransferStep,
+    AskedUpload, FlushEvent, FlushKind, FlushRow, Flushed, Loaded, MountId, OriginRow, RowId, StaleTransfer,
+    Started, TransferRecord, TransferState, TransferStep,
 };
 use crate::object::{BucketId, Version};
 
@@ -23,6 +23,8 @@ pub(crate) struct ModelRows {
     transfers: BTreeMap<Version, TransferState>,
     tried: BTreeSet<Version>,
     stale: BTreeMap<Version, StaleTransfer>,
+    /// With how often.
+    asked: BTreeMap<Version, (u32, AskedUpload)>,
 }
 
 /// A change of an object.
@@ -83,18 +85,38 @@ impl ModelRows {
         self.origin.insert(name, found);
     }
 
-    /// Records a step of an upload.
-    pub(crate) fn transfer(&mut self, record: TransferRecord) -> bool {
+    /// Records a step of an upload; with what is told of it.
+    pub(crate) fn transfer(&mut self, record: TransferRecord) -> (bool, Option<FlushEvent>) {
         let TransferRecord { bucket, key, version, upload_id, step } = record;
-        if self.row(&(bucket, key), version).is_none() || self.stale.contains_key(&version) {
-            return false;
+        // Each bucket is a mount, of the same number.
+        let mount = MountId(bucket.0);
+        match step {
+            TransferStep::Refused => return self.answered(version),
+            TransferStep::Looked { until_ms, .. } => {
+                let known = self.asked.get(&version).filter(|(_, asked)| asked.until_ms == until_ms);
+                return match known {
+                    Some(_) => self.nothing_asked(version),
+                    None => (false, None),
+                };
+            }
+            _ => {}
+        }
+        if self.row(&(bucket, key.clone()), version).is_none() || self.stale.contains_key(&version) {
+            return (false, None);
         }
         match (step, self.transfers.get_mut(&version)) {
+            (TransferStep::Asked { from_ms, until_ms }, None) => {
+                let fresh = AskedUpload { version, bucket, key, mount, from_ms, until_ms };
+                let (count, asked) = self.asked.entry(version).or_insert((0, fresh));
+                *count += 1;
+                asked.from_ms = asked.from_ms.min(from_ms);
+                asked.until_ms = asked.until_ms.max(until_ms);
+                return (true, Some(FlushEvent::Asked(asked.clone())));
+            }
             (TransferStep::Begun { part_bytes, crc32c }, None) => {
-                // Each bucket is a mount, of the same number.
-                let mount = MountId(bucket.0);
                 let state = TransferState { upload_id, mount, part_bytes, crc32c, parts: Vec::new() };
                 self.transfers.insert(version, state);
+                return (true, self.answered(version).1);
             }
             (TransferStep::Sent(part), Some(state)) if state.upload_id == upload_id => {
                 state.parts.retain(|known| known.number != part.number);
@@ -104,9 +126,23 @@ impl ModelRows {
                 self.transfers.remove(&version);
                 self.tried.remove(&version);
             }
-            _ => return false,
+            _ => return (false, None),
         }
-        true
+        (true, None)
+    }
+
+    fn answered(&mut self, version: Version) -> (bool, Option<FlushEvent>) {
+        let Some((count, asked)) = self.asked.get_mut(&version) else { return (false, None) };
+        *count -= 1;
+        match *count {
+            0 => self.nothing_asked(version),
+            _ => (true, Some(FlushEvent::Asked(asked.clone()))),
+        }
+    }
+
+    fn nothing_asked(&mut self, version: Version) -> (bool, Option<FlushEvent>) {
+        let gone = self.asked.remove(&version);
+        (gone.is_some(), gone.map(|(_, asked)| FlushEvent::Answered { version, mount: asked.mount }))
     }
 
     /// The upload of a version.
@@ -131,9 +167,9 @@ impl ModelRows {
         stale.filter(|stale| stale.tried).cloned().collect()
     }
 
-    /// Uploads that are recorded, stale ones too.
+    /// Uploads that are recorded, stale ones and those without a name too.
     pub(crate) fn transfers_len(&self) -> usize {
-        self.transfers.len() + self.stale.len()
+        self.transfers.len() + self.stale.len() + self.asked.len()
     }
 
     fn end_transfer(&mut self, name: &Name, version: Version, landed: bool) -> Option<FlushEvent> {
@@ -171,7 +207,9 @@ impl ModelRows {
             }
             None => drop(self.origin.remove(&name)),
         }
-        self.started.remove(&name);
+        if self.started.get(&name).is_some_and(|started| started.version <= flushed.version) {
+            self.started.remove(&name);
+        }
         FlushEvent::Flushed(flushed)
     }
 
@@ -209,6 +247,7 @@ impl ModelRows {
         self.rows.values().flatten().for_each(|row| sink(Loaded::Row(row.clone())));
         self.started.values().for_each(|started| sink(Loaded::Started(started.clone())));
         self.stale.values().for_each(|stale| sink(Loaded::Stale(stale.clone())));
+        self.asked.values().for_each(|(_, asked)| sink(Loaded::Asked(asked.clone())));
     }
 
     fn remove(&mut self, name: &Name, version: Version) {

@@ -51,6 +51,7 @@
 //!              [started:u64 deadline_ms:u64] [origin:u64 etag] [mount:u32]   (byte strings: len:u32 bytes)
 //! transfer row: layout:u8=1 flags:u8 (1 crc32c, 2 stale, 4 not tried) mount:u32 bucket:u32 part_bytes:u64
 //!              last_part:u32 key upload_id;  part: layout:u8=1 flags:u8 (1 crc32c) [crc32c:u32] etag   (byte strings)
+//!              asked: layout:u8=1 bucket:u32 count:u32 from_ms:u64 until_ms:u64 key
 //! upload row:  layout:u8=1 created_ms:u64 last_part:u16 meta options   (byte strings)
 //! meta: fields to the end: tag:u8 len:u16 bytes, user pairs as tag 7 (name) then tag 8 (value)
 //! ```
@@ -260,7 +261,10 @@ pub(crate) fn queue_key(version: Version, bucket: BucketId, key: &[u8]) -> Vec<u
     out
 }
 
-/// Key of a transfer row, or (from 1 on) of one of its parts.
+/// From this number on the rows of a version tell what was asked of origins, one for each mount.
+pub(crate) const ASKED: u32 = 1 << 31;
+
+/// Key of a transfer row, or (from 1 on) of one of its parts, or (from [`ASKED`] on, by mount) of what was asked.
 pub(crate) fn transfer_key(version: Version, number: u32) -> [u8; 13] {
     let mut out = [0; 13];
     out[0] = Table::Transfer as u8;

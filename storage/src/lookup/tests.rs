@@ -25,8 +25,8 @@ use crate::object::{BucketId, ObjectRow};
 use crate::origin::memory::{Fault, MemoryOrigin, Operation};
 use crate::origin::{
     AbortReply, BeginRequest, CompleteRequest, DeleteRequest, ErrorClass, HeadReply, Landing, ListReply,
-    ListRequest, Origin, OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest,
-    SentPart, UploadId,
+    ListRequest, ListedUpload, Origin, OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply,
+    ReadRequest, SentPart, UploadId,
 };
 use crate::store::Store;
 use crate::submission::Submission;
@@ -137,6 +137,10 @@ impl Origin for Gated {
 
     async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<AbortReply, OriginError> {
         self.inner.abort_upload(key, upload).await
+    }
+
+    async fn list_uploads(&self, key: &OriginKey) -> Result<Vec<ListedUpload>, OriginError> {
+        self.inner.list_uploads(key).await
     }
 
     async fn read(&self, request: ReadRequest) -> Result<Option<ReadReply>, OriginError> {

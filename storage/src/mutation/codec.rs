@@ -202,6 +202,17 @@ impl<'a> Mutation<'a> {
                         put_bytes(out, etag.as_bytes());
                     }
                     TransferStep::Lost => out.push(2),
+                    TransferStep::Asked { from_ms, until_ms } => {
+                        out.push(3);
+                        out.extend_from_slice(&from_ms.to_le_bytes());
+                        out.extend_from_slice(&until_ms.to_le_bytes());
+                    }
+                    TransferStep::Refused => out.push(4),
+                    TransferStep::Looked { mount, until_ms } => {
+                        out.push(5);
+                        out.extend_from_slice(&mount.to_le_bytes());
+                        out.extend_from_slice(&until_ms.to_le_bytes());
+                    }
                 }
             }
             Mutation::TransferGone { version } => {
@@ -456,6 +467,9 @@ impl<'a> Mutation<'a> {
                         TransferStep::Sent { number: take_u32(b)?, etag: take_str(b)?, crc32c }
                     }
                     2 => TransferStep::Lost,
+                    3 => TransferStep::Asked { from_ms: take_u64(b)?, until_ms: take_u64(b)? },
+                    4 => TransferStep::Refused,
+                    5 => TransferStep::Looked { mount: take_u32(b)?, until_ms: take_u64(b)? },
                     _ => return None,
                 };
                 Mutation::Transfer { bucket, key, version, upload_id, step }

@@ -119,6 +119,21 @@ fn examples<'a>(key: &'a [u8], bytes: &'a [u8], text: &'a str, number: u64) -> V
             step: TransferStep::Sent { number: 7, etag: text, crc32c: Some(9) },
         },
         Mutation::Transfer { bucket, key, version, upload_id: text, step: TransferStep::Lost },
+        Mutation::Transfer {
+            bucket,
+            key,
+            version,
+            upload_id: "",
+            step: TransferStep::Asked { from_ms: number, until_ms: number + 1 },
+        },
+        Mutation::Transfer { bucket, key, version, upload_id: "", step: TransferStep::Refused },
+        Mutation::Transfer {
+            bucket,
+            key,
+            version,
+            upload_id: "",
+            step: TransferStep::Looked { mount: 3, until_ms: number },
+        },
         Mutation::TransferGone { version },
         Mutation::FlushAbandon { bucket, key, version },
     ];

@@ -222,8 +222,22 @@ async fn uploads(origin: &dyn Origin) {
     }
     let again = origin.complete_upload(complete(&upload, Vec::new(), Condition::None)).await.unwrap_err();
     assert_eq!((again.code.as_deref(), again.outcome), (Some(NO_SUCH_UPLOAD), Landing::NotApplied));
+    assert_eq!(origin.list_uploads(&key).await, Ok(Vec::new()));
     // A condition is judged when it is completed.
-    let late = origin.begin_upload(begin).await.unwrap();
+    let late = origin.begin_upload(begin.clone()).await.unwrap();
+    let longer = OriginKey(format!("{}er", key.0));
+    let other = origin.begin_upload(BeginRequest { key: longer.clone(), ..begin.clone() }).await.unwrap();
+    let second = origin.begin_upload(begin).await.unwrap();
+    let mut listed = origin.list_uploads(&key).await.unwrap();
+    listed.sort_by(|a, b| a.upload.0.cmp(&b.upload.0));
+    let mut both = [&late, &second];
+    both.sort_by(|a, b| a.0.cmp(&b.0));
+    assert_eq!(listed.iter().map(|listed| &listed.upload).collect::<Vec<_>>(), both);
+    assert!(listed.iter().all(|listed| listed.age < Some(Duration::from_secs(7200))), "{listed:?}");
+    for (key, upload) in [(&key, &second), (&longer, &other)] {
+        assert_eq!(origin.abort_upload(key, upload).await.unwrap(), AbortReply::GivenUp);
+    }
+    assert_eq!(origin.list_uploads(&key).await.unwrap().len(), 1);
     let all = origin.put_part(part(&late, 1, 0..2_000_003, 0)).await.unwrap();
     let refused = origin.complete_upload(complete(&late, vec![all], Condition::IfAbsent)).await.unwrap_err();
     assert_eq!(refused.class, ErrorClass::Conflict);

@@ -1,10 +1,11 @@
 //! An origin in memory, with faults on command: for tests and simulations.
 //!
 //! Owns its objects, a record of every mutation that was applied, and the requests that were told to
-//! land late. It is deterministic: no clock, no randomness, no threads; what happens depends on the
-//! calls and on the fault hook alone.
+//! land late. It is deterministic: no clock (but for the ages of uploads), no randomness, no threads; what happens
+//! depends on the calls and on the fault hook alone.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,9 +15,9 @@ use parking_lot::Mutex;
 use super::page::{Facts, Page};
 use super::{
     AbortReply, BeginRequest, BodyChecksums, Capabilities, CompleteRequest, Condition, ContentHeaders,
-    DeleteRequest, ErrorClass, HeadReply, Landing, ListReply, ListRequest, NO_SUCH_UPLOAD, Origin,
-    OriginETag, OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest, SentPart,
-    UploadId,
+    DeleteRequest, ErrorClass, HeadReply, Landing, ListReply, ListRequest, ListedUpload, NO_SUCH_UPLOAD,
+    Origin, OriginETag, OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest,
+    SentPart, UploadId,
 };
 
 /// Objects are younger than this: 2020, milliseconds since the Unix epoch.
@@ -43,6 +44,8 @@ pub enum Operation {
     CompleteUpload,
     /// An upload given up.
     AbortUpload,
+    /// The uploads of a key.
+    ListUploads,
 }
 
 /// One call, as the fault hook sees it.
@@ -125,6 +128,16 @@ struct Upload {
     headers: ContentHeaders,
     user_metadata: Vec<(String, String)>,
     parts: BTreeMap<u32, (Bytes, SentPart)>,
+    begun: Instant,
+    /// Older than that by so much.
+    aged: Duration,
+}
+
+impl Upload {
+    fn new(key: OriginKey, headers: ContentHeaders, user_metadata: Vec<(String, String)>) -> Upload {
+        let (parts, begun, aged) = (BTreeMap::new(), Instant::now(), Duration::ZERO);
+        Upload { key, headers, user_metadata, parts, begun, aged }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -229,6 +242,14 @@ impl MemoryOrigin {
             .values()
             .map(|upload| (upload.key.0.clone(), upload.parts.keys().copied().collect()))
             .collect()
+    }
+
+    /// Begins an upload as somebody else did, so long ago, without a call.
+    pub fn begin_foreign(&self, key: &str, aged: Duration) {
+        let mut state = self.state.lock();
+        let id = format!("foreign-{}", state.uploads.len());
+        let upload = Upload::new(OriginKey(key.to_owned()), ContentHeaders::default(), Vec::new());
+        state.uploads.insert(id, Upload { aged, ..upload });
     }
 
     /// All keys, in order.
@@ -374,11 +395,13 @@ impl Origin for MemoryOrigin {
     async fn begin_upload(&self, request: BeginRequest) -> Result<UploadId, OriginError> {
         let mut state = self.state.lock();
         let (call, fault) = state.arrive(Operation::BeginUpload, &request.key.0);
-        read_fault(fault)?;
+        if fault != Fault::ApplyThenUnknown {
+            read_fault(fault.clone())?;
+        }
         let id = format!("upload-{call}");
         let BeginRequest { key, headers, user_metadata, .. } = request;
-        let upload = Upload { key, headers, user_metadata, parts: BTreeMap::new() };
-        state.uploads.insert(id.clone(), upload);
+        state.uploads.insert(id.clone(), Upload::new(key, headers, user_metadata));
+        read_fault(fault)?;
         Ok(UploadId(id))
     }
 
@@ -434,6 +457,17 @@ impl Origin for MemoryOrigin {
             Some(_) => AbortReply::GivenUp,
             None => AbortReply::NotKnown,
         })
+    }
+
+    async fn list_uploads(&self, key: &OriginKey) -> Result<Vec<ListedUpload>, OriginError> {
+        let mut state = self.state.lock();
+        read_fault(state.arrive(Operation::ListUploads, &key.0).1)?;
+        let of_key = state.uploads.iter().filter(|(_, upload)| upload.key == *key);
+        let listed = of_key.map(|(id, upload)| ListedUpload {
+            upload: UploadId(id.clone()),
+            age: Some(upload.begun.elapsed() + upload.aged),
+        });
+        Ok(listed.collect())
     }
 
     async fn read(&self, request: ReadRequest) -> Result<Option<ReadReply>, OriginError> {

@@ -361,6 +361,18 @@ pub enum AbortReply {
     NotKnown,
 }
 
+/// A multipart upload that an origin tells of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedUpload {
+    /// The origin's name of it.
+    pub upload: UploadId,
+    /// How long ago it was begun, by the origin's own clock; `None` if it was not told.
+    pub age: Option<Duration>,
+}
+
+/// Most uploads of one key that are told of.
+pub const LISTED_UPLOADS_MAX: usize = 10_000;
+
 /// Code of an error about a multipart upload that the origin does not know (any more).
 pub const NO_SUCH_UPLOAD: &str = "NoSuchUpload";
 
@@ -424,6 +436,9 @@ pub trait Origin: Send + Sync {
     /// Gives an upload up; one that is not known is no error. Nothing is promised of a completion that the origin
     /// works on meanwhile.
     async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<AbortReply, OriginError>;
+
+    /// The uploads of a key that are under way, whoever began them; at most [`LISTED_UPLOADS_MAX`].
+    async fn list_uploads(&self, key: &OriginKey) -> Result<Vec<ListedUpload>, OriginError>;
 
     /// Reads an object or a range of it as a stream, `None` only if the origin says that there is none. A
     /// range that begins behind the end is answered with no bytes.

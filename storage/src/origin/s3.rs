@@ -17,7 +17,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -41,10 +41,12 @@ use aws_smithy_http_client::Builder as HttpClientBuilder;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::{
-    BeforeTransmitInterceptorContextMut, BeforeTransmitInterceptorContextRef,
+    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+    BeforeTransmitInterceptorContextRef,
 };
 use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_types::date_time::Format as DateTimeFormat;
 use aws_smithy_types::{DateTime, base64};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -54,9 +56,9 @@ use md5::{Digest, Md5};
 use super::classify::{class_of, landing_of};
 use super::{
     AbortReply, BeginRequest, BodyError, CompleteRequest, Condition, ContentHeaders, DeleteRequest,
-    ErrorClass, Fence, HeadReply, Landing, ListReply, ListRequest, ListedObject, NO_SUCH_UPLOAD, Origin,
-    OriginETag, OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest, SentPart,
-    UploadBody, UploadId,
+    ErrorClass, Fence, HeadReply, LISTED_UPLOADS_MAX, Landing, ListReply, ListRequest, ListedObject,
+    ListedUpload, NO_SUCH_UPLOAD, Origin, OriginETag, OriginError, OriginKey, PartRequest, PutReply,
+    PutRequest, ReadReply, ReadRequest, SentPart, UploadBody, UploadId,
 };
 
 /// Bytes of a body handed to the socket at once; the last piece waits for the fence.
@@ -447,6 +449,52 @@ impl Origin for S3Origin {
         }
     }
 
+    async fn list_uploads(&self, key: &OriginKey) -> Result<Vec<ListedUpload>, OriginError> {
+        let mut uploads = Vec::new();
+        let mut from: Option<(Option<String>, Option<String>)> = None;
+        loop {
+            let (key_marker, upload_id_marker) = from.take().unwrap_or_default();
+            let date = AnswerDate::default();
+            let call = self
+                .client
+                .list_multipart_uploads()
+                .bucket(&self.bucket)
+                .prefix(&key.0)
+                .encoding_type(EncodingType::Url)
+                .set_key_marker(key_marker)
+                .set_upload_id_marker(upload_id_marker)
+                .customize()
+                .interceptor(date.clone())
+                .send();
+            let reply = self.wait(call).await.map_err(SdkOrTimeout::into_origin_error)?;
+            let encoded = reply.encoding_type() == Some(&EncodingType::Url);
+            let now_ms = date.millis();
+            for listed in reply.uploads() {
+                let named = listed.key().unwrap_or_default();
+                let named = if encoded { url_decoded(named) } else { Some(named.to_owned()) };
+                if named.as_deref() != Some(&key.0) {
+                    continue;
+                }
+                let Some(id) = listed.upload_id() else { continue };
+                let begun_ms = listed.initiated().map(|begun| millis(Some(begun)));
+                let age =
+                    now_ms.zip(begun_ms).map(|(now, begun)| Duration::from_millis(now.saturating_sub(begun)));
+                uploads.push(ListedUpload { upload: UploadId(id.to_owned()), age });
+            }
+            // Those of longer keys come behind.
+            let (next_key, next_id) = (reply.next_key_marker(), reply.next_upload_id_marker());
+            let past = next_key.is_none_or(|next| {
+                let next = if encoded { url_decoded(next) } else { Some(next.to_owned()) };
+                next.as_deref() != Some(&key.0)
+            });
+            if !reply.is_truncated().unwrap_or(false) || past || uploads.len() >= LISTED_UPLOADS_MAX {
+                uploads.truncate(LISTED_UPLOADS_MAX);
+                return Ok(uploads);
+            }
+            from = Some((next_key.map(|_| key.0.clone()), next_id.map(str::to_owned)));
+        }
+    }
+
     async fn read(&self, request: ReadRequest) -> Result<Option<ReadReply>, OriginError> {
         let header = request.range.as_ref().map(|range| {
             // Inclusive on the wire; an empty range cannot be said there.
@@ -562,6 +610,36 @@ impl Origin for S3Origin {
             return Err(OriginError::new(ErrorClass::Other, Landing::NotApplied, message));
         }
         Ok(ListReply { objects, prefixes, truncated, next })
+    }
+}
+
+/// What an answer says of the time at the origin.
+#[derive(Debug, Clone, Default)]
+struct AnswerDate(Arc<AtomicU64>);
+
+impl AnswerDate {
+    /// Milliseconds since the Unix epoch.
+    fn millis(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Acquire)).filter(|millis| *millis > 0)
+    }
+}
+
+#[dyn_dispatch_hint]
+impl Intercept for AnswerDate {
+    fn name(&self) -> &'static str {
+        "forebay answer date"
+    }
+
+    fn read_after_transmit(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        let date = context.response().headers().get("date");
+        let date = date.and_then(|date| DateTime::from_str(date, DateTimeFormat::HttpDate).ok());
+        self.0.store(millis(date.as_ref()), Ordering::Release);
+        Ok(())
     }
 }
 

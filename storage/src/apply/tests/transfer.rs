@@ -1,7 +1,7 @@
 //! The records of uploads to origins, as stories.
 
 use super::*;
-use crate::keyspace::tables::{TransferRow, transfer_key};
+use crate::keyspace::tables::{ASKED, AskedRow, TransferRow, transfer_key};
 use crate::mutation::TransferStep;
 
 const BEGUN: TransferStep<'_> = TransferStep::Begun { part_bytes: 8, crc32c: false };
@@ -74,4 +74,35 @@ fn an_upload_at_an_origin_that_the_key_has_left_is_stale_and_in_the_way_until_it
     // Where it still belongs, one that is lost is simply forgotten.
     done(story.transfer(b"sub/k", version, "v", TransferStep::Lost));
     assert_eq!(story.recorded(version), None);
+}
+
+#[test]
+fn what_was_asked_of_an_origin_is_on_record_until_it_is_answered_or_looked_for() {
+    let mut story = Story::mounted();
+    let version = story.set(b"k", b"1");
+    let asked = |story: &Story| {
+        let row = story.raw(RowKey::encoded(&transfer_key(version, ASKED | 1)));
+        row.map(|row| AskedRow::decode(&row).unwrap()).map(|row| (row.count, row.from_ms, row.until_ms))
+    };
+    let ask = |from_ms, until_ms| TransferStep::Asked { from_ms, until_ms };
+    let looked = |until_ms| TransferStep::Looked { mount: 1, until_ms };
+    done(story.transfer(b"k", version, "", ask(10, 20)));
+    done(story.transfer(b"k", version, "", TransferStep::Refused));
+    assert_eq!(asked(&story), None);
+    done(story.transfer(b"k", version, "", ask(10, 20)));
+    done(story.transfer(b"k", version, "", ask(30, 40)));
+    assert_eq!(asked(&story), Some((2, 10, 40)));
+    // One answer says nothing of the other request.
+    done(story.transfer(b"k", version, "u", BEGUN));
+    assert_eq!(asked(&story), Some((1, 10, 40)));
+    assert_eq!(story.transfer(b"k", version, "", ask(50, 60)), Outcome::Unmet, "one is recorded");
+    // It outlives its version.
+    story.start(b"k", version);
+    let (bucket, origin_etag) = (story.bucket, Some("e"));
+    done(story.run(&Mutation::Flushed { bucket, key: b"k", version, origin_etag, mount: Some(1) }));
+    assert_eq!((story.recorded(version), asked(&story)), (None, Some((1, 10, 40))));
+    assert_eq!(story.transfer(b"k", version, "", ask(50, 60)), Outcome::Unmet, "nobody wants it");
+    assert_eq!(story.transfer(b"k", version, "", looked(20)), Outcome::Unmet, "it was asked again since");
+    done(story.transfer(b"k", version, "", looked(40)));
+    assert_eq!(asked(&story), None);
 }

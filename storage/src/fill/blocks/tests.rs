@@ -10,8 +10,8 @@ use crate::io::buffers::PIECE_BYTES;
 use crate::node::{Node, OriginBackend, StorageConfig};
 use crate::origin::memory::{Fault, MemoryOrigin};
 use crate::origin::{
-    AbortReply, BeginRequest, CompleteRequest, DeleteRequest, HeadReply, ListReply, ListRequest, PartRequest,
-    PutReply, PutRequest, ReadReply, SentPart, UploadId,
+    AbortReply, BeginRequest, CompleteRequest, DeleteRequest, HeadReply, ListReply, ListRequest,
+    ListedUpload, PartRequest, PutReply, PutRequest, ReadReply, SentPart, UploadId,
 };
 use crate::store::Store;
 
@@ -89,6 +89,10 @@ impl Origin for Fed {
 
     async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<AbortReply, OriginError> {
         self.inner.abort_upload(key, upload).await
+    }
+
+    async fn list_uploads(&self, key: &OriginKey) -> Result<Vec<ListedUpload>, OriginError> {
+        self.inner.list_uploads(key).await
     }
 
     async fn read(&self, request: ReadRequest) -> Result<Option<ReadReply>, OriginError> {

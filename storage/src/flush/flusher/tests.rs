@@ -16,6 +16,7 @@ use crate::object::ObjectMeta;
 use crate::origin::memory::{Fault, MemoryOrigin, Operation};
 use crate::origin::{Fence, OriginError};
 
+mod asked;
 mod existing;
 mod stale;
 
@@ -124,8 +125,14 @@ impl FlushLog for Core {
         if self.deposed.load(Ordering::SeqCst) {
             return Err(LogError::Unknown);
         }
-        let mut inner = self.inner.lock();
-        Ok(batch.into_iter().map(|record| inner.rows.transfer(record)).collect())
+        let mut done = Vec::new();
+        self.apply(|inner| {
+            let (results, events): (Vec<bool>, Vec<_>) =
+                batch.into_iter().map(|record| inner.rows.transfer(record)).unzip();
+            done = results;
+            events.into_iter().flatten()
+        })?;
+        Ok(done)
     }
 
     async fn transfer_gone(&self, version: Version) -> Result<(), LogError> {

@@ -32,6 +32,7 @@ impl QueueLoad {
             Loaded::Row(row) => self.push_row(&row),
             Loaded::Started(started) => self.push_started(&started),
             Loaded::Stale(stale) => self.queue.add_stale(&stale),
+            Loaded::Asked(_) => {}
         }
     }
 

@@ -120,6 +120,45 @@ impl TransferRow {
     }
 }
 
+/// Uploads that an origin was asked to begin, and that nobody has learnt the names of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct AskedRow {
+    pub(crate) bucket: BucketId,
+    /// How often it was asked without an answer that is recorded.
+    pub(crate) count: u32,
+    /// All of these requests left after this, milliseconds since the Unix epoch.
+    pub(crate) from_ms: u64,
+    /// And before this.
+    pub(crate) until_ms: u64,
+    pub(crate) key: Box<[u8]>,
+}
+
+impl AskedRow {
+    pub(crate) fn encode(&self) -> Arc<[u8]> {
+        let mut out = vec![LAYOUT];
+        out.extend_from_slice(&self.bucket.0.to_le_bytes());
+        out.extend_from_slice(&self.count.to_le_bytes());
+        out.extend_from_slice(&self.from_ms.to_le_bytes());
+        out.extend_from_slice(&self.until_ms.to_le_bytes());
+        out.extend_from_slice(&self.key);
+        Arc::from(out)
+    }
+
+    pub(crate) fn decode(mut row: &[u8]) -> Option<AskedRow> {
+        let b = &mut row;
+        if take_u8(b)? != LAYOUT {
+            return None;
+        }
+        Some(AskedRow {
+            bucket: BucketId(take_u32(b)?),
+            count: take_u32(b)?,
+            from_ms: take_u64(b)?,
+            until_ms: take_u64(b)?,
+            key: Box::from(*b),
+        })
+    }
+}
+
 /// Value of the row of a part that the origin has.
 pub(crate) fn encode_sent_part(etag: &str, crc32c: Option<u32>) -> Arc<[u8]> {
     let mut out = vec![LAYOUT, u8::from(crc32c.is_some())];

@@ -16,6 +16,7 @@ fn decode_all(bytes: &[u8]) {
     MountRow::decode(bytes);
     QueueRow::decode(bytes);
     TransferRow::decode(bytes);
+    AskedRow::decode(bytes);
     ImportRow::decode(bytes);
     decode_deletes(bytes);
     decode_sent_part(bytes);
@@ -135,6 +136,9 @@ proptest! {
             upload_id: "id".to_owned(),
         };
         prop_assert_eq!(TransferRow::decode(&row.encode()), Some(row));
+        let key = Box::from(&b"k"[..]);
+        let row = AskedRow { bucket: BucketId(rows), count: mount, from_ms: 5, until_ms: u64::MAX, key };
+        prop_assert_eq!(AskedRow::decode(&row.encode()), Some(row));
         let row = ImportRow { state: ImportState::Cancelled, listed: 9, adopted: 7, after: Box::from(&b"k"[..]) };
         prop_assert_eq!(ImportRow::decode(&row.encode()), Some(row));
         let crc = delete.then_some(rows);

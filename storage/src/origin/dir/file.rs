@@ -1,7 +1,7 @@
 //! One object as a file: its bytes, its metadata in an extended attribute, and the change of its name.
 //!
 //! The attribute `user.forebay.object`: layout:u8=1 etag:16 bytes:u64 mtime_s:i64 mtime_ns:i64 metadata (as in
-//! object rows); an upload's has zeros before the metadata. It holds for the bytes that it was written for: a
+//! object rows); an upload's has zeros before the metadata, and its key in `user.forebay.upload`. It holds for the bytes that it was written for: a
 //! file with another length or time of change was changed by somebody else, and is theirs.
 
 use std::fs::{File, OpenOptions};
@@ -9,7 +9,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use rustix::fs::{XattrFlags, fgetxattr, fsetxattr};
@@ -25,6 +25,8 @@ use crate::origin::{
 };
 
 const ATTRIBUTE: &str = "user.forebay.object";
+/// An upload's key.
+const UPLOAD_KEY: &str = "user.forebay.upload";
 /// Most bytes of an attribute: what ext4 has room for.
 const ATTRIBUTE_BYTES_MAX: usize = 64 << 10;
 const LAYOUT: u8 = 1;
@@ -103,6 +105,34 @@ fn read_attribute(file: &File) -> Result<Option<Vec<u8>>, OriginError> {
             Err(error) => return Err(failed("reading metadata", &error.into())),
         }
     }
+}
+
+/// Says beside an upload's bytes which key it is for.
+pub(super) fn name_upload(file: &File, key: &OriginKey) -> Result<(), OriginError> {
+    let named = fsetxattr(file, UPLOAD_KEY, key.0.as_bytes(), XattrFlags::empty());
+    named.map_err(|error| failed("naming an upload", &error.into()))
+}
+
+/// If the file is an upload for this key, its age, as far as that is known. One that is gone by now is none.
+pub(super) fn upload_of(path: &Path, key: &OriginKey) -> Result<Option<Option<Duration>>, OriginError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("looking at an upload", &error)),
+    };
+    let mut named = vec![0; OriginKey::BYTES_MAX];
+    let len = match fgetxattr(&file, UPLOAD_KEY, &mut named[..]) {
+        Ok(len) => len,
+        Err(rustix::io::Errno::NODATA | rustix::io::Errno::NOTSUP | rustix::io::Errno::RANGE) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed("looking at an upload", &error.into())),
+    };
+    if named[..len] != *key.0.as_bytes() {
+        return Ok(None);
+    }
+    let found = file.metadata().map_err(|error| failed("looking at an upload", &error))?;
+    Ok(Some(found.created().ok().and_then(|created| created.elapsed().ok())))
 }
 
 /// A file that was found under a key.

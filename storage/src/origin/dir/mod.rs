@@ -27,8 +27,9 @@ use self::file::{Commit, Found, Meta};
 use super::page::Page;
 use super::{
     AbortReply, BeginRequest, Capabilities, CompleteRequest, Condition, DeleteRequest, ErrorClass, HeadReply,
-    Landing, ListReply, ListRequest, NO_SUCH_UPLOAD, Origin, OriginETag, OriginError, OriginKey, PartRequest,
-    PutReply, PutRequest, ReadReply, ReadRequest, SentPart, UploadId, probe,
+    LISTED_UPLOADS_MAX, Landing, ListReply, ListRequest, ListedUpload, NO_SUCH_UPLOAD, Origin, OriginETag,
+    OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest, SentPart, UploadId,
+    probe,
 };
 use crate::io::threads::ReadPool;
 
@@ -173,7 +174,8 @@ impl Origin for DirOrigin {
             let path = root.own("uploads")?.join(&id);
             let meta = Meta::new(&request.headers, &request.user_metadata)?;
             let file = file::write_whole(&path, b"")?;
-            if let Err(error) = meta.attach(&file, None) {
+            let named = meta.attach(&file, None).and_then(|()| file::name_upload(&file, &request.key));
+            if let Err(error) = named {
                 // Nobody will ever ask for it by its name.
                 let _ = std::fs::remove_file(&path);
                 return Err(error);
@@ -247,6 +249,26 @@ impl Origin for DirOrigin {
             },
             Err(error) if error.code.as_deref() == Some(NO_SUCH_UPLOAD) => Ok(AbortReply::NotKnown),
             Err(error) => Err(error),
+        })
+        .await
+    }
+
+    async fn list_uploads(&self, key: &OriginKey) -> Result<Vec<ListedUpload>, OriginError> {
+        let key = key.clone();
+        self.run(move |root| {
+            let uploads = root.own("uploads")?;
+            let entries = std::fs::read_dir(&uploads).map_err(|error| failed("listing uploads", &error))?;
+            let mut found = Vec::new();
+            for entry in entries.flatten() {
+                let Ok(id) = entry.file_name().into_string() else { continue };
+                match file::upload_of(&entry.path(), &key)? {
+                    Some(age) if found.len() < LISTED_UPLOADS_MAX => {
+                        found.push(ListedUpload { upload: UploadId(id), age });
+                    }
+                    _ => {}
+                }
+            }
+            Ok(found)
         })
         .await
     }

@@ -364,6 +364,22 @@ async fn a_real_origin_serves_every_operation() {
         assert_eq!(origin.head(&key).await, Ok(None), "{name}");
     }
     assert!(origin.is_empty("t/").await.unwrap());
+    let begin = |key: &str| BeginRequest {
+        key: OriginKey(key.to_owned()),
+        headers: ContentHeaders::default(),
+        user_metadata: Vec::new(),
+        crc32c: false,
+        deadline: Instant::now() + Duration::from_secs(20),
+    };
+    let key = OriginKey("t/grün +%".to_owned());
+    let upload = origin.begin_upload(begin(&key.0)).await.unwrap();
+    let longer = origin.begin_upload(begin("t/grün +%er")).await.unwrap();
+    let listed = origin.list_uploads(&key).await.unwrap();
+    assert_eq!(listed.iter().map(|listed| &listed.upload).collect::<Vec<_>>(), [&upload]);
+    println!("an upload begun just now is {:?} old", listed[0].age);
+    origin.abort_upload(&key, &upload).await.unwrap();
+    origin.abort_upload(&OriginKey("t/grün +%er".to_owned()), &longer).await.unwrap();
+    assert_eq!(origin.list_uploads(&key).await, Ok(Vec::new()));
     let missing = S3OriginConfig::new(
         std::env::var("FOREBAY_TEST_S3").ok(),
         "us-east-1",

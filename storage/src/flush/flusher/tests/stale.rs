@@ -51,7 +51,7 @@ async fn a_stale_upload_is_given_up_after_a_restart_too() {
 }
 
 impl World {
-    fn nothing_is_left(&self) -> bool {
+    pub(super) fn nothing_is_left(&self) -> bool {
         self.origin.uploads().is_empty() && self.core.transfers_len() == 0
     }
 
@@ -185,7 +185,7 @@ async fn an_abandoned_upload_is_given_up_and_what_comes_after_waits_for_that() {
 }
 
 /// Counts the calls of each kind on `p/a`.
-fn counting(
+pub(super) fn counting(
     origin: &MemoryOrigin,
     mut fault: impl FnMut(Operation, usize) -> Fault + Send + 'static,
 ) -> Counts {
@@ -204,16 +204,16 @@ fn counting(
 }
 
 #[derive(Default)]
-struct Counts(Arc<Mutex<HashMap<Operation, usize>>>);
+pub(super) struct Counts(Arc<Mutex<HashMap<Operation, usize>>>);
 
 impl Counts {
-    fn of(&self, operations: [Operation; 4]) -> [usize; 4] {
+    pub(super) fn of(&self, operations: [Operation; 4]) -> [usize; 4] {
         let counts = self.0.lock();
         operations.map(|operation| counts.get(&operation).copied().unwrap_or(0))
     }
 }
 
-const PARTS: [Operation; 4] =
+pub(super) const PARTS: [Operation; 4] =
     [Operation::BeginUpload, Operation::PutPart, Operation::CompleteUpload, Operation::AbortUpload];
 
 #[tokio::test]
