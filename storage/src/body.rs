@@ -5,7 +5,7 @@
 //! however the object fares meanwhile. A pointer that has become stale is looked up again.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 
@@ -169,7 +169,13 @@ fn find_parts(
                         let only = row.parts().filter(|part| part.blob() == Some(blob)).count() == 1;
                         // Bytes that no part of the object names are not in the origin.
                         let whole = only && offset == 0;
-                        Source::Origin(OriginPart { blob, in_blob: offset..end, in_body: start, whole })
+                        Source::Origin(OriginPart {
+                            blob,
+                            in_blob: offset..end,
+                            in_body: start,
+                            whole,
+                            wanted: OnceLock::new(),
+                        })
                     }
                     Some(Found::Memory(bytes)) => {
                         let bytes = Bytes::from_owner(bytes);

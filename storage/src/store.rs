@@ -53,6 +53,8 @@ const SWEEP_POLL: Duration = Duration::from_millis(20);
 const COPY_BYTES: u64 = 1 << 20;
 /// Share of the LMDB map that may be used before writes are refused; deletes still fit into the rest.
 const MAP_SOFT_PERCENT: u64 = 90;
+/// Share of `capacity` below which room is plenty: less than what eviction leaves.
+const PLENTY_PERCENT: u64 = 80;
 /// Longest wait of a write for room that may come.
 const ROOM_WAIT: Duration = Duration::from_secs(10);
 /// Pause between its looks.
@@ -120,6 +122,12 @@ pub(crate) struct SpaceWatch {
 impl SpaceWatch {
     pub(crate) fn new(disk: Arc<dyn Disk>, reserve_bytes: Option<u64>) -> SpaceWatch {
         SpaceWatch { disk, reserve_bytes, last: Mutex::default() }
+    }
+
+    /// The disk that is watched.
+    #[cfg(test)]
+    pub(crate) fn disk(&self) -> &dyn Disk {
+        &*self.disk
     }
 
     /// The space, `now` or a moment ago, and what of it must stay free; `None` if nobody can say.
@@ -325,6 +333,12 @@ impl Shared {
         let promised = self.stager.promised_bytes();
         let fits = self.stored_bytes() + promised + len <= self.limits.capacity_bytes;
         fits && self.disk_room(false).is_none_or(|(room, reserve)| room > reserve + promised + len)
+    }
+
+    /// Whether another blob of `len` bytes leaves room that nobody has to make.
+    pub(crate) fn has_plenty(&self, len: u64) -> bool {
+        let stored = self.stored_bytes() + self.stager.promised_bytes() + len;
+        stored <= self.limits.capacity_bytes / 100 * PLENTY_PERCENT
     }
 
     fn no_capacity(&self, stored: u64) -> Refused {

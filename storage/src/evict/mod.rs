@@ -550,6 +550,9 @@ fn try_take<'e>(
     };
     let moved = judged.keep.iter().zip(copied).map(|(from, to)| change(from, Some(to)));
     shared.checkpointer.places.push(moved.chain(judged.drop.iter().map(|from| change(from, None))));
+    for (extent, _) in &judged.drop {
+        shared.fills.note_given_up(shared, extent.blob, extent.pointer.length);
+    }
     course.copies_left = course.copies_left.saturating_sub(judged.kept.copy_bytes);
     course.dropping.take_over(dropping);
     course.gained += gained;

@@ -5,3 +5,4 @@ mod origins;
 mod rooms;
 pub(crate) mod stories;
 mod stress;
+mod zipf;

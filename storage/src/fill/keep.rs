@@ -1,8 +1,9 @@
 //! Keeping a blob again that is being read from its origin: block by block into an extent, whose place the next
 //! checkpoint makes known.
 //!
-//! A blob of one block is kept at its first read; a longer one when a second block of it is asked for, from its
-//! beginning on. Best effort: no reader waits for it, and whatever goes wrong costs a fetch later. Bounds:
+//! While room is plenty everything is kept that is read; then what the ghost queue (`ghost.rs`) knows, and what is of a
+//! bucket that is kept. A blob of one block is kept at once; a longer one when a second block of it is asked for, from
+//! its beginning on. Best effort: no reader waits for it, and whatever goes wrong costs a fetch later. Bounds:
 //! [`KEEPING_MAX`] blobs at once, beyond them nothing is kept; [`ASKED_MAX`] blobs remembered.
 
 use std::collections::{HashMap, HashSet};
@@ -69,6 +70,9 @@ impl Keeping {
 /// A block of the part was read from the origin: decides whether the blob is kept.
 pub(super) fn consider(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPart, block: &Range<u64>) {
     let len = part.in_blob.end;
+    if !part.wanted.get_or_init(|| is_wanted(shared, body, part.blob, len)) {
+        return;
+    }
     let fits = part.whole && part.in_blob.start == 0 && len <= shared.segments.body_len_max();
     if !fits || !shared.has_room_to_keep(len) || shared.segments.staged(part.blob).is_some() {
         return;
@@ -97,6 +101,7 @@ pub(super) fn consider(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPar
         etag: body.etag.clone(),
         len: body.len,
         turns: body.turns.clone(),
+        kept: body.kept,
     };
     tokio::spawn(async move {
         match running.keep(&body).await {
@@ -104,6 +109,24 @@ pub(super) fn consider(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPar
             Err(error) => tracing::debug!(%error, blob = ?running.part.blob, "a blob is not kept"),
         }
     });
+}
+
+/// Whether a blob that is read is kept again: always while room is plenty, then only if another reader had it, or it
+/// was given up, lately.
+fn is_wanted(shared: &Shared, body: &OriginBody, blob: BlobId, len: u64) -> bool {
+    #[cfg(test)]
+    if shared.fills.unghosted.load(Relaxed) {
+        return true;
+    }
+    if body.kept || shared.has_plenty(len) {
+        return true;
+    }
+    let ghosts = shared.fills.ghosts(shared);
+    let known = ghosts.has(blob);
+    if !known {
+        ghosts.note(blob, len);
+    }
+    known
 }
 
 /// A blob that is being kept; dropped, it is no more.

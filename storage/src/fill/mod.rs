@@ -15,12 +15,13 @@
 
 mod block;
 mod blocks;
+mod ghost;
 mod keep;
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
@@ -38,6 +39,7 @@ use crate::read::{ReadView, base_error};
 use crate::store::Shared;
 
 use blocks::Blocks;
+use ghost::Ghosts;
 use keep::Keeping;
 
 /// Bytes of a block, counted from the blob's beginning: what one request asks for.
@@ -55,6 +57,8 @@ pub(crate) struct OriginBody {
     len: u64,
     /// Turns of fetches from this origin.
     turns: Arc<Semaphore>,
+    /// Its bucket is one whose objects are kept.
+    kept: bool,
 }
 
 impl OriginBody {
@@ -83,6 +87,8 @@ pub(crate) struct OriginPart {
     pub(crate) in_body: u64,
     /// Whether nothing else of the blob is of use to anybody.
     pub(crate) whole: bool,
+    /// Whether the blob is to be kept again: decided once for each reader of the body.
+    pub(crate) wanted: OnceLock<bool>,
 }
 
 struct MountOrigin {
@@ -125,6 +131,10 @@ pub(crate) struct Fills {
     any: AtomicBool,
     pub(crate) blocks: Blocks,
     keeping: Keeping,
+    ghosts: OnceLock<Ghosts>,
+    /// Keeps what is read whatever the ghost queue says: for the measurement beside it.
+    #[cfg(test)]
+    pub(crate) unghosted: AtomicBool,
     counters: Counters,
     /// Leaves the ETag out of requests and comparisons: for the test that must notice.
     #[cfg(test)]
@@ -182,6 +192,15 @@ impl Fills {
         self.origins.read().iter().any(|it| it.mount == mount)
     }
 
+    fn ghosts(&self, shared: &Shared) -> &Ghosts {
+        self.ghosts.get_or_init(|| Ghosts::new(shared.limits.capacity_bytes))
+    }
+
+    /// A blob was given up: who reads it again soon has it kept.
+    pub(crate) fn note_given_up(&self, shared: &Shared, blob: BlobId, len: u64) {
+        self.ghosts(shared).note(blob, len);
+    }
+
     pub(crate) fn count_body(&self, here: bool) {
         let counter = if here { &self.counters.hits } else { &self.counters.misses };
         counter.fetch_add(1, Relaxed);
@@ -218,7 +237,8 @@ impl Fills {
         let rest = key.strip_prefix(&*of.key_prefix).ok_or_else(|| lost("its mount has another prefix"))?;
         let (name, of_key) = (origin_key(&of.origin_prefix, rest), Bytes::copy_from_slice(key));
         let (origin, etag, len) = (of.origin.clone(), OriginETag(etag), row.body_len());
-        Ok(OriginBody { origin, key: name, of: (of.mount, of_key), etag, len, turns: of.turns.clone() })
+        let (turns, kept) = (of.turns.clone(), shared.keeps(bucket));
+        Ok(OriginBody { origin, key: name, of: (of.mount, of_key), etag, len, turns, kept })
     }
 }
 

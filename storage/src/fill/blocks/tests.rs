@@ -132,6 +132,7 @@ fn body_in(origin: &Arc<impl Origin + 'static>, body: &Bytes) -> OriginBody {
     let etag = OriginETag(hex::encode(<md5::Md5 as md5::Digest>::digest(body)));
     let (origin, key) = (origin.clone(), OriginKey("k".to_owned()));
     OriginBody {
+        kept: false,
         origin,
         key,
         of: (1, Bytes::from_static(b"k")),
@@ -144,7 +145,7 @@ fn body_in(origin: &Arc<impl Origin + 'static>, body: &Bytes) -> OriginBody {
 /// A blob that is all of a body.
 fn part(number: u64, body: &Bytes) -> OriginPart {
     let blob = BlobId { a: u64::MAX, b: number };
-    OriginPart { blob, in_blob: 0..body.len() as u64, in_body: 0, whole: true }
+    OriginPart { blob, in_blob: 0..body.len() as u64, in_body: 0, whole: true, wanted: Default::default() }
 }
 
 fn long_body(blocks: u64) -> Bytes {
