@@ -13,7 +13,8 @@ use std::hash::BuildHasher;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use foldhash::fast::RandomState;
+// The fast one spreads numbers that follow each other too badly over the sets.
+use foldhash::quality::RandomState;
 
 use crate::object::BlobId;
 
