@@ -781,6 +781,7 @@ impl Store {
             evicted_capacity_bytes: evicted.for_capacity,
             evicted_disk_bytes: evicted.for_disk,
             copied_forward_bytes: evicted.copied,
+            released_objects_total: evicted.released,
             fills_total: fills.blocks,
             fill_bytes: fills.bytes,
             fills_kept_total: fills.kept,
@@ -883,6 +884,8 @@ pub struct Stats {
     pub evicted_disk_bytes: u64,
     /// Bytes that eviction copied to other segments, since the start.
     pub copied_forward_bytes: u64,
+    /// Objects found in their origin with no mark of it, and marked, when room was wanted, since the start.
+    pub released_objects_total: u64,
     /// Blocks fetched from origins for readers, since the start.
     pub fills_total: u64,
     /// Their bytes.

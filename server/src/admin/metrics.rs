@@ -80,6 +80,11 @@ fn render<C: Core>(core: &C, imports: &[Import]) -> String {
         "Bytes that eviction moved to other segments.",
         stats.copied_forward_bytes,
     );
+    out.counter(
+        "released_objects_total",
+        "Objects that were found to be in their origin, and marked as such, when room was wanted.",
+        stats.released_objects_total,
+    );
     out.counter("fills_total", "Blocks fetched from an origin for readers.", stats.fills_total);
     out.counter("fill_bytes_total", "Bytes of those.", stats.fill_bytes);
     out.counter("fills_kept_total", "Blobs kept here again after a fetch.", stats.fills_kept_total);

@@ -210,6 +210,11 @@ impl Applier {
         self.state.take_tables_changed()
     }
 
+    /// Whether a blob may have become clean without a mark since this was last asked.
+    pub(crate) fn take_unmarked(&mut self) -> bool {
+        std::mem::take(&mut self.state.unmarked)
+    }
+
     /// Applies an entry and publishes it. `places`: for each view wanted, the number of outcomes before it,
     /// ascending. An error is the checkpoint store's and ends the process: the entry is half applied in
     /// memory and whole in the journal.
@@ -519,6 +524,8 @@ impl Applier {
             self.put(RowKey::encoded(&key), Some(Arc::from(&(count as u32).to_le_bytes()[..])));
         } else if row.is_some() {
             self.put(RowKey::encoded(&key), None);
+            // Whose the last reference is nobody here knows.
+            self.state.unmarked |= count == 1 && self.state.has_origins();
         }
         Ok(())
     }

@@ -67,6 +67,8 @@ pub(crate) struct State {
     dirty: Dirty,
     /// Mounts or epochs have changed since they were last shown.
     pub(super) tables_changed: bool,
+    /// A blob may have become clean without a mark since this was last taken.
+    pub(super) unmarked: bool,
 }
 
 impl State {
@@ -82,6 +84,7 @@ impl State {
             next_mount: 1,
             dirty: Dirty::default(),
             tables_changed: true,
+            unmarked: false,
         };
         scan(keyspace, Table::Bucket, &mut |key, value| {
             let number =

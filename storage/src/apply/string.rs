@@ -188,6 +188,7 @@ impl Applier {
             Err(refusal) => return Ok(Outcome::Refused(refusal)),
         };
         self.replace(bucket, key, &old, Some(row), Flushing::No)?;
+        self.state.unmarked |= self.state.has_origins();
         Ok(Outcome::Done(self.version()))
     }
 

@@ -91,7 +91,7 @@ async fn copy_long(shared: &Arc<Shared>, extent: &FoundExtent) -> Result<Copied,
 }
 
 /// Waits on this thread, which is no worker of a runtime.
-fn wait_for<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn wait_for<T>(future: impl Future<Output = T>) -> T {
     struct Unpark(Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {

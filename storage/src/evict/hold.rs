@@ -9,10 +9,11 @@
 //! for the `Hold`, nothing of them is judged for eviction: the submission itself keeps the [`Evictor::gate`] open. Between
 //! `Hold` and mutations nothing else stands in the log: no `Release`, and no `Flushed` of what was dirty at the look.
 //! Bringing back runs in a task of its own, which a client that goes away does not end. A crash leaves bytes that count
-//! as not clean until the object is written again.
+//! as not clean until room is wanted and nothing else is found (`release.rs`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedRwLockReadGuard, oneshot};
@@ -136,8 +137,10 @@ impl Drop for Releasing<'_> {
             for ((bucket, key), version) in &marked {
                 submission.push(&Mutation::Release { bucket: *bucket, key, version: *version });
             }
-            if let Err(error) = shared.submit(submission).await {
-                tracing::debug!(%error, "bytes stay here until their object is written again");
+            let released = shared.submit(submission).await;
+            let all = |results: &[Outcome]| results.iter().all(|it| matches!(it, Outcome::Done(_)));
+            if !released.is_ok_and(|released| all(&released.results)) {
+                shared.status.unmarked.store(true, Relaxed);
             }
         });
     }

@@ -2,7 +2,7 @@
 //!
 //! Owns when room is wanted, which segments go, and what of a round is waited for. `segment` judges what of one
 //! stays, `copy` takes that elsewhere, `thread` does it again and again; `hold` keeps what is about to be built on;
-//! `recency` says what was read. Does not own what is clean (`apply/clean.rs`), nor the places themselves: a
+//! `recency` says what was read, `release` marks what is clean and not marked. Does not own what is clean (`apply/clean.rs`), nor the places themselves: a
 //! checkpoint commits them (`keyspace/places.rs`).
 //!
 //! What must hold: a byte that the origin does not hold, or that something which is not there is being built on,
@@ -25,6 +25,7 @@
 mod copy;
 mod hold;
 mod recency;
+mod release;
 mod segment;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -80,6 +81,8 @@ pub(crate) struct EvictCounts {
     pub(crate) for_disk: u64,
     /// Copied to other segments.
     pub(crate) copied: u64,
+    /// Objects, not bytes: marked as clean after the mark was missing.
+    pub(crate) released: u64,
 }
 
 /// Rules taken away, for the test that must notice.
@@ -124,6 +127,9 @@ pub(crate) struct Evictor {
     for_capacity: AtomicU64,
     for_disk: AtomicU64,
     copied: AtomicU64,
+    released: AtomicU64,
+    /// Looks for what is clean and not marked. Held by the thread that makes room.
+    walk: Mutex<release::Walk>,
     #[cfg(test)]
     pub(crate) sabotage: Mutex<Sabotage>,
     /// Called once, between the two looks of whoever builds on bytes.
@@ -197,6 +203,7 @@ impl Evictor {
             for_capacity: self.for_capacity.load(Relaxed),
             for_disk: self.for_disk.load(Relaxed),
             copied: self.copied.load(Relaxed),
+            released: self.released.load(Relaxed),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod model;
 mod origins;
+mod releases;
 mod rooms;
 pub(crate) mod stories;
 mod stress;

@@ -12,6 +12,7 @@ use crate::blob::BlobError;
 use crate::keyspace::places::Batch;
 use crate::store::Shared;
 
+use super::release::release;
 use super::{EvictError, Round, round};
 
 /// Pause between looks at how full the store is; a refused write looks at once.
@@ -107,6 +108,10 @@ fn run(shared: &Weak<Shared>) {
             tracing::error!(%error, "making room failed");
             Round::Barren
         });
+        let became = match became {
+            Round::Barren => look_for_unmarked(&shared),
+            became => became,
+        };
         let rest = rest(became, began.elapsed(), last);
         last = rest.unasked;
         let now = Instant::now();
@@ -118,6 +123,22 @@ fn run(shared: &Weak<Shared>) {
             }
         }
         *nudged = false;
+    }
+}
+
+/// What a round comes to that found nothing to give up.
+fn look_for_unmarked(shared: &Arc<Shared>) -> Round {
+    // Its releases would not fit.
+    if shared.status.checkpoint_full.lock().is_some() || shared.status.journal_full.lock().is_some() {
+        return Round::Barren;
+    }
+    match release(shared) {
+        Ok(true) => Round::Vain,
+        Ok(false) => Round::Barren,
+        Err(error) => {
+            tracing::debug!(%error, "nobody has looked for what is clean and not marked");
+            Round::Barren
+        }
     }
 }
 

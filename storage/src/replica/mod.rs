@@ -111,6 +111,8 @@ pub(crate) struct EngineStatus {
     /// Whether one of them is read-only.
     pub(crate) read_only: AtomicBool,
     pub(crate) unswept: Mutex<Vec<(crate::object::BucketId, crate::object::Version)>>,
+    /// Whether blobs may be clean that nothing marks as such: somebody looks for them when room is wanted.
+    pub(crate) unmarked: AtomicBool,
     /// Why the journal has no room, while it has none.
     pub(crate) journal_full: Mutex<Option<Arc<str>>>,
     /// Set to have a checkpoint soon, even of nothing new: places have changed.
@@ -453,6 +455,9 @@ impl Engine {
 
     /// Mounts and unswept buckets, before anybody learns that they have changed.
     fn show_tables(&mut self) {
+        if self.applier.take_unmarked() {
+            self.status.unmarked.store(true, Relaxed);
+        }
         if !self.applier.take_tables_changed() {
             return;
         }

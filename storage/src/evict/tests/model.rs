@@ -330,7 +330,7 @@ impl Site {
         }
     }
 
-    fn copy(&mut self, from: u64, to: u64, rename: bool, outage: bool) -> Result<(), String> {
+    pub(super) fn copy(&mut self, from: u64, to: u64, rename: bool, outage: bool) -> Result<(), String> {
         if from == to {
             return Ok(());
         }
@@ -554,6 +554,7 @@ struct Seen {
     fetched: u64,
     kept: u64,
     scrubbed: u64,
+    released: u64,
 }
 
 fn history(seed: u64, missing: Missing) -> Result<Seen, String> {
@@ -565,13 +566,14 @@ fn history(seed: u64, missing: Missing) -> Result<Seen, String> {
         seen.moved_bytes += evicted.copied;
         seen.fetched += fills.blocks;
         seen.kept += fills.kept;
+        seen.released += evicted.released;
     };
     let steps = site.random.borrow_mut().u64(40..160);
     for _ in 0..steps {
         site.scrub()?;
         let (what, number, other) = {
             let mut random = site.random.borrow_mut();
-            (random.u8(0..27), random.u64(0..KEYS), random.u64(0..KEYS))
+            (random.u8(0..29), random.u64(0..KEYS), random.u64(0..KEYS))
         };
         match what {
             0..5 => site.set(number)?,
@@ -623,6 +625,10 @@ fn history(seed: u64, missing: Missing) -> Result<Seen, String> {
                 site.verify(false)?;
             }
             24 => site.evict_under_a_copy(number, other)?,
+            27.. => {
+                site.release_late(number, other)?;
+                site.verify(false)?;
+            }
             _ => {
                 match what {
                     25 => site.fill_around_a_freeze(number, other)?,
@@ -662,13 +668,14 @@ fn objects_outlive_evictions_fills_and_crashes() {
                 all.fetched += seen.fetched;
                 all.kept += seen.kept;
                 all.scrubbed += seen.scrubbed;
+                all.released += seen.released;
             }
             Err(wrong) => panic!("seed {seed}: {wrong} (run it alone with FOREBAY_SEED={seed})"),
         }
     }
     println!("{all:?}");
     let busy = all.dropped_bytes > 0 && all.moved_bytes > 0 && all.fetched > 0 && all.kept > 0;
-    assert!(busy && all.scrubbed > 0, "the histories try nothing: {all:?}");
+    assert!(busy && all.scrubbed > 0 && all.released > 0, "the histories try nothing: {all:?}");
 }
 
 /// Whether one of the seeds notices that a rule is missing.

@@ -6,6 +6,7 @@ use std::sync::mpsc;
 
 use super::{KEYS, Missing, SEEDS, Site, is_noticed_by, key, number};
 use crate::error::Error;
+use crate::evict::release::{find, is_due, note_released};
 use crate::evict::{Sabotage, Want, make_room, submit_held};
 use crate::mutation::Mutation;
 use crate::replica::CheckpointJob;
@@ -109,6 +110,35 @@ impl Site {
         self.run_until(&|| fills.keeping() == 0)?;
         self.finish_checkpoint(job)?;
         self.checkpoint_under_writes()
+    }
+
+    /// Looks for what is clean and not marked. Objects are changed, flushed and copied before it is released.
+    pub(super) fn release_late(&mut self, number: u64, other: u64) -> Result<(), String> {
+        let shared = self.shared();
+        let found = find(&shared).map_err(|error| error.to_string())?;
+        let what = self.random.borrow_mut().u8(0..5);
+        match what {
+            0 => self.set(number)?,
+            1 => self.append(number, false)?,
+            2 => self.copy(number, other, false, false)?,
+            3 => self.flush(4)?,
+            _ => {}
+        }
+        if found.objects > 0 {
+            note_released(&shared, &self.submit(found.releases)?.results);
+        }
+        Ok(())
+    }
+
+    /// Looks for it in all objects, and releases it.
+    pub(in crate::evict::tests) fn release_all(&self) {
+        let shared = self.shared();
+        while is_due(&shared) {
+            let found = find(&shared).unwrap();
+            if found.objects > 0 {
+                note_released(&shared, &self.submit(found.releases).unwrap().results);
+            }
+        }
     }
 
     fn run_until(&self, is: &dyn Fn() -> bool) -> Result<(), String> {
