@@ -1,13 +1,16 @@
 //! The S3 origin against a scripted HTTP server on loopback: what leaves, and what each answer proves.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
+use bytes::Bytes;
+
+use super::body::CHUNK_BYTES;
 use super::*;
-use crate::origin::BodyChecksums;
+use crate::origin::*;
 
 /// What the server does with one connection's request.
 #[derive(Clone)]
