@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 
 use crate::blob::{Answer, BlobError, Lane, PieceEncoder, Pointer, SegmentStore, SegmentWriters, StagePin};
 use crate::error::{Error, Result};
+use crate::io::buffers::WriteBuffer;
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{Table, blob_key};
@@ -65,7 +66,7 @@ pub(crate) struct Stager {
     filling: AtomicU64,
     /// Announced bytes of bodies under way that have no extent yet.
     promised: AtomicU64,
-    spare: Mutex<Vec<Vec<u8>>>,
+    spare: Mutex<Vec<WriteBuffer>>,
 }
 
 impl Stager {
@@ -146,18 +147,18 @@ impl Stager {
     }
 
     /// An empty buffer of this capacity.
-    fn buffer(&self, capacity: usize) -> Vec<u8> {
+    fn buffer(&self, capacity: usize) -> WriteBuffer {
         self.filling.fetch_add(capacity as u64, Relaxed);
         let whole = capacity == BUFFER_BYTES + BUFFER_SLACK;
         let spare = if whole { self.spare.lock().pop() } else { None };
-        spare.unwrap_or_else(|| Vec::with_capacity(capacity))
+        spare.unwrap_or_else(|| WriteBuffer::with_capacity(capacity))
     }
 
     /// Takes a buffer back for the next body.
-    fn keep(&self, mut buffer: Vec<u8>) {
+    fn keep(&self, mut buffer: WriteBuffer) {
         let mut spare = self.spare.lock();
-        if buffer.capacity() == BUFFER_BYTES + BUFFER_SLACK && spare.len() < SPARE_BUFFERS {
-            buffer.clear();
+        if buffer.capacity() >= BUFFER_BYTES + BUFFER_SLACK && spare.len() < SPARE_BUFFERS {
+            buffer.resize(0);
             spare.push(buffer);
         }
     }
@@ -354,7 +355,7 @@ impl BodyWriter {
     }
 
     /// A buffer for a piece of which `bytes_left` are still to be written.
-    fn next_buffer(&mut self, bytes_left: u64) -> Vec<u8> {
+    fn next_buffer(&mut self, bytes_left: u64) -> WriteBuffer {
         let stager = &self.body.stager;
         stager.filling.fetch_sub(self.filling as u64, Relaxed);
         let ample = stager.filling.load(Relaxed) + BUFFER_BYTES as u64 <= FILLING_BYTES_MAX;
@@ -371,7 +372,7 @@ impl BodyWriter {
         let left = piece.bytes_left() - piece.ready() as u64;
         let pin = piece.room().pin().clone();
         let next = match complete {
-            true => Vec::new(),
+            true => WriteBuffer::default(),
             false => self.next_buffer(left),
         };
         let Some(piece) = &mut self.piece else { return Ok(()) };

@@ -16,6 +16,7 @@ use super::extent::{self, BLOCK, CHUNK_CRC_LEN, CHUNK_LEN, ChunkCrc, ChunkSeed, 
 use super::segment::StagePin;
 use super::store::SegmentStore;
 use super::{BlobError, BlobId, Pointer, SegmentId};
+use crate::io::buffers::WriteBuffer;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 
@@ -150,14 +151,14 @@ pub(crate) struct PieceEncoder {
     /// The chunk being taken: its checksum so far, and where in the buffer it goes.
     chunk: Option<(ChunkCrc, usize)>,
     /// What is not cut off yet; begins on a block of the file.
-    buffer: Vec<u8>,
+    buffer: WriteBuffer,
     /// Where in the file the buffer begins.
     buffer_at: u64,
 }
 
 impl PieceEncoder {
     /// `buffer` is empty.
-    pub(crate) fn new(room: Room, mut buffer: Vec<u8>) -> PieceEncoder {
+    pub(crate) fn new(room: Room, mut buffer: WriteBuffer) -> PieceEncoder {
         let seed = room.header.chunk_seed();
         let buffer_at = u64::from(room.header.pointer.offset);
         buffer.extend_from_slice(&room.header.encode());
@@ -214,13 +215,13 @@ impl PieceEncoder {
 
     /// Cuts whole blocks off: the bytes and where in the file they go. What is left moves to `next`, an empty
     /// buffer.
-    pub(crate) fn cut(&mut self, mut next: Vec<u8>) -> (Vec<u8>, u64) {
+    pub(crate) fn cut(&mut self, mut next: WriteBuffer) -> (WriteBuffer, u64) {
         let whole = self.ready();
         if self.buffer.len() < whole {
-            self.buffer.resize(whole, 0);
+            self.buffer.resize(whole);
         }
         next.extend_from_slice(&self.buffer[whole..]);
-        self.buffer.truncate(whole);
+        self.buffer.resize(whole);
         let at = self.buffer_at;
         self.buffer_at += whole as u64;
         (std::mem::replace(&mut self.buffer, next), at)

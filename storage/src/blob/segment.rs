@@ -2,7 +2,7 @@
 
 use super::extent::{self, BLOCK, ExtentHeader};
 use super::{BlobError, BlobId, Generation, Pointer, SegmentId};
-use crate::io::DiskFile;
+use crate::io::{DiskError, DiskFile};
 use std::io::{IoSlice, IoSliceMut};
 use std::ops::{DerefMut, Range};
 use std::sync::Arc;
@@ -118,7 +118,22 @@ impl Segment {
     }
 
     pub(super) fn write(&self, bytes: &[u8], offset: u64) -> Result<(), BlobError> {
-        self.file.write_at(&[IoSlice::new(bytes)], offset).map_err(BlobError::of_write)?;
+        let written = self.file.write_at(&[IoSlice::new(bytes)], offset);
+        self.note_written(written, bytes, offset)
+    }
+
+    /// The same past the page cache, where that is possible.
+    pub(super) fn write_direct(&self, bytes: &[u8], offset: u64) -> Result<(), BlobError> {
+        self.note_written(self.file.write_direct_at(bytes, offset), bytes, offset)
+    }
+
+    fn note_written(
+        &self,
+        written: Result<(), DiskError>,
+        bytes: &[u8],
+        offset: u64,
+    ) -> Result<(), BlobError> {
+        written.map_err(BlobError::of_write)?;
         self.len.fetch_max(offset + bytes.len() as u64, Ordering::AcqRel);
         Ok(())
     }

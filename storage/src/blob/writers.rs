@@ -10,6 +10,7 @@ use super::lane::{Lane, Room};
 use super::segment::StagePin;
 use super::store::SegmentStore;
 use super::{BlobError, BlobId, SegmentId};
+use crate::io::buffers::WriteBuffer;
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -23,7 +24,7 @@ const SYNCS_MAX: usize = 2;
 pub(crate) type Answer<T> = oneshot::Receiver<Result<T, BlobError>>;
 
 /// Called when a write is done, or has failed: gives buffers and shares back.
-type Done = Box<dyn FnOnce(Vec<u8>) + Send>;
+type Done = Box<dyn FnOnce(WriteBuffer) + Send>;
 type Reply<T> = oneshot::Sender<Result<T, BlobError>>;
 
 /// See the file's head.
@@ -60,7 +61,7 @@ struct Waiter {
 
 enum Job {
     Reserve { lane: Lane, blob: BlobId, length: u64, listed: bool, reply: Reply<Room> },
-    Write { pin: StagePin, bytes: Vec<u8>, offset: u64, sync: bool, done: Done, reply: Reply<()> },
+    Write { pin: StagePin, bytes: WriteBuffer, offset: u64, sync: bool, done: Done, reply: Reply<()> },
 }
 
 enum Work {
@@ -101,7 +102,7 @@ impl SegmentWriters {
     pub(crate) fn write(
         &self,
         pin: StagePin,
-        bytes: Vec<u8>,
+        bytes: WriteBuffer,
         offset: u64,
         sync: bool,
         done: Done,
@@ -212,7 +213,7 @@ impl Inner {
                 }
             }
             Work::Job(Job::Write { pin, bytes, offset, sync, done, reply }) => {
-                let written = pin.segment().write(&bytes, offset);
+                let written = pin.segment().write_direct(&bytes, offset);
                 done(bytes);
                 match written {
                     Ok(()) if sync => self.await_sync(Waiter { pin, reply }),

@@ -1,7 +1,7 @@
 //! Buffers for long reads, used again while they are warm: the pages of a fresh one cost the kernel more than the
-//! read does.
+//! read does. And buffers for long writes, which lie where a device can take them from.
 //!
-//! Owns the spare ones, at most [`SPARE_MAX`]. A buffer in use belongs to the bytes that were read into it, and comes
+//! Owns the spare ones for reads, at most [`SPARE_MAX`]. A buffer in use belongs to the bytes that were read into it, and comes
 //! back when nobody holds them any more; how many are in use is bounded by whoever reads.
 
 use bytes::Bytes;
@@ -84,6 +84,57 @@ impl Drop for ReadBuffer {
     }
 }
 
+/// A multiple of every device's sectors and of the pages of memory.
+pub(crate) const DIRECT_ALIGN: usize = 4096;
+
+/// Bytes to be written, the first of them on a multiple of [`DIRECT_ALIGN`] in memory, as long as no more come than
+/// there was room for.
+#[derive(Default)]
+pub(crate) struct WriteBuffer {
+    /// What is in front of the first byte counts for nothing.
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl WriteBuffer {
+    /// An empty one with room for so many bytes.
+    pub(crate) fn with_capacity(capacity: usize) -> WriteBuffer {
+        let mut bytes: Vec<u8> = Vec::with_capacity(capacity + DIRECT_ALIGN);
+        // At most DIRECT_ALIGN - 1; if it cannot be told, the bytes lie anywhere.
+        let start = bytes.as_ptr().align_offset(DIRECT_ALIGN) % DIRECT_ALIGN;
+        bytes.resize(start, 0);
+        WriteBuffer { bytes, start }
+    }
+
+    /// Room for so many bytes in all.
+    pub(crate) fn capacity(&self) -> usize {
+        self.bytes.capacity().saturating_sub(DIRECT_ALIGN)
+    }
+
+    pub(crate) fn extend_from_slice(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Cut, or filled up with zeros, to so many bytes.
+    pub(crate) fn resize(&mut self, len: usize) {
+        self.bytes.resize(self.start + len, 0);
+    }
+}
+
+impl Deref for WriteBuffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+}
+
+impl DerefMut for WriteBuffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +153,23 @@ mod tests {
         let many: Vec<ReadBuffer> = (0..2 * SPARE_MAX).map(|_| buffers.take(POOLED_BYTES_MIN)).collect();
         drop(many);
         assert_eq!(buffers.spare.lock().len(), SPARE_MAX);
+    }
+
+    #[test]
+    fn a_write_buffer_is_aligned_as_long_as_it_has_room() {
+        for capacity in [0, 1, 4095, 4096, 4097, 1 << 20] {
+            let mut buffer = WriteBuffer::with_capacity(capacity);
+            assert!(buffer.is_empty() && buffer.capacity() >= capacity);
+            let address = buffer.as_ptr() as usize;
+            assert_eq!(address % DIRECT_ALIGN, 0);
+            buffer.extend_from_slice(&vec![3; capacity / 2]);
+            buffer.resize(capacity);
+            assert_eq!((buffer.as_ptr() as usize, buffer.len()), (address, capacity));
+            assert!(buffer[..capacity / 2].iter().all(|byte| *byte == 3));
+            assert!(buffer[capacity / 2..].iter().all(|byte| *byte == 0));
+            buffer.resize(0);
+            assert!(buffer.is_empty());
+        }
     }
 
     #[test]

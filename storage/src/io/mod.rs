@@ -72,6 +72,12 @@ pub trait DiskFile: Send + Sync {
     /// of them written.
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<(), DiskError>;
 
+    /// The same for one buffer, past the page cache if it is long, if buffer, length and offset are multiples of 4096,
+    /// and if the file system can.
+    fn write_direct_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+        self.write_at(&[IoSlice::new(bytes)], offset)
+    }
+
     /// Fills `buf` from `offset`; the end of the file before that is an error of kind `UnexpectedEof`.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<(), DiskError>;
 

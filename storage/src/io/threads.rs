@@ -4,6 +4,7 @@
 //! Measured on the commit path, `pwritev` and `fdatasync` were twice as fast as io_uring (DESIGN.md,
 //! Journal); a read through a pool of plain threads costs a tenth of `tokio::fs`.
 
+use super::buffers::DIRECT_ALIGN;
 use super::{Disk, DiskError, DiskFile, DiskMetrics, Operation, Space, check_relative, total_len};
 use parking_lot::{Condvar, Mutex};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -13,12 +14,14 @@ use std::io::{Error, ErrorKind, IoSlice, IoSliceMut};
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+/// Shorter writes go through the page cache: it gathers them.
+const DIRECT_BYTES_MIN: usize = 256 << 10;
 /// A page of the page cache, or several on machines with larger ones.
 const PAGE_BYTES: u64 = 64 << 10;
 
@@ -49,7 +52,13 @@ impl ThreadsDisk {
     }
 
     fn file(&self, path: &str, file: File) -> Arc<dyn DiskFile> {
-        Arc::new(ThreadsFile { path: path.to_owned(), file, metrics: self.metrics.clone() })
+        Arc::new(ThreadsFile {
+            path: path.to_owned(),
+            full: self.root.join(path),
+            file,
+            direct: Mutex::default(),
+            metrics: self.metrics.clone(),
+        })
     }
 }
 
@@ -140,11 +149,36 @@ fn space(path: &Path) -> std::io::Result<Space> {
 
 struct ThreadsFile {
     path: String,
+    full: PathBuf,
     file: File,
+    /// The same file for writes past the page cache, between the first of them and a sync: two descriptors for each
+    /// segment would be many. Held for a look only.
+    direct: Mutex<Direct>,
     metrics: Arc<DiskMetrics>,
 }
 
+#[derive(Default)]
+enum Direct {
+    #[default]
+    Closed,
+    Open(Arc<File>),
+    /// The file system cannot, or not like this.
+    Refused,
+}
+
 impl ThreadsFile {
+    fn direct(&self) -> Option<Arc<File>> {
+        let mut direct = self.direct.lock();
+        if matches!(*direct, Direct::Closed) {
+            let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(&self.full);
+            *direct = file.map_or(Direct::Refused, |file| Direct::Open(Arc::new(file)));
+        }
+        match &*direct {
+            Direct::Open(file) => Some(file.clone()),
+            _ => None,
+        }
+    }
+
     fn timed<T>(
         &self,
         operation: Operation,
@@ -167,6 +201,28 @@ impl DiskFile for ThreadsFile {
     fn write_at(&self, bufs: &[IoSlice<'_>], offset: u64) -> Result<(), DiskError> {
         self.timed(Operation::Write, Some(offset), total_len(bufs), |file| {
             write_all_vectored(file, bufs, offset)
+        })
+    }
+
+    fn write_direct_at(&self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+        let aligned = bytes.len() >= DIRECT_BYTES_MIN
+            && (bytes.as_ptr() as usize | bytes.len() | offset as usize).is_multiple_of(DIRECT_ALIGN);
+        let direct = if aligned { self.direct() } else { None };
+        self.timed(Operation::Write, Some(offset), bytes.len() as u64, |file| {
+            let mut written = 0;
+            while let Some(direct) = direct.as_ref().filter(|_| written < bytes.len()) {
+                match rustix::io::pwrite(direct, &bytes[written..], offset + written as u64) {
+                    Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                    Ok(more) => written += more,
+                    Err(Errno::INTR) => {}
+                    Err(Errno::INVAL) => {
+                        *self.direct.lock() = Direct::Refused;
+                        break;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            file.write_all_at(&bytes[written..], offset + written as u64)
         })
     }
 
@@ -209,7 +265,12 @@ impl DiskFile for ThreadsFile {
     }
 
     fn sync_data(&self) -> Result<(), DiskError> {
-        self.timed(Operation::Sync, None, 0, File::sync_data)
+        let synced = self.timed(Operation::Sync, None, 0, File::sync_data);
+        let mut direct = self.direct.lock();
+        if matches!(*direct, Direct::Open(_)) {
+            *direct = Direct::Closed;
+        }
+        synced
     }
 
     fn len(&self) -> Result<u64, DiskError> {
@@ -384,6 +445,7 @@ impl PoolShared {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::buffers::WriteBuffer;
     use futures_util::FutureExt;
     use std::pin::pin;
 
@@ -451,6 +513,79 @@ mod tests {
         }
         assert!(!file.read_resident_at(&mut read, 7), "three bytes are not four");
         assert!(!file.read_resident_at(&mut read, 1 << 40));
+    }
+
+    fn direct_state(file: &ThreadsFile) -> &'static str {
+        match &*file.direct.lock() {
+            Direct::Closed => "closed",
+            Direct::Open(_) => "open",
+            Direct::Refused => "refused",
+        }
+    }
+
+    fn threads_file(dir: &tempfile::TempDir, name: &str) -> ThreadsFile {
+        let full = dir.path().join(name);
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&full).unwrap();
+        ThreadsFile { path: name.to_owned(), full, file, direct: Mutex::default(), metrics: Arc::default() }
+    }
+
+    #[test]
+    fn what_goes_past_the_page_cache_is_what_is_read_whatever_was_cached() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = threads_file(&dir, "a");
+        let mut long = WriteBuffer::with_capacity(1 << 20);
+        long.extend_from_slice(&(0..1u32 << 20).map(|at| (at % 251) as u8).collect::<Vec<u8>>());
+        file.write_at(&[IoSlice::new(&vec![7; 2 << 20])], 0).unwrap();
+        let mut read = vec![0; 2 << 20];
+        file.read_at(&mut read, 0).unwrap();
+        file.write_direct_at(&long, 4096).unwrap();
+        // Where nothing was before, too.
+        file.write_direct_at(&long, 2 << 20).unwrap();
+        file.read_at(&mut read, 0).unwrap();
+        assert!(read[..4096] == [7; 4096] && read[4096..4096 + (1 << 20)] == long[..]);
+        assert!(read[4096 + (1 << 20)..].iter().all(|byte| *byte == 7));
+        file.read_at(&mut read[..1 << 20], 2 << 20).unwrap();
+        assert!(read[..1 << 20] == long[..]);
+        assert_eq!(
+            file.metrics.of(Operation::Write).bytes.load(std::sync::atomic::Ordering::Relaxed),
+            4 << 20
+        );
+        // Some file systems cannot; on all others the second descriptor goes with the sync.
+        assert_ne!(direct_state(&file), "closed");
+        file.sync_data().unwrap();
+        assert_ne!(direct_state(&file), "open");
+    }
+
+    #[test]
+    fn what_cannot_go_past_the_page_cache_goes_through_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = threads_file(&dir, "a");
+        let mut buffer = WriteBuffer::with_capacity(1 << 20);
+        buffer.resize(1 << 20);
+        for (number, (range, offset)) in
+            [(1..DIRECT_BYTES_MIN + 1, 0), (0..DIRECT_BYTES_MIN + 1, 4096), (0..1 << 20, 8191), (0..4096, 0)]
+                .into_iter()
+                .enumerate()
+        {
+            buffer.fill(number as u8 + 1);
+            let bytes = &buffer[range];
+            file.write_direct_at(bytes, offset).unwrap();
+            let mut read = vec![0; bytes.len()];
+            file.read_at(&mut read, offset).unwrap();
+            assert!(read == bytes, "{number}");
+        }
+        assert_eq!(direct_state(&file), "closed", "none of them was one for the other descriptor");
+        *file.direct.lock() = Direct::Refused;
+        file.write_direct_at(&buffer, 0).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(direct_state(&file), "refused");
+        // A descriptor that takes nothing.
+        let full = OpenOptions::new().write(true).open("/dev/full").unwrap();
+        *file.direct.lock() = Direct::Open(Arc::new(full));
+        let error = file.write_direct_at(&buffer, 4096).unwrap_err();
+        assert!(error.is_no_space(), "{error}");
+        assert_eq!((error.operation, error.offset), (Operation::Write, Some(4096)));
     }
 
     #[test]
