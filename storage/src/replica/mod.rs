@@ -399,6 +399,8 @@ impl Engine {
         let Applied { results, views, events } = applied;
         self.show_tables();
         if !events.is_empty() {
+            // Before the answer: whoever has it finds its change counted.
+            self.show_dirty();
             (self.events)(events);
         }
         if let Some(proposed) = proposed {
@@ -446,11 +448,17 @@ impl Engine {
         status.leads.store(self.core.leads(), Relaxed);
         status.term.store(self.core.term(), Relaxed);
         status.applied_index.store(self.applier.applied_index(), Relaxed);
-        let dirty = self.applier.state().dirty();
+        self.show_dirty();
+    }
+
+    /// What waits for origins.
+    fn show_dirty(&self) {
+        let (status, state) = (&self.status, self.applier.state());
+        let dirty = state.dirty();
         status.dirty_objects.store(dirty.rows, Relaxed);
         status.dirty_bytes.store(dirty.body_bytes, Relaxed);
         status.dirty_charged.store(dirty.charged_bytes, Relaxed);
-        self.applier.state().show_mount_rows(&mut status.mount_rows.lock());
+        state.show_mount_rows(&mut status.mount_rows.lock());
     }
 
     /// Mounts and unswept buckets, before anybody learns that they have changed.
