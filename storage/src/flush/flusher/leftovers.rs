@@ -14,9 +14,8 @@ use crate::flush::contract::{
     AskedUpload, FlushEvent, MountId, SourceError, StaleTransfer, TransferRecord, TransferStep,
 };
 use crate::flush::stale::Progress;
-use crate::flush::upload::origin_key;
 use crate::object::BucketId;
-use crate::origin::{ErrorClass, OriginError, OriginKey};
+use crate::origin::{ErrorClass, OriginError};
 
 /// Longest wait without an event.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -183,12 +182,6 @@ impl Flusher {
             let covering = || self.covering(stale.bucket, &stale.key);
             self.mount(stale.mount).is_none() && covering().is_some_and(|it| it.spec.id == mount.spec.id)
         })
-    }
-}
-
-impl Mount {
-    fn origin_key(&self, key: &[u8]) -> OriginKey {
-        origin_key(&self.spec.origin_prefix, key.get(self.spec.key_prefix.len()..).unwrap_or_default())
     }
 }
 

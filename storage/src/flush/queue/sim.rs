@@ -7,6 +7,10 @@
 //! other; every landing is judged against the history of commits, which knows nothing of the queue.
 //! [`Sabotage`] takes one safety rule away.
 
+mod judge;
+mod network;
+mod sabotage;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::{Duration, Instant};
@@ -14,6 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 
+pub(crate) use self::sabotage::Sabotage;
 use super::*;
 use crate::flush::contract::{FlushKind, Started, TransferRecord, TransferStep};
 use crate::flush::tag::{Held, OriginTag, VERSION_META, Verdict, judge, judge_blind};
@@ -26,43 +31,6 @@ use crate::origin::{
     ErrorClass, Fence, Landing, NO_SUCH_UPLOAD, Origin, OriginETag, OriginError, OriginKey, PartRequest,
     PutRequest, SentPart, UploadId,
 };
-
-/// Safety rules taken away, to see that the simulation notices.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Sabotage {
-    /// No wait after an unknown outcome.
-    pub(crate) no_fence: bool,
-    /// A newer version starts while the older one flies.
-    pub(crate) many_in_flight: bool,
-    /// Barriers are rows like any other.
-    pub(crate) no_barrier: bool,
-    /// No HEAD after a fence.
-    pub(crate) no_head: bool,
-    /// What nobody here knew of is a conflict, also for rows that win over it.
-    pub(crate) no_blindness: bool,
-    /// Uploads of older versions are left as they are.
-    pub(crate) no_abort: bool,
-}
-
-impl FlushQueue {
-    /// Breaks what the plan says, where the queue would decide next about a key.
-    pub(super) fn sabotage(&mut self, slot: u32) {
-        let sabotage = self.sabotage;
-        let Some(entry) = self.keys.get_mut(slot as usize).and_then(Option::as_mut) else { return };
-        let newer = |flight: &Flight| entry.rows.first().is_some_and(|row| row.version > flight.version);
-        match entry.phase {
-            Phase::Fenced { doubt, .. } if sabotage.no_fence => entry.phase = Phase::Check { doubt },
-            Phase::Flying if sabotage.many_in_flight && self.flights.get(&slot).is_some_and(newer) => {
-                self.flights.remove(&slot);
-                entry.phase = Phase::Idle;
-            }
-            _ => {}
-        }
-        if sabotage.no_head && matches!(entry.phase, Phase::Check { .. }) {
-            entry.phase = Phase::Idle;
-        }
-    }
-}
 
 const TIMEOUT_MS: u64 = 2_000;
 const MARGIN_MS: u64 = 600;
@@ -261,45 +229,6 @@ impl World {
         !self.queue.rows_of(name.0, &name.1).is_empty()
     }
 
-    /// Theirs stays theirs, and only what they stand in the way of is parked.
-    fn judge_foreign(&self) -> Result<(), String> {
-        for name in &self.foreign {
-            let held = self.origin.body(&key_of(name));
-            if held.as_deref() != Some(b"foreign") {
-                return Err(format!("{name:?}: the foreign object became {held:?}"));
-            }
-        }
-        let parked = self.queue.list(true, 100);
-        let wins = |row: &&RowView| {
-            let name = (row.bucket, row.key.clone());
-            let blind = self.rows.row(&name, row.version).is_some_and(|row| row.blind);
-            blind && self.rows.origin(&name).is_none()
-        };
-        if let Some(row) = parked.iter().find(wins) {
-            return Err(format!("a blind row was set aside: {row:?}"));
-        }
-        match parked.iter().find(|row| !self.foreign.contains(&(row.bucket, row.key.clone()))) {
-            Some(row) => Err(format!("nothing foreign explains {row:?}")),
-            None => Ok(()),
-        }
-    }
-
-    fn judge_end(&self) -> Result<(), String> {
-        if self.rows.transfers_len() > 0 && !self.plan.sabotage.no_abort {
-            return Err(format!("{} uploads are left", self.rows.transfers_len()));
-        }
-        for name in self.history.iter().map(|commit| &commit.name).collect::<BTreeSet<_>>() {
-            let held = self.origin.body(&key_of(name));
-            let newest = self.history.iter().rfind(|commit| commit.name == *name);
-            let wanted =
-                newest.filter(|commit| commit.kind == FlushKind::Put).map(|commit| body(commit.version));
-            if held != wanted {
-                return Err(format!("{name:?}: the origin holds {held:?} instead of {wanted:?}"));
-            }
-        }
-        Ok(())
-    }
-
     fn start_all(&mut self) {
         while let Some(start) = self.queue.next_start(self.leader_now()) {
             self.begin(start);
@@ -452,325 +381,12 @@ impl World {
         }
     }
 
-    /// The started row is committed: the request may leave, even if its sender leads no more.
-    fn send(&mut self, epoch: u64, start: Start, name: Name, deadline_ms: u64, dead_at: u64) {
-        let known = self.rows.origin(&name);
-        let capabilities = honours(self.plan);
-        let condition = condition_for(known.as_ref(), capabilities);
-        let blind = self.is_blind(&start);
-        let judges = condition != Condition::None;
-        let upload = self
-            .rows
-            .transfer_of(start.version)
-            .and_then(|transfer| Some((UploadId(transfer.upload_id), transfer.parts.into_iter().next()?)));
-        let (version, kind) = (start.version, start.kind);
-        let request = Request { blind, name, version, kind, condition, dead_at, upload };
-        if start.kind == FlushKind::Delete || blind || (self.plan.existing && !judges) {
-            // The origin cannot delete conditionally, or cannot judge, or nothing is known: it is asked first.
-            let delay = self.random.u64(1..50);
-            return self.at(delay, Event::Head { epoch, start, then: Some(request) });
-        }
-        self.travel(epoch, start.attempt, request, deadline_ms);
-    }
-
-    fn is_blind(&self, start: &Start) -> bool {
-        let known = self.rows.origin(&(start.bucket, start.key.clone()));
-        start.blind && known.is_none() && !self.plan.sabotage.no_blindness
-    }
-
-    fn travel(&mut self, epoch: u64, attempt: AttemptId, request: Request, deadline_ms: u64) {
-        let left = request.dead_at.saturating_sub(self.now).max(2);
-        let fate = if self.faults { self.random.u8(..100) } else { 0 };
-        let quick = self.random.u64(1..left.min(80));
-        // An origin may work on a completion for long; everything else is dead with its sender.
-        let late = if request.upload.is_some() { left + 9_000 } else { left };
-        let late = self.random.u64(1..late);
-        let give_up = Event::GiveUp { epoch, attempt, deadline_ms };
-        let alone = |request: &Request| Event::Land { request: request.clone(), answer_to: None };
-        match fate {
-            // Arrives and is answered.
-            0..55 => self.at(quick, Event::Land { request, answer_to: Some((epoch, attempt)) }),
-            // Arrives, is answered, and a proxy repeats it.
-            55..60 => {
-                self.at(quick, alone(&request));
-                self.at(quick + 1, Event::Land { request, answer_to: Some((epoch, attempt)) });
-            }
-            // Arrives, the answer is lost.
-            60..70 => {
-                self.at(quick, alone(&request));
-                self.at(quick + 1, give_up);
-            }
-            // The sender gives up first, the request arrives late, perhaps twice.
-            70..90 => {
-                self.at(quick, give_up);
-                self.at(late.max(quick), alone(&request));
-                if fate >= 85 {
-                    self.at(self.random.clone().u64(1..left), alone(&request));
-                }
-            }
-            // Is lost.
-            _ => self.at(quick, give_up),
-        }
-    }
-
-    fn land(&mut self, request: Request, answer_to: Option<(u64, AttemptId)>) -> Result<(), String> {
-        let key = OriginKey(key_of(&request.name));
-        let before = self.origin.recorded().len();
-        let answer = match request.kind {
-            FlushKind::Put if request.upload.is_some() => self.complete(&request),
-            FlushKind::Put => {
-                let put = PutRequest {
-                    key,
-                    body: body(request.version),
-                    headers: ContentHeaders::default(),
-                    user_metadata: vec![mark(request.version)],
-                    condition: request.condition.clone(),
-                    checksums: BodyChecksums::default(),
-                    deadline: Instant::now() + Duration::from_secs(60),
-                    fence: Fence::open(),
-                };
-                let answer = self.origin.put(put).now_or_never().expect("the memory origin never waits");
-                answer.map(|reply| Some(reply.etag.0))
-            }
-            FlushKind::Delete => {
-                let delete = DeleteRequest {
-                    key,
-                    if_match: match &request.condition {
-                        Condition::IfMatch(etag) => Some(etag.clone()),
-                        _ => None,
-                    },
-                    deadline: Instant::now() + Duration::from_secs(60),
-                    fence: Fence::open(),
-                };
-                let answer =
-                    self.origin.delete(delete).now_or_never().expect("the memory origin never waits");
-                answer.map(|()| None)
-            }
-        };
-        if self.origin.recorded().len() > before {
-            self.judge_landing(&request)?;
-        }
-        let Some((epoch, attempt)) = answer_to else { return Ok(()) };
-        let ended = match answer {
-            Err(error) => Ended::Failed {
-                class: error.class,
-                landing: error.outcome,
-                retry_after_ms: None,
-                alive_ms: 0,
-                message: error.message,
-            },
-            Ok(origin_etag) => {
-                let flushed = Flushed {
-                    bucket: request.name.0,
-                    key: request.name.1,
-                    version: request.version,
-                    mount: None,
-                    origin_etag,
-                };
-                self.propose(epoch, Proposal::Flushed { flushed, then: Some((attempt, Ended::Done)) });
-                return Ok(());
-            }
-        };
-        self.finish(epoch, attempt, ended);
-        Ok(())
-    }
-
-    /// The rules, by history alone.
-    fn judge_landing(&mut self, request: &Request) -> Result<(), String> {
-        let (name, version) = (&request.name, request.version);
-        let what = format!("{:?} {version:?} of {name:?} landed at {}", request.kind, self.now);
-        if self.foreign.contains(name) {
-            match request.kind {
-                FlushKind::Put if request.blind => self.foreign.remove(name),
-                FlushKind::Put => return Err(format!("{what}: over a foreign object")),
-                // Nothing was there when it was asked, so the delete had nothing to name: the one gap
-                // that is left.
-                FlushKind::Delete => self.foreign.remove(name),
-            };
-        }
-        if let Some(last) = self.landed.get(name)
-            && version < *last
-        {
-            return Err(format!("{what}: the origin went back from {last:?}"));
-        }
-        self.landed.insert(name.clone(), version);
-        let in_bucket = || self.history.iter().filter(|commit| commit.name.0 == name.0);
-        let pending = in_bucket().find(|c| c.barrier && !self.landed_barriers.contains(&c.version));
-        let Some(barrier) = pending.map(|commit| commit.version) else { return Ok(()) };
-        if version > barrier {
-            let then = in_bucket().rfind(|c| c.name == *name && c.version <= barrier);
-            let was_absent = then.is_none_or(|commit| commit.kind == FlushKind::Delete);
-            if request.kind == FlushKind::Delete || !was_absent {
-                return Err(format!("{what}: overtook barrier {barrier:?}"));
-            }
-        }
-        if in_bucket().any(|c| c.barrier && c.version == version) {
-            for older in in_bucket().filter(|c| c.version < version) {
-                if self.landed.get(&older.name).is_none_or(|landed| *landed < older.version) {
-                    let (key, older) = (&older.name, older.version);
-                    return Err(format!("{what}: as a barrier before {older:?} of {key:?}"));
-                }
-            }
-            self.landed_barriers.insert(version);
-        }
-        Ok(())
-    }
-
-    fn head(&mut self, epoch: u64, start: Start, then: Option<Request>) {
-        let name = (start.bucket, start.key.clone());
-        if then.is_none() && self.faults && self.random.u8(..) < 40 {
-            return self.finish(epoch, start.attempt, unknown(0));
-        }
-        let older = if then.is_none() { self.rows.stale_of(&name) } else { Vec::new() };
-        if let Some(stale) = older.first().filter(|_| !self.plan.sabotage.no_abort) {
-            self.abort(stale);
-            return match self.faults && self.random.u8(..) < 80 {
-                // The answer is lost, or there must be another.
-                true if self.random.bool() => self.finish(epoch, start.attempt, unknown(0)),
-                true => self.finish(epoch, start.attempt, Ended::AskAgain { after_ms: MARGIN_MS }),
-                false => {
-                    let gone = Proposal::TransferGone { version: stale.version, then: start };
-                    self.propose(epoch, gone)
-                }
-            };
-        }
-        let head = self.origin.head(&OriginKey(key_of(&name))).now_or_never();
-        let head = head.expect("the memory origin never waits").expect("and was given no faults");
-        let held = Held::of(head.as_ref(), CLUSTER);
-        let known = self.rows.origin(&name);
-        let blind = self.is_blind(&start);
-        let verdict = match blind {
-            true => judge_blind(&held, start.version, start.kind),
-            false => judge(&held, start.version, start.kind, known.as_ref()),
-        };
-        match verdict {
-            Verdict::Landed { etag } => {
-                let flushed = Flushed {
-                    bucket: start.bucket,
-                    key: start.key,
-                    version: start.version,
-                    mount: None,
-                    origin_etag: Some(etag),
-                };
-                let then = Some((start.attempt, Ended::Done));
-                self.propose(epoch, Proposal::Flushed { flushed, then });
-            }
-            Verdict::Conflict { .. } => {
-                let row = RowId { bucket: start.bucket, key: start.key, version: start.version };
-                self.propose(epoch, Proposal::Park { row, then: Some(start.attempt) });
-            }
-            Verdict::GoOn { record } => match (then, record) {
-                (Some(request), _) if blind && request.kind == FlushKind::Delete && held == Held::Nothing => {
-                    // Nothing to delete: as good as landed.
-                    self.landed.insert(name, start.version);
-                    let (bucket, key, version) = (start.bucket, start.key, start.version);
-                    let flushed = Flushed { bucket, key, version, mount: None, origin_etag: None };
-                    let then = Some((start.attempt, Ended::Done));
-                    self.propose(epoch, Proposal::Flushed { flushed, then });
-                }
-                (Some(mut request), _) => {
-                    request.condition = match (request.kind, held) {
-                        (FlushKind::Put, held) => condition_of(&held, honours(self.plan)),
-                        (_, Held::Ours { etag, .. } | Held::Foreign { etag }) => {
-                            Condition::IfMatch(OriginETag(etag))
-                        }
-                        (_, Held::Nothing) => Condition::None,
-                    };
-                    let deadline_ms = self.leader_now() + request.dead_at.saturating_sub(self.now);
-                    self.travel(epoch, start.attempt, request, deadline_ms);
-                }
-                (None, None) => self.finish(epoch, start.attempt, Ended::GoOn),
-                (None, Some((version, origin_etag))) => {
-                    let flushed =
-                        Flushed { bucket: start.bucket, key: start.key, version, mount: None, origin_etag };
-                    let then = Some((start.attempt, Ended::GoOn));
-                    self.propose(epoch, Proposal::Flushed { flushed, then });
-                }
-            },
-        }
-    }
-
     /// A proposal of a leader that lost its office goes nowhere.
     fn propose(&mut self, epoch: u64, proposal: Proposal) {
         if epoch == self.epoch {
             let delay = self.random.u64(1..60);
             self.at(delay, Event::Applied { epoch, proposal });
         }
-    }
-
-    /// Sends the one part of a version that goes as an upload. Parts change no object.
-    fn begin_upload(&mut self, start: &Start) {
-        let goes_in_parts = start.kind == FlushKind::Put && start.version.0.is_multiple_of(2);
-        if !goes_in_parts || self.rows.transfer_of(start.version).is_some() {
-            return;
-        }
-        let key = OriginKey(key_of(&(start.bucket, start.key.clone())));
-        let deadline = Instant::now() + Duration::from_secs(60);
-        let begin = BeginRequest {
-            key: key.clone(),
-            headers: ContentHeaders::default(),
-            user_metadata: vec![mark(start.version)],
-            crc32c: false,
-            deadline,
-        };
-        let upload = self.origin.begin_upload(begin).now_or_never().expect("the memory origin never waits");
-        let upload = upload.expect("and was given no faults");
-        let part = PartRequest {
-            key,
-            upload: upload.clone(),
-            number: 1,
-            offset: 0,
-            body: body(start.version).into(),
-            crc32c: None,
-            deadline,
-            fence: Fence::open(),
-        };
-        let sent = self.origin.put_part(part).now_or_never().expect("the memory origin never waits");
-        let sent = sent.expect("and was given no faults");
-        for step in [TransferStep::Begun { part_bytes: 8, crc32c: false }, TransferStep::Sent(sent)] {
-            self.transfer(start.bucket, &start.key, start.version, &upload, step);
-        }
-    }
-
-    fn transfer(
-        &mut self,
-        bucket: BucketId,
-        key: &Bytes,
-        version: Version,
-        upload: &UploadId,
-        step: TransferStep,
-    ) {
-        let (key, upload_id) = (key.clone(), upload.0.clone());
-        self.rows.transfer(TransferRecord { bucket, key, version, upload_id, step });
-    }
-
-    fn complete(&mut self, request: &Request) -> Result<Option<String>, OriginError> {
-        let (upload, part) = request.upload.clone().expect("of one that goes in parts");
-        let complete = CompleteRequest {
-            key: OriginKey(key_of(&request.name)),
-            upload: upload.clone(),
-            parts: vec![part],
-            condition: request.condition.clone(),
-            deadline: Instant::now() + Duration::from_secs(60),
-            fence: Fence::open(),
-        };
-        let answer =
-            self.origin.complete_upload(complete).now_or_never().expect("the memory origin never waits");
-        answer.map(|reply| Some(reply.etag.0)).map_err(|error| match error.code.as_deref() {
-            Some(NO_SUCH_UPLOAD) => {
-                let (bucket, key) = &request.name;
-                self.transfer(*bucket, key, request.version, &upload, TransferStep::Lost);
-                OriginError { class: ErrorClass::Conflict, ..error }
-            }
-            _ => error,
-        })
-    }
-
-    fn abort(&self, stale: &StaleTransfer) {
-        let key = OriginKey(key_of(&(stale.bucket, stale.key.clone())));
-        let upload = UploadId(stale.upload_id.clone());
-        let reply = self.origin.abort_upload(&key, &upload).now_or_never();
-        reply.expect("the memory origin never waits").expect("and was given no faults");
     }
 
     fn finish(&mut self, epoch: u64, attempt: AttemptId, ended: Ended) {
