@@ -46,6 +46,7 @@ pub mod stage;
 pub mod store;
 pub mod submission;
 
+mod admission;
 mod apply;
 mod background;
 mod body;
@@ -56,6 +57,7 @@ mod flush_link;
 mod keyspace;
 mod registry;
 mod replica;
+mod stats;
 mod write_through;
 
 pub use body::BodyReader;

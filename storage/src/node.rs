@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{Limits, SpaceWatch};
 use crate::background;
 use crate::blob::SegmentConfig;
 use crate::clock::SystemClock;
@@ -28,7 +29,7 @@ use crate::origin::Origin;
 use crate::origin::dir::DirOrigin;
 use crate::origin::s3::{S3Origin, S3OriginConfig};
 use crate::replica::{Driver, DriverParts, Inbox, MemtableLimits, OpenError, Opened, Parts, SyncMode, open};
-use crate::store::{INBOX_PERMITS, Limits, Shared, SpaceWatch, Store};
+use crate::store::{INBOX_PERMITS, Shared, Store};
 use crate::submission::Submission;
 
 /// How long a start waits for its own election.

@@ -1,7 +1,7 @@
 //! The one handle the front ends hold: look-ups, views, submissions.
 //!
-//! Owns admission (keys, limits, back-pressure) and nothing else; reading is `read.rs`, writing is
-//! `replica/`.
+//! Owns what front ends may ask for, and the way of a submission into the log. Does not own what it refuses for want
+//! of room (`admission.rs`), reading (`read.rs`), nor writing (`replica/`).
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,23 +9,22 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use tokio::sync::{OwnedRwLockReadGuard, Semaphore};
 
+use crate::admission::SpaceWatch;
 use crate::blob::SegmentStore;
 use crate::body::BodyReader;
 use crate::clock::SteadyClock;
 use crate::error::{Error, Result};
-use crate::evict::{EvictCounts, Evictor, Recency};
-use crate::fill::{FillCounts, Fills};
-use crate::flush::{Flusher, MountHealth};
+use crate::evict::{Evictor, Recency};
+use crate::fill::Fills;
+use crate::flush::Flusher;
 use crate::io::threads::ReadPool;
-use crate::io::{Disk, Space};
 use crate::journal::JournalMetrics;
 use crate::keyspace::checkpoint::Checkpointer;
 use crate::keyspace::memtable::RowKey;
-use crate::keyspace::tables::{MountRow, OriginRow, QueueRow, Table, queue_key};
-use crate::keyspace::view::{View, ViewError};
+use crate::keyspace::tables::{OriginRow, QueueRow, Table, queue_key};
+use crate::keyspace::view::View;
 use crate::keyspace::{Got, Keyspace, PREFETCH_KEYS};
 use crate::lookup::Lookups;
 use crate::mutation::{Mutation, Outcome, Payload};
@@ -33,13 +32,15 @@ use crate::object::{BucketId, ClusterId, KEY_BYTES_MAX, ObjectRow, Version};
 use crate::read::{Lookup, ReadView, base_error, judge, view_error};
 use crate::registry::Registry;
 use crate::replica::{DriverStats, EngineStatus, Inbox, Pending};
-use crate::scrub::{ScrubCounts, Scrubber};
+use crate::scrub::Scrubber;
 use crate::stage::{BodyWriter, StagedBody, Stager};
 use crate::submission::{Outcomes, Submission};
 use crate::write_through;
 
+pub use crate::admission::Limits;
 pub use crate::registry::BucketInfo;
 pub use crate::replica::SyncMode;
+pub use crate::stats::Stats;
 
 /// Bytes of one permit of the inbox.
 const PERMIT_BYTES: usize = 1024;
@@ -51,14 +52,6 @@ const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const SWEEP_POLL: Duration = Duration::from_millis(20);
 /// Bytes read at a time for a copy.
 const COPY_BYTES: u64 = 1 << 20;
-/// Share of the LMDB map that may be used before writes are refused; deletes still fit into the rest.
-const MAP_SOFT_PERCENT: u64 = 90;
-/// Share of `capacity` below which room is plenty: less than what eviction leaves.
-const PLENTY_PERCENT: u64 = 80;
-/// Longest wait of a write for room that may come.
-const ROOM_WAIT: Duration = Duration::from_secs(10);
-/// Pause between its looks.
-const ROOM_POLL: Duration = Duration::from_millis(20);
 
 /// Where an object stands with its origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,66 +79,6 @@ pub struct Moved {
     pub from: Version,
     /// The version that has its bytes since.
     pub to: Version,
-}
-
-/// Byte limits of a node.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// Bytes of checkpoint store and segments together; beyond, writes that grow are refused.
-    pub capacity_bytes: u64,
-    /// Bytes that wait for their origin (bodies, keys, and 256 for each queued change, deletes included);
-    /// beyond, writes to mounted buckets that grow are refused.
-    pub dirty_bytes: u64,
-    /// Longest body that travels inside the log, in bytes; longer ones are staged. Larger: fewer files' syncs
-    /// for middling bodies, a longer log.
-    pub inline_bytes: u64,
-    /// Longest body that RESP may make, in bytes.
-    pub body_bytes: u64,
-    /// What must stay free on the file system: growth is refused below. `None`: 1 GiB or 5 % of it, whichever is
-    /// smaller.
-    pub disk_reserve_bytes: Option<u64>,
-}
-
-/// Never more than this is kept free by default.
-const DISK_RESERVE_BYTES: u64 = 1 << 30;
-/// How long a look at the file system's free space counts.
-const SPACE_AGE: Duration = Duration::from_millis(100);
-
-/// The free space of the file system, looked at now and then.
-pub(crate) struct SpaceWatch {
-    disk: Arc<dyn Disk>,
-    reserve_bytes: Option<u64>,
-    /// Held for a look only.
-    last: Mutex<Option<(Instant, Space)>>,
-}
-
-impl SpaceWatch {
-    pub(crate) fn new(disk: Arc<dyn Disk>, reserve_bytes: Option<u64>) -> SpaceWatch {
-        SpaceWatch { disk, reserve_bytes, last: Mutex::default() }
-    }
-
-    /// The disk that is watched.
-    #[cfg(test)]
-    pub(crate) fn disk(&self) -> &dyn Disk {
-        &*self.disk
-    }
-
-    /// The space, `now` or a moment ago, and what of it must stay free; `None` if nobody can say.
-    fn look(&self, now: bool) -> Option<(Space, u64)> {
-        let mut last = self.last.lock();
-        let space = match *last {
-            Some((at, space)) if !now && at.elapsed() < SPACE_AGE => space,
-            _ => match self.disk.space() {
-                Ok(space) => last.insert((Instant::now(), space)).1,
-                Err(error) => {
-                    tracing::warn!(%error, "the free space is not known");
-                    return None;
-                }
-            },
-        };
-        let usual = DISK_RESERVE_BYTES.min(space.total_bytes / 20);
-        Some((space, self.reserve_bytes.unwrap_or(usual)))
-    }
 }
 
 /// What the store, its views and the background workers share.
@@ -219,236 +152,6 @@ impl Shared {
     pub(crate) fn flusher(&self) -> Option<Arc<Flusher>> {
         self.flusher.get()?.upgrade()
     }
-
-    /// Why a write that makes these buckets larger, by a staged body of `more` bytes or by something short, is
-    /// refused now.
-    fn refuse_growth(&self, buckets: &[BucketId], more: u64) -> Option<Refused> {
-        let other = |text: String| Some(Refused { error: full(text), by: Limit::Other });
-        if buckets.is_empty() {
-            return None;
-        }
-        if let Some(text) = self.keyspace_full() {
-            return other(text);
-        }
-        let promised = self.stager.promised_bytes();
-        let stored = self.stored_bytes() + promised;
-        if stored >= self.limits.capacity_bytes.saturating_sub(more) {
-            return Some(self.no_capacity(stored));
-        }
-        let dirty = self.status.dirty_charged.load(Relaxed);
-        if dirty >= self.limits.dirty_bytes.saturating_sub(more) && self.any_mounted(buckets) {
-            let limit = self.limits.dirty_bytes;
-            let text = format!("forebay: dirty {}{}", share(dirty, limit), self.outage());
-            return Some(Refused { error: full(text), by: Limit::Other });
-        }
-        if let Some((space, reserve)) = self.space.look(false) {
-            // Free segments are filled again before the file system has to give more.
-            let room = space.free_bytes.saturating_add(self.segments.spare_bytes());
-            if room < reserve.saturating_add(promised).saturating_add(more) {
-                let text = format!(
-                    "forebay: {} MiB free on the disk, {} MiB are kept free (disk_reserve); make room on it",
-                    space.free_bytes >> 20,
-                    reserve >> 20
-                );
-                return Some(Refused { error: full(text), by: Limit::Room });
-            }
-        }
-        self.log_full().and_then(other)
-    }
-
-    /// Why the keyspace takes nothing that grows it.
-    fn keyspace_full(&self) -> Option<String> {
-        let (used, map) = self.keyspace.base.usage();
-        let is_full = used > map / 100 * MAP_SOFT_PERCENT;
-        let text =
-            || format!("forebay: keyspace {} of {} MiB used; raise lmdb.map_size", used >> 20, map >> 20);
-        is_full.then(text)
-    }
-
-    /// Why the log takes nothing that grows it.
-    fn log_full(&self) -> Option<String> {
-        let why =
-            self.status.journal_full.lock().clone().or_else(|| self.status.checkpoint_full.lock().clone());
-        why.map(|why| format!("forebay: {why}"))
-    }
-
-    /// Refuses a row without a body where there is no room even for that: a look-up brings no bytes.
-    pub(crate) fn admit_row(&self) -> Result<()> {
-        self.keyspace_full().or_else(|| self.log_full()).map_or(Ok(()), |text| Err(full(text)))
-    }
-
-    /// Refuses deletes of keys that are not here where they would have to be queued all the same, while the limit of
-    /// what may wait for an origin is reached: unlike deletes of objects they are bounded by nothing else.
-    async fn refuse_unknown_deletes(self: &Arc<Self>, submission: &Submission) -> Result<()> {
-        let (dirty, limit) = (self.status.dirty_charged.load(Relaxed), self.limits.dirty_bytes);
-        if dirty < limit || !self.status.looks_up.load(Relaxed) {
-            return Ok(());
-        }
-        let (mut bytes, mut asked) = (&submission.bytes[..], Vec::new());
-        while let Some(mutation) = Mutation::decode(&mut bytes) {
-            mutation.deletes(&mut |bucket, key| {
-                if self.with_mount(bucket, key, |_, row| row.looks_up().then_some(())).is_some() {
-                    asked.push((bucket, key.to_vec()));
-                }
-            });
-        }
-        let view = View::latest(&self.keyspace);
-        let look = move || -> Result<bool, ViewError> {
-            for (bucket, key) in &asked {
-                let row = view.get(RowKey::object(Table::Object, *bucket, key), true, true)?.flatten();
-                if row.is_none() {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        };
-        match self.pool.run(look).await.map_err(|_| Error::Stopping)?.map_err(view_error)? {
-            true => Err(full(format!("forebay: dirty {}{}", share(dirty, limit), self.outage()))),
-            false => Ok(()),
-        }
-    }
-
-    /// Bytes of checkpoint store and segments that are needed.
-    pub(crate) fn stored_bytes(&self) -> u64 {
-        let (used, _) = self.keyspace.base.usage();
-        used + self.checkpointer.live_bytes() + self.segments.staged_bytes()
-    }
-
-    /// Bytes that the file system could take, `now` or a moment ago, free segments included, and what of them is
-    /// kept free; `None` if nobody can say.
-    pub(crate) fn disk_room(&self, now: bool) -> Option<(u64, u64)> {
-        let (space, reserve) = self.space.look(now)?;
-        Some((space.free_bytes.saturating_add(self.segments.spare_bytes()), reserve))
-    }
-
-    /// Whether the bucket's objects are never given up.
-    pub(crate) fn keeps(&self, bucket: BucketId) -> bool {
-        let named =
-            || self.registry.get(bucket).is_some_and(|bucket| self.kept_buckets.contains(&bucket.name));
-        !self.kept_buckets.is_empty() && named()
-    }
-
-    /// Whether a blob that was read from the origin may be kept without taking room from writers.
-    pub(crate) fn has_room_to_keep(&self, len: u64) -> bool {
-        let promised = self.stager.promised_bytes();
-        let fits = self.stored_bytes() + promised + len <= self.limits.capacity_bytes;
-        fits && self.disk_room(false).is_none_or(|(room, reserve)| room > reserve + promised + len)
-    }
-
-    /// Whether another blob of `len` bytes leaves room that nobody has to make.
-    pub(crate) fn has_plenty(&self, len: u64) -> bool {
-        let stored = self.stored_bytes() + self.stager.promised_bytes() + len;
-        stored <= self.limits.capacity_bytes / 100 * PLENTY_PERCENT
-    }
-
-    fn no_capacity(&self, stored: u64) -> Refused {
-        let dirty = self.status.dirty_bytes.load(Relaxed);
-        let pinned = match dirty {
-            0 => String::new(),
-            dirty => format!(", {} of it waiting for the origin{}", share_text(dirty), self.outage()),
-        };
-        let kept = self.kept_buckets.iter().filter_map(|name| self.registry.by_name(name));
-        let kept =
-            kept.filter_map(|bucket| self.registry.get(bucket)).map(|bucket| bucket.info().bytes).sum();
-        let kept = match kept {
-            0 => String::new(),
-            kept => format!(", {} in buckets that are kept", share_text(kept)),
-        };
-        let text = format!("forebay: capacity {}{pinned}{kept}", share(stored, self.limits.capacity_bytes));
-        Refused { error: full(text), by: Limit::Room }
-    }
-
-    /// For how long an origin has been down, as the end of a sentence.
-    fn outage(&self) -> String {
-        let Some(flusher) = self.flusher() else { return String::new() };
-        let now_ms = self.clock.now_ms();
-        let mounts = flusher.status().mounts.into_iter();
-        let since = mounts.filter_map(|mount| match mount.health {
-            MountHealth::Down { since_ms, .. } => Some(since_ms),
-            MountHealth::Up | MountHealth::NotReady { .. } => None,
-        });
-        match since.min() {
-            Some(since_ms) => format!(", origin down {}", age(now_ms.saturating_sub(since_ms) / 1000)),
-            None => String::new(),
-        }
-    }
-
-    /// Whether waiting for room is worth it: eviction finds something, or the origin takes what is pinned.
-    fn room_may_come(&self) -> bool {
-        self.fills.has_origins() && (!self.evictor.is_barren() || self.evictor.origin_takes_bytes())
-    }
-
-    /// Lets a write that makes these buckets larger by `more` bytes go on: waits for room as long as some may
-    /// come, up to 10 s. Dropping the future does nothing.
-    pub(crate) async fn admit(&self, buckets: &[BucketId], more: u64) -> Result<()> {
-        let refused = || self.refuse_growth(buckets, more);
-        self.await_room(more, &refused).await
-    }
-
-    /// The same for a piece of a body that was admitted whole.
-    pub(crate) async fn admit_piece(&self, len: u64) -> Result<()> {
-        let refused = || {
-            let stored = self.stored_bytes() + len;
-            (stored > self.limits.capacity_bytes).then(|| self.no_capacity(stored))
-        };
-        self.await_room(len, &refused).await
-    }
-
-    async fn await_room(&self, more: u64, refused: &(dyn Fn() -> Option<Refused> + Sync)) -> Result<()> {
-        let until = Instant::now() + ROOM_WAIT;
-        while let Some(Refused { error, by }) = refused() {
-            let hopeless = more > self.limits.capacity_bytes || !self.room_may_come();
-            if matches!(by, Limit::Other) || hopeless || Instant::now() >= until {
-                return Err(error);
-            }
-            self.evictor.nudge();
-            tokio::time::sleep(ROOM_POLL).await;
-        }
-        Ok(())
-    }
-
-    fn any_mounted(&self, buckets: &[BucketId]) -> bool {
-        let takes_rows = |mount: &MountRow| !mount.local && !mount.leaving;
-        let mounts = self.status.mounts.lock();
-        mounts.iter().any(|(_, mount)| takes_rows(mount) && buckets.contains(&mount.bucket))
-    }
-}
-
-/// Why growth is refused.
-struct Refused {
-    error: Error,
-    by: Limit,
-}
-
-/// Which limit it is.
-enum Limit {
-    /// Eviction may help.
-    Room,
-    /// It does not.
-    Other,
-}
-
-/// `8.0/8.0 GiB`, or MiB where that says more.
-fn share(used: u64, limit: u64) -> String {
-    let (unit, name) = if limit >= 1 << 30 { (1u64 << 30, "GiB") } else { (1 << 20, "MiB") };
-    format!("{:.1}/{:.1} {name}", used as f64 / unit as f64, limit as f64 / unit as f64)
-}
-
-fn share_text(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / (1u64 << 20) as f64)
-}
-
-/// `42s`, `42m`, `42h`.
-fn age(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds}s"),
-        120..7200 => format!("{}m", seconds / 60),
-        _ => format!("{}h", seconds / 3600),
-    }
-}
-
-fn full(text: String) -> Error {
-    Error::Full(text.into())
 }
 
 /// See the file's head. Cheap to clone.
@@ -485,13 +188,7 @@ impl Store {
     /// there is no room for it, as [`Store::submit`]. What becomes of it: see [`BodyWriter`], [`StagedBody`].
     pub fn stage_body(&self, bucket: BucketId, len: u64) -> Result<BodyWriter> {
         let shared = &self.shared;
-        if let Some(Refused { error, by }) = shared.refuse_growth(&[bucket], len) {
-            let hope = matches!(by, Limit::Room) && shared.room_may_come();
-            if !hope || len > shared.limits.capacity_bytes {
-                return Err(error);
-            }
-            shared.evictor.nudge();
-        }
+        shared.admit_staged(bucket, len)?;
         Ok(shared.stager.begin(len)?.within(shared))
     }
 
@@ -736,69 +433,6 @@ impl Store {
         }
     }
 
-    /// A snapshot of counters.
-    pub fn stats(&self) -> Stats {
-        let shared = &self.shared;
-        let set = shared.keyspace.memtables();
-        let (lmdb_used_bytes, lmdb_map_bytes) = shared.keyspace.base.usage();
-        let (cache_bytes, cache_hits, cache_misses) = shared.keyspace.cache.stats();
-        let buckets = self.buckets();
-        let flush = shared.flusher().map(|flusher| flusher.status());
-        let (evicted, fills): (EvictCounts, FillCounts) = (shared.evictor.counts(), shared.fills.counts());
-        let lookups = shared.lookups.counts();
-        let scrub: ScrubCounts = shared.scrubber.counts();
-        let frozen = set.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
-        Stats {
-            started_ms: shared.started_ms,
-            node_run_id: shared.run_id.clone(),
-            objects: buckets.iter().map(|bucket| bucket.objects).sum(),
-            bytes: buckets.iter().map(|bucket| bucket.bytes).sum(),
-            memtable_bytes: (set.active.bytes() + frozen) as u64,
-            cache_bytes,
-            cache_hits,
-            cache_misses,
-            lmdb_used_bytes,
-            lmdb_map_bytes,
-            journal_bytes: shared.journal.bytes_live.load(Relaxed),
-            segment_bytes: shared.checkpointer.live_bytes() + shared.segments.staged_bytes(),
-            applied_index: shared.status.applied_index.load(Relaxed),
-            checkpoint_index: shared.driver.checkpointed.load(Relaxed),
-            last_checkpoint_ms: shared.driver.checkpointed_ms.load(Relaxed),
-            term: shared.status.term.load(Relaxed),
-            is_leader: shared.status.leads.load(Relaxed),
-            voters: shared.voters,
-            commits_total: shared.status.mutations.load(Relaxed),
-            entries_total: shared.status.entries.load(Relaxed),
-            fsyncs_total: shared.journal.syncs.load(Relaxed),
-            fsync_seconds_sum: shared.journal.sync_nanos.load(Relaxed) as f64 / 1e9,
-            expired_total: shared.expired.load(Relaxed),
-            dirty_objects: shared.status.dirty_objects.load(Relaxed),
-            dirty_bytes: shared.status.dirty_bytes.load(Relaxed),
-            oldest_dirty_age_ms: flush.as_ref().and_then(|flush| flush.oldest_age_ms).unwrap_or(0),
-            parked_objects: flush.map_or(0, |flush| flush.parked_objects),
-            capacity_bytes: shared.limits.capacity_bytes,
-            dirty_limit_bytes: shared.limits.dirty_bytes,
-            evicted_capacity_bytes: evicted.for_capacity,
-            evicted_disk_bytes: evicted.for_disk,
-            copied_forward_bytes: evicted.copied,
-            released_objects_total: evicted.released,
-            fills_total: fills.blocks,
-            fill_bytes: fills.bytes,
-            fills_kept_total: fills.kept,
-            body_hits: fills.hits,
-            body_misses: fills.misses,
-            lookups_total: lookups.asked,
-            lookups_failed_total: lookups.failed,
-            adopted_total: lookups.adopted,
-            vanished_total: lookups.vanished,
-            scrub_running: scrub.running,
-            scrub_bytes: scrub.bytes,
-            scrub_found_total: scrub.found,
-            scrub_mended_total: scrub.mended,
-            scrub_done_ms: scrub.done_ms,
-        }
-    }
-
     /// Estimated memory and disk use of an object, in bytes (MEMORY USAGE).
     pub fn object_usage(row: &ObjectRow, key: &[u8]) -> u64 {
         (row.encoded_len() + key.len() + 32) as u64
@@ -815,103 +449,4 @@ pub fn is_bucket_name(name: &[u8]) -> bool {
         && name.last().is_some_and(edge)
         && name.iter().all(|c| edge(c) || *c == b'-' || *c == b'.')
         && !name.windows(2).any(|pair| pair == b"..")
-}
-
-/// Facts for INFO, status and metrics. Times in milliseconds since the Unix epoch unless named otherwise.
-#[derive(Debug, Clone, Default)]
-pub struct Stats {
-    /// When this process opened the store.
-    pub started_ms: u64,
-    /// Random, a new one per start (40 hex digits).
-    pub node_run_id: String,
-    /// Objects in all buckets.
-    pub objects: u64,
-    /// Sum of their body lengths.
-    pub bytes: u64,
-    /// Memory of the memtables.
-    pub memtable_bytes: u64,
-    /// Memory of the read cache.
-    pub cache_bytes: u64,
-    /// Read cache hits since the start.
-    pub cache_hits: u64,
-    /// Read cache misses since the start.
-    pub cache_misses: u64,
-    /// Bytes used in the LMDB map.
-    pub lmdb_used_bytes: u64,
-    /// Size of the map.
-    pub lmdb_map_bytes: u64,
-    /// Bytes of journal files that may be needed.
-    pub journal_bytes: u64,
-    /// Bytes of segment files in use.
-    pub segment_bytes: u64,
-    /// Index of the last applied entry.
-    pub applied_index: u64,
-    /// Index of the last entry in the checkpoint.
-    pub checkpoint_index: u64,
-    /// When the last checkpoint ended.
-    pub last_checkpoint_ms: u64,
-    /// Raft term.
-    pub term: u64,
-    /// Whether this node leads.
-    pub is_leader: bool,
-    /// Voters of the cluster.
-    pub voters: u32,
-    /// Mutations applied for this node's clients since the start.
-    pub commits_total: u64,
-    /// Entries applied since the start.
-    pub entries_total: u64,
-    /// Journal syncs since the start.
-    pub fsyncs_total: u64,
-    /// Time in them, seconds.
-    pub fsync_seconds_sum: f64,
-    /// Objects removed because their time had passed, since the start.
-    pub expired_total: u64,
-    /// Queue rows waiting for their origin.
-    pub dirty_objects: u64,
-    /// Their bytes.
-    pub dirty_bytes: u64,
-    /// Age of the oldest, milliseconds.
-    pub oldest_dirty_age_ms: u64,
-    /// Queue rows set aside.
-    pub parked_objects: u64,
-    /// Configured capacity.
-    pub capacity_bytes: u64,
-    /// Configured limit of dirty bytes.
-    pub dirty_limit_bytes: u64,
-    /// Bytes given up because of `capacity`, since the start.
-    pub evicted_capacity_bytes: u64,
-    /// Bytes given up because the file system was nearly full, since the start.
-    pub evicted_disk_bytes: u64,
-    /// Bytes that eviction copied to other segments, since the start.
-    pub copied_forward_bytes: u64,
-    /// Objects found in their origin with no mark of it, and marked, when room was wanted, since the start.
-    pub released_objects_total: u64,
-    /// Blocks fetched from origins for readers, since the start.
-    pub fills_total: u64,
-    /// Their bytes.
-    pub fill_bytes: u64,
-    /// Blobs that were kept again after a fill, since the start.
-    pub fills_kept_total: u64,
-    /// Bodies opened with all their bytes here, since the start.
-    pub body_hits: u64,
-    /// Bodies opened of which bytes were only in an origin, since the start.
-    pub body_misses: u64,
-    /// Keys that an origin was asked about, since the start.
-    pub lookups_total: u64,
-    /// Of these, ones that it could not be asked about.
-    pub lookups_failed_total: u64,
-    /// Objects of origins that were taken over, since the start.
-    pub adopted_total: u64,
-    /// Objects that were dropped because their origin did not hold them any more, since the start.
-    pub vanished_total: u64,
-    /// Whether a scrub is running.
-    pub scrub_running: bool,
-    /// Bytes of extents that scrubs have read, since the start.
-    pub scrub_bytes: u64,
-    /// Pieces of damage that scrubs have found, since the start.
-    pub scrub_found_total: u64,
-    /// Those of them that were put right.
-    pub scrub_mended_total: u64,
-    /// When a scrub last came to its end; 0 if none has since the start.
-    pub scrub_done_ms: u64,
 }

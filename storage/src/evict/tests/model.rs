@@ -17,6 +17,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 use super::super::{Sabotage, Want, make_room, submit_held};
+use crate::admission::{Limits, SpaceWatch};
 use crate::error::Error;
 use crate::io::threads::ReadPool;
 use crate::keyspace::Keyspace;
@@ -33,7 +34,7 @@ use crate::read::ReadView;
 use crate::replica::sim::World;
 use crate::replica::{Arrived, Inbox, Pending};
 use crate::scrub::tests::Stepwise;
-use crate::store::{Limits, Shared, SpaceWatch};
+use crate::store::Shared;
 use crate::submission::{Outcomes, Submission};
 
 mod overlap;
