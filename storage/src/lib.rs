@@ -55,6 +55,7 @@ mod evict;
 mod fill;
 mod flush_link;
 mod keyspace;
+mod log_limit;
 mod registry;
 mod replica;
 mod stats;

@@ -32,6 +32,7 @@ use crate::error::{Error, Result};
 use crate::flush::origin_key;
 use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::tables::{OriginRow, Table, blob_key, object_key};
+use crate::log_limit::LogLimit;
 use crate::lookup::Reach;
 use crate::object::{BlobId, ObjectRow};
 use crate::origin::{Origin, OriginETag, OriginError, OriginKey};
@@ -97,6 +98,7 @@ struct MountOrigin {
     key_prefix: Bytes,
     origin_prefix: String,
     turns: Arc<Semaphore>,
+    log_limit: Arc<LogLimit>,
 }
 
 /// What fills have done since the start.
@@ -155,8 +157,8 @@ impl Fills {
         let (key_prefix, origin_prefix) = (Bytes::copy_from_slice(key_prefix), origin_prefix.to_owned());
         let mut origins = self.origins.write();
         origins.retain(|it| it.mount != mount);
-        let turns = blocks::turns();
-        origins.push(MountOrigin { mount, origin, key_prefix, origin_prefix, turns });
+        let (turns, log_limit) = (blocks::turns(), Arc::default());
+        origins.push(MountOrigin { mount, origin, key_prefix, origin_prefix, turns, log_limit });
         drop(origins);
         self.any.store(true, Relaxed);
     }
@@ -183,8 +185,9 @@ impl Fills {
     pub(crate) fn reach(&self, mount: u32) -> Option<Reach> {
         let origins = self.origins.read();
         let of = origins.iter().find(|it| it.mount == mount)?;
-        let (origin, key_prefix) = (of.origin.clone(), of.key_prefix.clone());
-        Some(Reach { origin, key_prefix, origin_prefix: of.origin_prefix.clone() })
+        let (origin, key_prefix, log_limit) =
+            (of.origin.clone(), of.key_prefix.clone(), of.log_limit.clone());
+        Some(Reach { origin, key_prefix, origin_prefix: of.origin_prefix.clone(), log_limit })
     }
 
     /// Whether this mount's origin is known.

@@ -42,6 +42,7 @@ use super::parts::MEMORY_MIB;
 use super::queue::{Ended, FlushQueue, ParkOrder, Start};
 use super::stale::StaleUploads;
 use super::upload::Courier;
+use crate::log_limit::LogLimit;
 use crate::object_name::encode_key;
 use crate::origin::{ErrorClass, Landing};
 
@@ -71,6 +72,7 @@ pub struct Flusher {
     /// Until then, by `clock`, requests of mounts that are gone may arrive: no prefix is found empty before.
     strays_until_ms: AtomicU64,
     counters: Counters,
+    parked_lines: LogLimit,
 }
 
 enum Stage {
@@ -136,6 +138,7 @@ impl Flusher {
             arrivals: Arrivals::default(),
             strays_until_ms: AtomicU64::new(0),
             counters: Counters::default(),
+            parked_lines: LogLimit::default(),
             config,
             log,
             source,
@@ -355,8 +358,11 @@ impl Flusher {
 
     async fn park(self: Arc<Self>, order: ParkOrder) {
         let ParkOrder { row, reason } = order;
-        tracing::warn!(bucket = row.bucket.0, key = %encode_key(&row.key), version = %row.version, %reason,
-            "flush row parked");
+        // What an origin refuses it may refuse of every key; `forebay flush ls --state parked` has them all.
+        if let Some(not_shown) = self.parked_lines.admit(Instant::now()) {
+            tracing::warn!(bucket = row.bucket.0, key = %encode_key(&row.key), version = %row.version, %reason,
+                not_shown, "flush row parked");
+        }
         // If the log refuses, the row fails again and is ordered to be parked again.
         let _ = self.log.park(row, reason).await;
     }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -97,14 +97,19 @@ enum Trouble {
 impl Trouble {
     fn told(self, reach: &Reach, about: &(impl std::fmt::Display + ?Sized)) -> Error {
         let origin = reach.origin.name();
+        let line = || reach.log_limit.admit(Instant::now());
         match self {
             Trouble::Stopping => Error::Stopping,
             Trouble::Silence => {
-                tracing::warn!(origin, %about, "the origin did not answer a look-up in time");
+                if let Some(not_shown) = line() {
+                    tracing::warn!(origin, %about, not_shown, "the origin did not answer a look-up in time");
+                }
                 Error::Unavailable("the origin does not answer; what it holds is not known")
             }
             Trouble::Origin(error) => {
-                tracing::warn!(origin, %about, %error, "a look-up in the origin failed");
+                if let Some(not_shown) = line() {
+                    tracing::warn!(origin, %about, %error, not_shown, "a look-up in the origin failed");
+                }
                 Error::Unavailable(match error.class {
                     ErrorClass::Auth => {
                         "the origin refuses the mount's credentials; what it holds is not known"

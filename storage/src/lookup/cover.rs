@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::flush::origin_key;
 use crate::keyspace::tables::MountRow;
+use crate::log_limit::LogLimit;
 use crate::object::{BucketId, KEY_BYTES_MAX};
 use crate::object_name::{decode_key, encode_key};
 use crate::origin::{Origin, OriginKey, PROBE_NAME};
@@ -95,6 +96,8 @@ pub(crate) struct Reach {
     pub(crate) origin: Arc<dyn Origin>,
     pub(crate) key_prefix: Bytes,
     pub(crate) origin_prefix: String,
+    /// For lines about the origin's trouble, of which an outage has one for each key.
+    pub(crate) log_limit: Arc<LogLimit>,
 }
 
 impl Reach {
@@ -193,6 +196,7 @@ mod tests {
             origin: Arc::new(MemoryOrigin::capable()),
             key_prefix: Bytes::copy_from_slice(key_prefix.as_bytes()),
             origin_prefix: origin_prefix.to_owned(),
+            log_limit: Arc::default(),
         }
     }
 

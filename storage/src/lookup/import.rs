@@ -381,7 +381,16 @@ impl Run {
                     let (local, _) = Local::look(shared, (bucket, key), mount).await?;
                     adopted_otherwise += u64::from(matches!(local, Local::Here { clean: Some(_), .. }));
                 }
-                outcome => tracing::warn!(mount, ?outcome, "an object of an origin was not taken over"),
+                outcome => {
+                    if let Some(not_shown) = shared.lookups.refused_lines.admit(Instant::now()) {
+                        tracing::warn!(
+                            mount,
+                            ?outcome,
+                            not_shown,
+                            "an object of an origin was not taken over"
+                        );
+                    }
+                }
             }
         }
         shared.lookups.counters.adopted.fetch_add(adopted, std::sync::atomic::Ordering::Relaxed);

@@ -43,6 +43,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Result};
 use crate::keyspace::tables::Table;
+use crate::log_limit::LogLimit;
 use crate::mutation::{Mutation, Outcome};
 use crate::object::{BucketId, Version};
 use crate::store::{Shared, Store};
@@ -103,6 +104,8 @@ pub(crate) struct Lookups {
     stop: CancellationToken,
     tasks: TaskTracker,
     counters: Counters,
+    /// For lines about objects that the log does not take over.
+    refused_lines: LogLimit,
     #[cfg(test)]
     missing: Mutex<Option<Rule>>,
 }
@@ -391,7 +394,10 @@ impl Flight {
                 Ok(true)
             }
             Some(Outcome::Refused(refusal)) => {
-                tracing::warn!(bucket = bucket_name(&self.shared, self.bucket), %refusal, "an object of an origin was not taken over");
+                if let Some(not_shown) = self.shared.lookups.refused_lines.admit(Instant::now()) {
+                    let bucket = bucket_name(&self.shared, self.bucket);
+                    tracing::warn!(bucket, %refusal, not_shown, "an object of an origin was not taken over");
+                }
                 Err(Error::Unavailable("the origin holds an object that cannot be taken over"))
             }
             _ => Ok(false),
