@@ -12,6 +12,7 @@ mod close;
 mod exec;
 mod long;
 mod look_up;
+mod settle;
 mod step;
 
 use std::mem;

@@ -69,6 +69,22 @@ impl Reply {
         }
     }
 
+    /// Takes away what was written after the first `len` bytes, to be put back with [`Reply::append`].
+    pub(crate) fn split_off(&mut self, len: usize) -> Reply {
+        let streams = self.streams.partition_point(|stream| stream.at <= len);
+        let mut streams = self.streams.split_off(streams);
+        streams.iter_mut().for_each(|stream| stream.at -= len);
+        Reply { bytes: self.bytes.split_off(len), protocol: self.protocol, streams }
+    }
+
+    /// Puts another's replies behind its own.
+    pub(crate) fn append(&mut self, mut other: Reply) {
+        let len = self.bytes.len();
+        other.streams.iter_mut().for_each(|stream| stream.at += len);
+        self.bytes.append(&mut other.bytes);
+        self.streams.append(&mut other.streams);
+    }
+
     /// Whether long values are among what is written.
     #[inline]
     pub(crate) fn has_streams(&self) -> bool {

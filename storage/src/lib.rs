@@ -64,3 +64,4 @@ mod write_through;
 pub use body::BodyReader;
 pub use keyspace::tables::encode_meta;
 pub use replica::OpenError;
+pub use write_through::Arrival;

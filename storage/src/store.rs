@@ -35,7 +35,7 @@ use crate::replica::{DriverStats, EngineStatus, Inbox, Pending};
 use crate::scrub::Scrubber;
 use crate::stage::{BodyWriter, StagedBody, Stager};
 use crate::submission::{Outcomes, Submission};
-use crate::write_through;
+use crate::write_through::{self, Arrival};
 
 pub use crate::admission::Limits;
 pub use crate::registry::BucketInfo;
@@ -278,17 +278,18 @@ impl Store {
     /// Submits mutations; resolves when all of them are committed, durable (with `everysec`: written) and
     /// applied, and what they changed under write-through mounts is in the origin; [`Error::NotInOrigin`] if the last
     /// does not come true in time. Dropping the future does not undo what was submitted. Waits when too much is under
-    /// way; refuses with [`Error::Full`] what would grow beyond a limit.
+    /// way; refuses with [`Error::Full`] what would grow beyond a limit. Views of it would be held all the while: whoever
+    /// asks for some takes [`Store::submit_reading`].
     pub async fn submit(&self, submission: Submission) -> Result<Outcomes> {
-        match self.submit_reading(submission).await? {
-            (outcomes, None) => Ok(outcomes),
-            (_, Some(error)) => Err(error),
-        }
+        let (outcomes, arrival) = self.submit_reading(submission).await?;
+        arrival.all().await?;
+        Ok(outcomes)
     }
 
-    /// As [`Store::submit`]; but what was only not in its origin in time comes beside the outcomes, whose views are
-    /// good all the same.
-    pub async fn submit_reading(&self, submission: Submission) -> Result<(Outcomes, Option<Error>)> {
+    /// As [`Store::submit`], up to where all of it is applied: what is not in the origin of a write-through mount yet
+    /// comes beside the outcomes, and nobody may be told that it is done before it has arrived. Read from the views
+    /// before that is waited for.
+    pub async fn submit_reading(&self, submission: Submission) -> Result<(Outcomes, Arrival)> {
         self.shared.admit(&submission.grows, 0).await?;
         let (mut start, mut first) = (0, 0);
         for (end, outcomes) in &submission.ends {

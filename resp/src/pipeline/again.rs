@@ -129,7 +129,7 @@ impl Pipeline {
             }
             Plan::Answered | Plan::Wait(_) | Plan::Exec(_) => return Ok(()),
         };
-        let outcomes = self.submit_whole(submission).await?;
+        let (outcomes, arrival) = self.submit(submission).await?;
         let bucket = self.session.database_at(step.database).bucket;
         let again = Step {
             command: step.command,
@@ -139,6 +139,8 @@ impl Pipeline {
             silent: false,
             work,
         };
-        Box::pin(self.finish_work(&again, args, &outcomes)).await
+        Box::pin(self.finish_work(&again, args, &outcomes)).await?;
+        drop((outcomes, again));
+        Ok(arrival.all().await?)
     }
 }

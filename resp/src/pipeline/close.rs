@@ -1,10 +1,11 @@
 //! The end of a batch: it is submitted, waited for, and answered in order.
 //!
-//! Owns the way from a step to its reply. Does not own what is planned, nor a command that must be tried again
-//! (`again`).
+//! Owns the way from a step to its reply. Does not own what is planned, nor a reply that depends on more than the log
+//! has said (`settle`, `again`).
 
 use std::mem;
 
+use forebay_storage::Arrival;
 use forebay_storage::error::Error;
 use forebay_storage::mutation::{Outcome, Refusal};
 use forebay_storage::object::BucketId;
@@ -13,6 +14,7 @@ use forebay_storage::submission::{Outcomes, Submission, ViewSlot};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 
+use super::settle::{Unsettled, Wait};
 use super::step::{Step, Work};
 use super::{Pipeline, REPLY_CAPACITY_KEPT, reply_error};
 use crate::command::args::Args;
@@ -34,21 +36,15 @@ impl Pipeline {
         self.reads = 0;
         debug_assert!(!self.ready.has_streams(), "a reply that was not waited for has a long value");
         match self.submit(submission).await {
-            Ok((outcomes, late)) => {
+            Ok((outcomes, arrival)) => {
                 fetch_cold(&mut steps, parser, &outcomes, &self.held).await;
+                let mut unsettled = Vec::new();
                 for step in steps.drain(..) {
-                    match &late {
-                        // Done here; reads see what stood at their places.
-                        Some(error) if step.work.writes() => {
-                            let from = self.out.len();
-                            reply_error(&mut self.out, &mut self.tally, from, &error.clone().into());
-                            if step.silent {
-                                self.out.truncate(from);
-                            }
-                        }
-                        _ => self.finish(step, parser, &outcomes).await,
-                    }
+                    unsettled.extend(self.finish(step, parser, &outcomes, &arrival).await);
                 }
+                // What is still to be waited for may take long, and holds no view.
+                drop(outcomes);
+                self.settle(unsettled, arrival, parser).await;
             }
             Err(error) => self.submit_failed(steps.drain(..), parser, &error).await,
         }
@@ -56,38 +52,40 @@ impl Pipeline {
         self.ready.clear(REPLY_CAPACITY_KEPT);
     }
 
-    pub(super) async fn submit(&self, submission: Submission) -> Result<(Outcomes, Option<Error>), Error> {
+    /// What the submission came to, and what of it is on its way to write-through mounts.
+    pub(super) async fn submit(&self, submission: Submission) -> Result<(Outcomes, Arrival), Error> {
         if submission.is_empty() {
-            return Ok((Outcomes { results: Vec::new(), views: Vec::new() }, None));
+            return Ok((Outcomes { results: Vec::new(), views: Vec::new() }, Arrival::default()));
         }
         self.server.store.submit_reading(submission).await
     }
 
-    /// As [`Pipeline::submit`]; what is not in its origin in time is an error.
-    pub(super) async fn submit_whole(&self, submission: Submission) -> Result<Outcomes, Error> {
-        match self.submit(submission).await? {
-            (outcomes, None) => Ok(outcomes),
-            (_, Some(error)) => Err(error),
-        }
-    }
-
-    /// Answers one step.
-    async fn finish(&mut self, step: Step, parser: &Parser, outcomes: &Outcomes) {
+    /// Writes a step's reply; returns the step if that is not the last word.
+    #[inline]
+    async fn finish(
+        &mut self,
+        step: Step,
+        parser: &Parser,
+        outcomes: &Outcomes,
+        arrival: &Arrival,
+    ) -> Option<Unsettled> {
         let from = self.out.len();
         let args = parser.args(step.args.clone());
+        let mut wait = None;
         match self.finish_work(&step, args, outcomes).await {
-            Ok(()) => {}
-            Err(Unfinished::Error(error)) => {
-                reply_error(&mut self.out, &mut self.tally, from, &error);
+            Ok(()) => {
+                wait = step.work.outcomes().filter(|own| arrival.concerns(own.clone())).map(Wait::Arrival)
             }
+            Err(Unfinished::Error(error)) => reply_error(&mut self.out, &mut self.tally, from, &error),
             Err(Unfinished::Refused(refusal)) => {
                 self.out.truncate(from);
-                self.run_alone(&step, args, Some(refusal)).await;
+                wait = Some(Wait::Again(refusal));
             }
         }
         if step.silent {
             self.out.truncate(from);
         }
+        wait.map(|wait| Unsettled { reply: from..self.out.len(), step, wait })
     }
 
     pub(super) async fn finish_work(

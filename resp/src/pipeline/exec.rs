@@ -31,9 +31,14 @@ pub(super) struct ExecStep {
     watched: Vec<Watched>,
     /// The database it began in.
     database: usize,
-    /// Outcome of the group.
-    group: usize,
     planned: Planned,
+}
+
+impl ExecStep {
+    /// All of the group.
+    pub(super) fn outcomes(&self) -> Range<usize> {
+        self.planned.outcomes.clone()
+    }
 }
 
 /// The commands of a queue, planned.
@@ -42,6 +47,8 @@ struct Planned {
     steps: Vec<Step>,
     /// Replies of those that needed no plan.
     ready: Reply,
+    /// Of the group itself, then of each mutation in it.
+    outcomes: Range<usize>,
 }
 
 impl Pipeline {
@@ -95,8 +102,8 @@ impl Pipeline {
         }
         self.submission = submission;
         match planned {
-            Some((group, planned)) => {
-                let exec = ExecStep { queue, watched, database, group, planned };
+            Some(planned) => {
+                let exec = ExecStep { queue, watched, database, planned };
                 self.push_step(command, request, database, Work::Exec(Box::new(exec)));
             }
             None => self.answer(request, |reply| reply.nil_array()),
@@ -142,13 +149,16 @@ impl Pipeline {
         long: QueuedValues,
     ) -> Result<bool, CommandError> {
         let mut submission = Submission::new();
-        let Some((group, planned)) = self.plan_group(queue, watched, &long, &mut submission) else {
+        let Some(planned) = self.plan_group(queue, watched, &long, &mut submission) else {
             self.out.nil_array();
             return Ok(false);
         };
         carry(long, &mut submission);
-        let outcomes = self.submit_whole(submission).await?;
-        self.finish_group(queue, group, &planned, &outcomes).await
+        let (outcomes, arrival) = self.submit(submission).await?;
+        let ran = self.finish_group(queue, &planned, &outcomes).await?;
+        drop(outcomes);
+        arrival.all().await?;
+        Ok(ran)
     }
 
     pub(super) async fn finish_exec(
@@ -156,18 +166,17 @@ impl Pipeline {
         exec: &ExecStep,
         outcomes: &Outcomes,
     ) -> Result<(), CommandError> {
-        self.finish_group(&exec.queue, exec.group, &exec.planned, outcomes).await.map(|_| ())
+        self.finish_group(&exec.queue, &exec.planned, outcomes).await.map(|_| ())
     }
 
     /// Writes the reply of a group; whether it ran.
     async fn finish_group(
         &mut self,
         queue: &Queue,
-        group: usize,
         planned: &Planned,
         outcomes: &Outcomes,
     ) -> Result<bool, CommandError> {
-        match outcomes.results.get(group) {
+        match outcomes.results.get(planned.outcomes.start) {
             Some(Outcome::Refused(refusal)) => return Err(refusal.into()),
             Some(Outcome::Unmet | Outcome::Skipped) => {
                 self.out.nil_array();
@@ -214,7 +223,7 @@ impl Pipeline {
             }
         }
         let outcomes = Outcomes { results: Vec::new(), views: Vec::new() };
-        self.finish_group(queue, 0, &planned, &outcomes).await
+        self.finish_group(queue, &planned, &outcomes).await
     }
 
     async fn watch_is_broken(&self, view: &ReadView, watched: &[Watched]) -> Result<bool, Error> {
@@ -265,7 +274,7 @@ impl Pipeline {
         watched: &[Watched],
         long: &[(usize, Vec<LongValue>)],
         submission: &mut Submission,
-    ) -> Option<(usize, Planned)> {
+    ) -> Option<Planned> {
         let mut guards = Vec::with_capacity(watched.len());
         for watch in watched {
             let present = self.server.store.bucket(self.session.database_at(watch.database).name.as_bytes());
@@ -281,7 +290,7 @@ impl Pipeline {
         submission.begin_atomic(&guards);
         let planned = self.plan_queue(queue, long, submission);
         submission.end_atomic();
-        Some((group, planned))
+        Some(Planned { outcomes: group..submission.outcomes_len(), ..planned })
     }
 
     fn plan_queue(
@@ -326,7 +335,7 @@ impl Pipeline {
             let bucket = self.session.database_at(database).bucket;
             steps.push(Step { command, args: 0..0, database, bucket, silent: false, work });
         }
-        Planned { steps, ready }
+        Planned { steps, ready, outcomes: 0..0 }
     }
 }
 

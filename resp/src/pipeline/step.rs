@@ -54,6 +54,16 @@ pub(super) enum ReadAt {
 }
 
 impl Work {
+    /// The outcomes that its reply tells of.
+    #[inline]
+    pub(super) fn outcomes(&self) -> Option<Range<usize>> {
+        match self {
+            Work::Ready(_) | Work::Read { .. } => None,
+            Work::Write(write) | Work::ReadThenWrite { write, .. } => Some(write.outcomes.clone()),
+            Work::Exec(exec) => Some(exec.outcomes()),
+        }
+    }
+
     pub(super) fn writes(&self) -> bool {
         match self {
             Work::Ready(_) | Work::Read { .. } => false,

@@ -1,10 +1,12 @@
 //! DeleteObjects: up to 1,000 keys in one submission, each answered by itself.
 //!
-//! As on S3 the batch is not atomic, and a key that is not there counts as deleted. The document must come
+//! As on S3 the batch is not atomic, and a key that is not there counts as deleted. Where deletes are written through,
+//! one that does not reach its origin in time is an error of its own. The document must come
 //! with Content-MD5 or a checksum, which is compared before a key is read out of it.
 
 use std::borrow::Cow;
 
+use forebay_storage::Arrival;
 use forebay_storage::mutation::{Mutation, Outcome};
 use forebay_storage::object::{BucketId, KEY_BYTES_MAX};
 use forebay_storage::object_name;
@@ -53,9 +55,12 @@ pub(crate) async fn run(
     let mut submission = Submission::new();
     let wanted: Vec<Wanted> =
         records.into_iter().map(|record| want(record, bucket, &mut submission)).collect::<Result<_, _>>()?;
-    let outcomes = match submission.is_empty() {
-        true => Vec::new(),
-        false => operations.store.submit(submission).await?.results,
+    let (outcomes, mut arrival) = match submission.is_empty() {
+        true => (Vec::new(), Arrival::default()),
+        false => {
+            let (outcomes, arrival) = operations.store.submit_reading(submission).await?;
+            (outcomes.results, arrival)
+        }
     };
 
     let mut xml = XmlWriter::new("DeleteResult");
@@ -63,7 +68,9 @@ pub(crate) async fn run(
         let refused = match wanted.fate {
             Fate::Refused(refused) => Some(refused),
             Fate::Submitted(slot) => match outcomes.get(slot.0) {
-                Some(Outcome::Done(_) | Outcome::Unmet) => None,
+                Some(Outcome::Done(_) | Outcome::Unmet) => {
+                    arrival.of(slot.0..slot.0 + 1).await.err().map(Refused::from)
+                }
                 Some(Outcome::Refused(refusal)) => Some(refusal.clone().into()),
                 other => Some(Refused::unexpected(other)),
             },

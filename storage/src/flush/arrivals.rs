@@ -27,22 +27,23 @@ pub(super) struct Arrivals {
 }
 
 /// One waiter; dropped, it is none any more.
-pub(super) struct Waiter<'a> {
-    arrivals: &'a Arrivals,
-    names: &'a [Name],
+pub(super) struct Waiter {
+    arrivals: Arc<Arrivals>,
+    names: Vec<Name>,
     woken: Arc<Notify>,
 }
 
 impl Arrivals {
     /// Begins to wait: from here on nothing is missed.
-    pub(super) fn wait_for<'a>(&'a self, names: &'a [Name]) -> Waiter<'a> {
+    pub(super) fn wait_for(self: &Arc<Self>, names: Vec<Name>) -> Waiter {
         let woken = Arc::new(Notify::new());
         let mut waiting = self.waiting.lock();
-        for name in names {
+        for name in &names {
             waiting.entry(name.clone()).or_default().push(woken.clone());
         }
         self.count.fetch_add(1, Ordering::SeqCst);
-        Waiter { arrivals: self, names, woken }
+        drop(waiting);
+        Waiter { arrivals: self.clone(), names, woken }
     }
 
     /// Whose waiters an event concerns.
@@ -79,17 +80,22 @@ impl Arrivals {
     }
 }
 
-impl Waiter<'_> {
+impl Waiter {
+    /// The keys that it waits for.
+    pub(super) fn names(&self) -> &[Name] {
+        &self.names
+    }
+
     /// Waits for the next reason to look.
     pub(super) async fn woken(&self) {
         self.woken.notified().await;
     }
 }
 
-impl Drop for Waiter<'_> {
+impl Drop for Waiter {
     fn drop(&mut self) {
         let mut waiting = self.arrivals.waiting.lock();
-        for name in self.names {
+        for name in &self.names {
             if let Some(waiters) = waiting.get_mut(name) {
                 waiters.retain(|waiter| !Arc::ptr_eq(waiter, &self.woken));
                 if waiters.is_empty() {

@@ -34,6 +34,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::config::{ChecksumMode, FlusherConfig, MountSpec};
 use self::load::LOADING_EVENTS_MAX;
 use self::mount::{Mount, MountState};
+pub(crate) use self::wait::Arriving;
 use super::arrivals::Arrivals;
 use super::asked::AskedUploads;
 use super::batch::Batcher;
@@ -67,7 +68,7 @@ pub struct Flusher {
     wake: Notify,
     /// Counts changes that a wait may wait for.
     changes: watch::Sender<u64>,
-    arrivals: Arrivals,
+    arrivals: Arc<Arrivals>,
     clock: Clock,
     /// Until then, by `clock`, requests of mounts that are gone may arrive: no prefix is found empty before.
     strays_until_ms: AtomicU64,
@@ -135,7 +136,7 @@ impl Flusher {
             asked_added: Notify::new(),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
-            arrivals: Arrivals::default(),
+            arrivals: Arc::default(),
             strays_until_ms: AtomicU64::new(0),
             counters: Counters::default(),
             parked_lines: LogLimit::default(),

@@ -28,6 +28,7 @@ mod testing;
 mod upload;
 
 pub use contract::*;
+pub(crate) use flusher::Arriving;
 pub use flusher::{ChecksumMode, Flusher, FlusherConfig, MountSpec};
 pub use queue::{MountHealth, Pending, QueueConfig, RowPlace, RowState, RowView};
 pub use status::{FlushStatus, MountStatus};

@@ -1,6 +1,7 @@
 //! Write-through mounts on a real directory and the memory origin: what an acknowledgement means, and what an error.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use super::*;
@@ -8,7 +9,9 @@ use crate::flush::ChecksumMode;
 use crate::mutation::{Existence, Guard, MountMode, PutIf, SetExpiry};
 use crate::node::{MountConfig, Node, OriginBackend, OriginConfig, StorageConfig};
 use crate::origin::memory::{Fault, MemoryOrigin, Operation};
+use crate::origin::{ErrorClass, Landing, OriginError};
 use crate::store::{OriginState, Store};
+use crate::submission::MutationSlot;
 
 /// Long enough that a test which waits for it never ends in time.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -162,6 +165,63 @@ async fn a_change_that_is_set_aside_is_told_at_once_with_the_reason() {
     assert!(reason.contains("set aside") && reason.contains("did not write"), "{reason}");
     assert_eq!(world.value(key).await.as_deref(), Some(&b"2"[..]), "both are kept");
     assert_eq!(world.origin_has("through/a").as_deref(), Some(&b"theirs"[..]));
+    world.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pitfall_29_each_write_of_a_submission_arrives_by_itself() {
+    let world = World::start(NEVER).await;
+    let (bucket, theirs) = (world.bucket, &b"through/theirs"[..]);
+    world.submit(&[world.set(theirs, b"1")]).await.unwrap();
+    world.origin.put_foreign("through/theirs", b"foreign");
+    let released = Arc::new(AtomicBool::new(false));
+    let holds = released.clone();
+    world.origin.set_hook(move |call| match call.operation {
+        Operation::Put if call.key == "through/slow" && !holds.load(Relaxed) => {
+            Fault::Refuse(OriginError::new(ErrorClass::ServerError, Landing::NotApplied, "not now"))
+        }
+        _ => Fault::Ok,
+    });
+    let mut submission = Submission::new();
+    let slow = submission.push(&world.set(b"through/slow", b"1"));
+    let view = submission.view();
+    let set_aside = submission.push(&world.set(theirs, b"2"));
+    let local = submission.push(&world.set(b"back/a", b"1"));
+    let group = submission.begin_atomic(&[]);
+    submission.push(&world.set(b"through/a", b"1"));
+    submission.push(&Mutation::Append { bucket, key: b"through/b", value: b"1".into() });
+    submission.end_atomic();
+    let nothing = submission.push(&Mutation::Delete { bucket, key: b"through/none" });
+    let ends = submission.outcomes_len();
+    let (outcomes, mut arrival) = world.store.submit_reading(submission).await.unwrap();
+    // Before anything has arrived.
+    let view = &outcomes.views[view.0];
+    assert!(view.fetch(bucket, b"through/slow").await.unwrap().is_some());
+    assert_eq!(view.fetch(bucket, b"back/a").await.unwrap().map(|_| ()), None);
+    let only = |slot: MutationSlot| slot.0..slot.0 + 1;
+    assert!(arrival.concerns(only(slow)) && arrival.concerns(group.0..nothing.0));
+    assert!(
+        !arrival.concerns(only(local))
+            && !arrival.concerns(only(group))
+            && !arrival.concerns(nothing.0..ends)
+    );
+    // Each goes without anybody's asking for it.
+    let until = Instant::now() + Duration::from_secs(20);
+    while world.origin_has("through/a").is_none() || world.origin_has("through/b").is_none() {
+        assert!(Instant::now() < until, "{:?}", world.node.flush().status());
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let Err(Error::NotInOrigin(reason)) = arrival.of(only(set_aside)).await else { panic!("not told") };
+    assert!(reason.contains("set aside"), "{reason}");
+    arrival.of(group.0..nothing.0).await.unwrap();
+    arrival.of(only(local)).await.unwrap();
+    arrival.of(only(nothing)).await.unwrap();
+    assert!(world.origin_has("through/slow").is_none());
+    released.store(true, Relaxed);
+    arrival.of(only(slow)).await.unwrap();
+    assert_eq!(world.origin_has("through/slow").as_deref(), Some(&b"1"[..]));
+    // All of it at once is what its worst part is.
+    assert!(matches!(arrival.all().await, Err(Error::NotInOrigin(_))));
     world.node.stop().await;
 }
 

@@ -1,10 +1,12 @@
 //! Waiting for changes to arrive at their origin.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::{Flusher, Stage};
+use crate::flush::arrivals::Waiter;
 use crate::flush::contract::MountId;
 use crate::flush::queue::{FlushQueue, Pending, RowState};
 use crate::object::{BucketId, Version};
@@ -54,28 +56,44 @@ impl Flusher {
         }
     }
 
-    /// Waits until every change of these keys up to `up_to` has reached the origin; such rows do not wait for
-    /// `min_interval`. An error, for people, says why one has not: as soon as one is set aside, or when the timeout is
-    /// over. The rows stay queued. The future may be dropped.
-    pub async fn arrived(
-        &self,
-        up_to: Version,
-        keys: &[(BucketId, Bytes)],
-        timeout: Duration,
-    ) -> Result<(), String> {
+    /// Watches changes of these keys up to `up_to` on their way to the origin; none of them waits for `min_interval`.
+    pub(crate) fn arriving(self: &Arc<Self>, up_to: Version, keys: Vec<(BucketId, Bytes)>) -> Arriving {
         let waiter = self.arrivals.wait_for(keys);
-        let until = tokio::time::Instant::now() + timeout;
+        let since = tokio::time::Instant::now();
+        let mut arriving = Arriving { flusher: self.clone(), waiter, up_to, since, urged: false };
+        self.with_queue(|queue| arriving.urge(queue));
+        arriving
+    }
+
+    /// How long a writer waits for the mount's origin.
+    pub(crate) fn write_through_timeout(&self, mount: MountId) -> Option<Duration> {
+        self.mount(mount).map(|mount| mount.spec.write_through_timeout)
+    }
+}
+
+/// Changes on their way to their origins, and one who waits for them. Dropped, nobody does.
+pub(crate) struct Arriving {
+    flusher: Arc<Flusher>,
+    waiter: Waiter,
+    up_to: Version,
+    since: tokio::time::Instant,
+    urged: bool,
+}
+
+impl Arriving {
+    /// Waits until every change of these of its keys has reached the origin. An error, for people, says why one has
+    /// not: as soon as one is set aside, or when `timeout` has passed since the watch began. The rows stay queued. The
+    /// future may be dropped.
+    pub(crate) async fn wait(&mut self, keys: &[(BucketId, Bytes)], timeout: Duration) -> Result<(), String> {
+        let until = self.since + timeout;
         // Once a key's changes up to there are settled they stay so.
         let mut rest: Vec<(BucketId, Bytes)> = keys.to_vec();
-        let mut urged = false;
         loop {
-            let parked = self.with_queue(|queue| {
-                if !std::mem::replace(&mut urged, true) {
-                    queue.urge(up_to, Some(keys));
-                    self.wake.notify_one();
-                }
-                rest.retain(|key| queue.pending(up_to, Some(std::slice::from_ref(key))).rows > 0);
-                let parked = queue.parked_len() > 0 && queue.pending(up_to, Some(&rest)).parked > 0;
+            let flusher = self.flusher.clone();
+            let parked = flusher.with_queue(|queue| {
+                self.urge(queue);
+                rest.retain(|key| queue.pending(self.up_to, Some(std::slice::from_ref(key))).rows > 0);
+                let parked = queue.parked_len() > 0 && queue.pending(self.up_to, Some(&rest)).parked > 0;
                 parked.then(|| why_pending(queue, &rest))
             });
             match parked {
@@ -84,17 +102,20 @@ impl Flusher {
                 // Or the queue is not there yet.
                 Some(None) | None => {}
             }
-            if tokio::time::timeout_at(until, waiter.woken()).await.is_err() {
-                let why = self.with_queue(|queue| why_pending(queue, &rest));
+            if tokio::time::timeout_at(until, self.waiter.woken()).await.is_err() {
+                let why = self.flusher.with_queue(|queue| why_pending(queue, &rest));
                 let why = why.unwrap_or_else(|| "the flush queue is not worked yet".to_owned());
                 return Err(format!("{why}; waited {timeout:?}"));
             }
         }
     }
 
-    /// How long a writer waits for the mount's origin.
-    pub(crate) fn write_through_timeout(&self, mount: MountId) -> Option<Duration> {
-        self.mount(mount).map(|mount| mount.spec.write_through_timeout)
+    /// Lets all of them go at once, as soon as there is a queue.
+    fn urge(&mut self, queue: &mut FlushQueue) {
+        if !std::mem::replace(&mut self.urged, true) {
+            queue.urge(self.up_to, Some(self.waiter.names()));
+            self.flusher.wake.notify_one();
+        }
     }
 }
 

@@ -207,7 +207,7 @@ async fn a_wait_for_single_keys_ends_with_them_and_says_why_when_it_does_not() {
     world.until("loaded", |world| world.flusher.status().running).await;
     let (a, b) = ((BUCKET, Bytes::from("a")), (BUCKET, Bytes::from("b")));
     let arrived = async |keys: &[(BucketId, Bytes)], limit| {
-        world.flusher.arrived(world.core.last_version(), keys, limit).await
+        world.flusher.arriving(world.core.last_version(), keys.to_vec()).wait(keys, limit).await
     };
     world.core.put("a", "1");
     assert_eq!(arrived(std::slice::from_ref(&a), LIMIT).await, Ok(()));
@@ -237,7 +237,7 @@ async fn a_wait_for_single_keys_ends_with_them_and_says_why_when_it_does_not() {
     let waiting = tokio::spawn({
         let (version, keys) = (world.core.last_version(), [b.clone()]);
         world.origin.set_hook(|_| Fault::DropUnknown);
-        async move { flusher.arrived(version, &keys, Duration::from_millis(100)).await }
+        async move { flusher.arriving(version, keys.to_vec()).wait(&keys, Duration::from_millis(100)).await }
     });
     assert!(waiting.await.unwrap().is_err());
 }
