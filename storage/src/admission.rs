@@ -5,6 +5,9 @@
 //! What must hold: what is refused is refused before it reaches the log, with the numbers; a replay judges nothing
 //! (PITFALLS 11). Deletes of objects are never refused. A crash leaves nothing of it.
 
+mod counts;
+mod lag;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -22,6 +25,9 @@ use crate::object::BucketId;
 use crate::read::view_error;
 use crate::store::Shared;
 use crate::submission::Submission;
+
+pub(crate) use counts::{Admissions, Reason};
+pub(crate) use lag::Lag;
 
 /// Share of the LMDB map that may be used before writes are refused; deletes still fit into the rest.
 const MAP_SOFT_PERCENT: u64 = 90;

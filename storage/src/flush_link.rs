@@ -21,7 +21,7 @@ use crate::flush::{
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{
-    self, ASKED, AskedRow, QueueRow, Table, TransferRow, decode_sent_part, decode_started, queue_key,
+    self, ASKED, AskedRow, QueueRow, STALE, Table, TransferRow, decode_sent_part, decode_started, queue_key,
     split_object_key, split_queue_key, split_transfer_key, transfer_key,
 };
 use crate::keyspace::view::View;
@@ -115,8 +115,8 @@ impl FlushLog for CoreLink {
         Ok(results.iter().map(|outcome| matches!(outcome, Outcome::Done(_))).collect())
     }
 
-    async fn transfer_gone(&self, version: Version) -> Result<(), LogError> {
-        self.propose_one(&Mutation::TransferGone { version }).await
+    async fn transfer_gone(&self, version: Version, mount: MountId) -> Result<(), LogError> {
+        self.propose_one(&Mutation::TransferGone { version, mount: Some(mount.0) }).await
     }
 
     async fn park(&self, row: RowId, reason: String) -> Result<(), LogError> {
@@ -172,7 +172,7 @@ impl FlushSource for CoreLink {
             }
         })?;
         self.scan(Table::Transfer, &mut |key, value| match split_transfer_key(key) {
-            Some((version, 0)) => {
+            Some((version, number)) if number == 0 || number & (STALE | ASKED) == STALE => {
                 if let Some(row) = TransferRow::decode(value).filter(|row| row.stale) {
                     sink(Loaded::Stale(stale_transfer(version, row)));
                 }
@@ -278,7 +278,7 @@ fn read_transfer(view: &View, version: Version) -> Result<Option<TransferState>,
     let head = head.flatten().as_deref().and_then(TransferRow::decode).filter(|row| !row.stale);
     let Some(head) = head else { return Ok(None) };
     let mut parts = Vec::new();
-    let end = transfer_key(version, ASKED);
+    let end = transfer_key(version, STALE);
     let mut from = transfer_key(version, 0).to_vec();
     loop {
         let page = view.range(Bound::Excluded(&from), &end, PAGE).map_err(source_error)?;

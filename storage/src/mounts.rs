@@ -285,6 +285,7 @@ pub(crate) async fn record(
             key_prefix: Bytes::copy_from_slice(&mount.prefix),
             origin: connected,
             origin_prefix: origin.prefix.clone(),
+            origin_root: row.origin_root().to_owned(),
             attached: row.attached,
             fifo: mount.fifo,
             min_interval: mount.min_interval,

@@ -115,7 +115,8 @@ pub enum TransferStep<'a> {
         /// Its CRC32C, if it was sent with one.
         crc32c: Option<u32>,
     },
-    /// The origin does not know it any more. One at the origin of a mount that the key has left is stale from here on.
+    /// The origin does not know it any more. One whose completion may have been sent, or at the origin of a mount that
+    /// the key has left, is stale from here on; any other is forgotten.
     Lost,
     /// The origin is about to be asked to begin one, whose name nobody knows yet; unmet if one is recorded.
     Asked {
@@ -547,10 +548,12 @@ pub enum Mutation<'a> {
         /// Which step.
         step: TransferStep<'a>,
     },
-    /// A stale upload is gone from the origin, or its mount is. Outcome `Done` or `Unmet`.
+    /// A stale upload is gone from the origin. Outcome `Done` or `Unmet`.
     TransferGone {
         /// Version of the flush row that it was for.
         version: Version,
+        /// The mount whose origin had it; `None` in log entries that do not say.
+        mount: Option<u32>,
     },
     /// Sets a flush row aside with a reason (empty: takes it up again). Outcome `Done` or `Unmet`.
     FlushPark {

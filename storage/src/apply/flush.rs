@@ -227,7 +227,7 @@ impl Applier {
         }
         let mut origin = self.origin_row(bucket, key)?;
         let removed = self.drop_queue_row(bucket, key, version, &mut origin, true)?;
-        if !removed && origin_etag.is_some() {
+        if origin_etag.is_some() {
             self.transfer_landed(version, told_by)?;
         }
         // What is said of an older version leaves a newer one's attempt in doubt: its bytes may land yet.

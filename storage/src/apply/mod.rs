@@ -389,7 +389,7 @@ impl Applier {
             Mutation::Transfer { bucket, key, version, upload_id, step } => {
                 self.transfer(*bucket, key, *version, upload_id, step)
             }
-            Mutation::TransferGone { version } => self.transfer_gone(*version),
+            Mutation::TransferGone { version, mount } => self.transfer_gone(*version, *mount),
             Mutation::FlushPark { bucket, key, version, reason } => {
                 self.flush_park(*bucket, key, *version, reason)
             }

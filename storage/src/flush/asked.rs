@@ -61,6 +61,11 @@ impl AskedUploads {
         (due.collect(), next)
     }
 
+    /// All, also those whose request may be alive.
+    pub(crate) fn all(&self) -> Vec<AskedUpload> {
+        self.known.lock().values().map(|known| known.asked.clone()).collect()
+    }
+
     /// How many are to be looked for.
     pub(crate) fn due_len(&self, now: Instant) -> usize {
         self.known.lock().values().filter(|known| known.due <= now).count()
@@ -118,6 +123,7 @@ mod tests {
             mount: MountId(1),
             from_ms: 100_000,
             until_ms: 130_000,
+            place: None,
         }
     }
 

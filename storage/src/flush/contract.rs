@@ -168,7 +168,7 @@ pub struct TransferRecord {
 /// See [`TransferRecord`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransferStep {
-    /// It was begun; refused if another is recorded, a stale one of the same version too.
+    /// It was begun; refused if another is recorded, a stale one of the same version and mount too.
     Begun {
         /// Length of the parts that are not the client's.
         part_bytes: u64,
@@ -177,7 +177,8 @@ pub enum TransferStep {
     },
     /// The origin has a part.
     Sent(SentPart),
-    /// The origin does not know it any more. One at the origin of a mount that the key has left is stale from here on.
+    /// The origin does not know it any more. One whose completion may have been sent, or at the origin of a mount that
+    /// the key has left, is stale from here on; any other is forgotten.
     Lost,
     /// The origin is about to be asked to begin one, whose name nobody knows yet; refused if one is recorded.
     Asked {
@@ -212,7 +213,16 @@ pub struct TransferState {
     pub parts: Vec<SentPart>,
 }
 
-/// An upload at an origin that nobody wants any more.
+/// Where an upload is: told by the record of its mount when it was begun, and known after that one is forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UploadPlace {
+    /// The origin without the mount's prefix there, `s3://bucket`. Buckets of one name at two endpoints look alike.
+    pub root: String,
+    /// The key in the origin.
+    pub key: String,
+}
+
+/// An upload at an origin that nobody wants any more. There is one at most for each version and mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleTransfer {
     /// Version of the flush row that it was for.
@@ -227,6 +237,16 @@ pub struct StaleTransfer {
     pub upload_id: String,
     /// Whether its completion may have been sent: then it may still become the object.
     pub tried: bool,
+    /// Where it is; `None` in records that do not say.
+    pub place: Option<UploadPlace>,
+}
+
+impl StaleTransfer {
+    /// Whether it is where the changes of its key go now, and may become their object.
+    pub(crate) fn is_at(&self, mount: MountId, place: &UploadPlace) -> bool {
+        // A mount has one origin as long as it has its number, whatever that is called.
+        self.mount == mount || self.place.as_ref() == Some(place)
+    }
 }
 
 /// Uploads that an origin may have begun, and that nobody has learnt the names of.
@@ -244,6 +264,8 @@ pub struct AskedUpload {
     pub from_ms: u64,
     /// And before this.
     pub until_ms: u64,
+    /// Where; `None` in records that do not say.
+    pub place: Option<UploadPlace>,
 }
 
 /// Why a proposal has no answer "applied".
@@ -271,8 +293,8 @@ pub trait FlushLog: Send + Sync + 'static {
     /// Records steps of uploads. An item is true if its flush row still waits (but for `Refused` and `Looked`), and the
     /// step is one of the upload that is recorded.
     async fn transfer(&self, batch: Vec<TransferRecord>) -> Result<Vec<bool>, LogError>;
-    /// A stale upload is gone from its origin, or nobody can reach it any more.
-    async fn transfer_gone(&self, version: Version) -> Result<(), LogError>;
+    /// A stale upload is gone from its origin.
+    async fn transfer_gone(&self, version: Version, mount: MountId) -> Result<(), LogError>;
     /// Sets a row aside with a reason, keeping it for ever.
     async fn park(&self, row: RowId, reason: String) -> Result<(), LogError>;
     /// Takes a row up again.

@@ -61,10 +61,10 @@ pub struct Flusher {
     stage: Mutex<Stage>,
     /// Uploads to be given up at their origins; rows of theirs are kept until then.
     stale: Arc<StaleUploads>,
-    stale_added: Notify,
     /// Uploads whose names nobody knows, to be looked for there.
     asked: AskedUploads,
-    asked_added: Notify,
+    /// Counts what was added to both.
+    leftovers: watch::Sender<u64>,
     wake: Notify,
     /// Counts changes that a wait may wait for.
     changes: watch::Sender<u64>,
@@ -132,8 +132,7 @@ impl Flusher {
             stage: Mutex::new(Stage::Stopped),
             stale: Arc::new(StaleUploads::new(Duration::from_millis(config.queue.margin_ms))),
             asked: AskedUploads::default(),
-            stale_added: Notify::new(),
-            asked_added: Notify::new(),
+            leftovers: watch::Sender::new(0),
             wake: Notify::new(),
             changes: watch::Sender::new(0),
             arrivals: Arc::default(),
@@ -220,9 +219,9 @@ impl Flusher {
         let mut attaching = JoinSet::new();
         for mount in 0..self.mounts.len() {
             attaching.spawn(self.clone().make_ready(mount));
+            attaching.spawn(self.clone().see_to_leftovers(mount));
         }
-        attaching.spawn(self.clone().give_up_leftovers());
-        attaching.spawn(self.clone().look_for_leftovers());
+        self.warn_of_unreachable();
         let mut flights = Flights::default();
         let mut parking = JoinSet::new();
         loop {
@@ -354,6 +353,10 @@ impl Flusher {
             | Ended::Conflict
             | Ended::AskAgain { .. }
             | Ended::Unrecorded { .. } => {}
+            Ended::MayNotGiveUp { message } => {
+                tracing::debug!(bucket = start.bucket.0, key = %encode_key(&start.key),
+                    version = %start.version, %message, "flush attempt waits");
+            }
         }
     }
 

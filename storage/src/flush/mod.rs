@@ -4,7 +4,7 @@
 //! Reading order: `contract` what the core gives and takes · `queue` which row may go next, and why not
 //! (pure) · `classify` what each class of error costs a row · `tag` what a HEAD says · `upload` one
 //! attempt, step by step · `parts` the same for long bodies · `stale` uploads that nobody wants any more · `asked`
-//! those that nobody knows the names of · `batch` many small proposals as one · `flusher` the worker around all that ·
+//! those that nobody knows the names of · `flying` parts that may be on their way · `batch` many small proposals as one · `flusher` the worker around all that ·
 //! `status` what it shows · `arrivals` who waits for a single key.
 //!
 //! The origin never goes back from a newer version to an older one, a deleted object never returns, and
@@ -18,6 +18,7 @@ mod batch;
 pub mod classify;
 mod contract;
 mod flusher;
+mod flying;
 mod parts;
 pub mod queue;
 mod stale;

@@ -100,7 +100,7 @@ impl Courier {
         let reply = match target.origin.complete_upload(request).await {
             Ok(reply) => reply,
             Err(error) => {
-                self.completion_failed(start, target, &key, &upload, &error).await;
+                self.completion_failed(start, &upload, &error).await;
                 let error = match error.code.as_deref() {
                     // Used up; perhaps by this very request, whose answer somebody on the way asked for twice.
                     Some(NO_SUCH_UPLOAD) => OriginError { class: ErrorClass::Conflict, ..error },
@@ -123,13 +123,13 @@ impl Courier {
         let known = self.source.transfer(start.version).await.map_err(|error| local_failure(&error))?;
         match known {
             Some(known) if known.mount == start.mount => return Ok(known),
-            // Of a mount that the key had before.
+            // Of a mount that the key had before: it is another object there, or is given up first.
             Some(other) => {
                 self.step(start, &other.upload_id, TransferStep::Lost).await?;
-                return Err(given_up_first());
+                return Err(Ended::NotStarted);
             }
             // Its record is in the way.
-            None if self.stale.contains(start.version) => return Err(given_up_first()),
+            None if self.stale.contains(start.version, start.mount) => return Err(given_up_first()),
             None => {}
         }
         let (headers, user_metadata) = self.headers(start, &object.meta, &object.etag);
@@ -234,7 +234,13 @@ impl Courier {
                 deadline: Instant::now() + self.attempt_timeout + moving,
                 fence: fence.clone(),
             };
-            match target.origin.put_part(request).await {
+            let flying = self.stale.parts.begin(start.version, request.deadline);
+            let answer = target.origin.put_part(request).await;
+            match &answer {
+                Ok(_) | Err(OriginError { outcome: Landing::NotApplied, .. }) => flying.answered(),
+                Err(_) => drop(flying),
+            }
+            match answer {
                 Ok(part) => break part,
                 Err(error) if tries < TRIES && passes(error.class) => {
                     tokio::time::sleep(error.retry_after.unwrap_or(pause).min(PAUSE_MAX)).await;
@@ -255,30 +261,17 @@ impl Courier {
         }
     }
 
-    /// What the refusal of a completion means for its upload. One that is used up, or whose parts do not fit, is begun
-    /// anew; the latter once the origin has let it go, so that nothing stays there.
-    async fn completion_failed(
-        &self,
-        start: &Start,
-        target: &Target,
-        key: &OriginKey,
-        upload: &UploadId,
-        error: &OriginError,
-    ) {
-        let gone = match (error.outcome, error.code.as_deref()) {
-            (Landing::NotApplied, Some(NO_SUCH_UPLOAD)) => true,
-            (Landing::NotApplied, Some("InvalidPart" | "InvalidPartOrder")) => {
-                target.origin.abort_upload(key, upload).await.is_ok()
-            }
-            _ => false,
-        };
-        if gone {
+    /// What the refusal of a completion means for its upload: one that is used up, or whose parts do not fit, is begun
+    /// anew, once this one is given up. A completion before this one may still be worked on.
+    async fn completion_failed(&self, start: &Start, upload: &UploadId, error: &OriginError) {
+        let useless = [NO_SUCH_UPLOAD, "InvalidPart", "InvalidPartOrder"];
+        let code = error.code.as_deref();
+        if error.outcome == Landing::NotApplied && code.is_some_and(|code| useless.contains(&code)) {
             self.lost(start, &upload.0).await;
         }
     }
 
-    /// Forgets an upload that the origin does not know any more. If that is not recorded, the next attempt learns it
-    /// again.
+    /// Nobody goes on with an upload. If that is not recorded, the next attempt learns it again.
     async fn lost(&self, start: &Start, upload_id: &str) {
         let _ = self.step(start, upload_id, TransferStep::Lost).await;
     }
@@ -295,9 +288,9 @@ impl Courier {
     }
 }
 
-/// The end of an attempt of a version that has an upload at another mount's origin.
+/// The end of an attempt of a version whose last upload is not given up yet.
 fn given_up_first() -> Ended {
-    let message = "an upload of it at the origin that it went to before is given up first";
+    let message = "an upload of it that was begun before is given up first";
     failed(OriginError::new(ErrorClass::Fenced, Landing::NotApplied, message), 0)
 }
 

@@ -10,8 +10,9 @@
 //! - **The fence.** After an unknown outcome, and for every started row found at start, the key waits
 //!   until the attempt's deadline and the margin have passed; then a HEAD says what the origin holds;
 //!   only then it goes on.
-//! - **Older uploads.** While an upload of an older version may still become the key's object, nothing is sent for the
-//!   key: an attempt first gives it up at the origin, and asks what is there.
+//! - **Older uploads.** While an upload that is not wanted any more may still become the key's object, nothing is sent for
+//!   the key: an attempt first gives it up at the origin, and asks what is there. If the origin refuses that, the row is
+//!   parked, for people to see.
 //! - **Order per key.** Rows of one key go oldest first.
 //! - **Barriers.** Let B be the oldest pending barrier of a bucket (parked ones count): a row before B
 //!   may go; B itself when nothing older in its bucket is pending; a row behind B only if it puts a key
@@ -116,8 +117,8 @@ pub struct FlushQueue {
     /// By the slot of their key: one request per key.
     flights: BTreeMap<u32, Flight>,
     attempts: u32,
-    /// Uploads of older versions that may still become their key's object.
-    stale: BTreeMap<(BucketId, Bytes), Vec<Version>>,
+    /// Uploads that may still become their key's object, of older versions or of one that was begun anew.
+    stale: BTreeMap<(BucketId, Bytes), Vec<(Version, MountId)>>,
     /// Rows that stand for changes up to here do not wait for `min_interval`.
     urgent_up_to: Version,
     #[cfg(test)]
@@ -181,12 +182,14 @@ impl FlushQueue {
     /// Whether attempts of the upload's key will give it up, or are to be waited for before it is.
     pub fn sees_to(&self, stale: &StaleTransfer) -> bool {
         let name = (stale.bucket, stale.key.clone());
-        let blocks = self.stale.get(&name).is_some_and(|versions| versions.contains(&stale.version));
+        let blocks = self.stale.get(&name).is_some_and(|known| known.contains(&(stale.version, stale.mount)));
         let entry = self.find(stale.bucket, &stale.key).and_then(|slot| self.entry(slot));
         blocks
             && entry.is_some_and(|entry| {
-                // Behind a row that is set aside nothing is attempted.
-                entry.phase.is_under_way() || entry.rows.first().is_some_and(|row| row.parked.is_none())
+                // Behind a row that is set aside nothing is attempted, nor where nothing is written any more.
+                let written = self.mount_of(entry).is_some_and(|mount| !mount.forgotten && !mount.mount.read_only);
+                let goes = written && entry.rows.first().is_some_and(|row| row.parked.is_none());
+                entry.phase.is_under_way() || goes
             })
     }
 
@@ -259,21 +262,24 @@ impl FlushQueue {
 
     fn add_stale(&mut self, stale: &StaleTransfer) {
         let covering = mount::covering(&self.mounts, stale.bucket, &stale.key);
-        // Of another mount it becomes an object in another place.
-        let here = covering.is_some_and(|mount| self.mounts[mount].mount.id == stale.mount);
+        // In another place it becomes another object.
+        let here = covering.is_some_and(|at| {
+            let mount = &self.mounts[at].mount;
+            stale.is_at(mount.id, &mount.place(&stale.key))
+        });
         if stale.tried && here {
-            let versions = self.stale.entry((stale.bucket, stale.key.clone())).or_default();
-            if !versions.contains(&stale.version) {
-                versions.push(stale.version);
+            let known = self.stale.entry((stale.bucket, stale.key.clone())).or_default();
+            if !known.contains(&(stale.version, stale.mount)) {
+                known.push((stale.version, stale.mount));
             }
         }
     }
 
     fn remove_stale(&mut self, stale: &StaleTransfer) {
         let name = (stale.bucket, stale.key.clone());
-        let Some(versions) = self.stale.get_mut(&name) else { return };
-        versions.retain(|version| *version != stale.version);
-        if versions.is_empty() {
+        let Some(known) = self.stale.get_mut(&name) else { return };
+        known.retain(|known| *known != (stale.version, stale.mount));
+        if known.is_empty() {
             self.stale.remove(&name);
         }
     }
@@ -474,7 +480,7 @@ impl FlushQueue {
         let bucket = &self.buckets[self.lanes[entry.lane as usize].bucket];
         if entry.phase == Phase::Idle && !entry.rows.is_empty() && !self.stale.is_empty() && obeys_stale {
             let stale = self.stale.get(&(bucket.id, entry.key.clone()));
-            if let Some(doubt) = stale.and_then(|versions| versions.iter().max()) {
+            if let Some((doubt, _)) = stale.and_then(|known| known.iter().max()) {
                 entry.phase = Phase::Check { doubt: *doubt };
             }
         }

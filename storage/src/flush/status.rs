@@ -29,6 +29,8 @@ pub struct FlushStatus {
     pub errors: Vec<(ErrorClass, u64)>,
     /// Multipart uploads at origins that nobody wants any more, and that could not be given up yet.
     pub leftover_uploads: u64,
+    /// Of these and of those that may still be answered, ones at origins that no mount names.
+    pub unreachable_uploads: u64,
     /// Every mount.
     pub mounts: Vec<MountStatus>,
 }

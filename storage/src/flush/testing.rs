@@ -6,11 +6,21 @@ use bytes::Bytes;
 
 use super::contract::{
     AskedUpload, FlushEvent, FlushKind, FlushRow, Flushed, Loaded, MountId, OriginRow, RowId, StaleTransfer,
-    Started, TransferRecord, TransferState, TransferStep,
+    Started, TransferRecord, TransferState, TransferStep, UploadPlace,
 };
 use crate::object::{BucketId, Version};
 
 pub(crate) type Name = (BucketId, Bytes);
+
+/// Where the tests' mounts have a key: each bucket is one, without a prefix of its own.
+pub(crate) fn place_of(bucket: BucketId, key: &Bytes) -> UploadPlace {
+    UploadPlace { root: root_of(bucket), key: format!("p/{}", String::from_utf8_lossy(key)) }
+}
+
+/// The origin of a bucket.
+pub(crate) fn root_of(bucket: BucketId) -> String {
+    format!("s3://origin-{}", bucket.0)
+}
 
 /// Flush rows, started rows and origin rows.
 #[derive(Debug, Default)]
@@ -22,7 +32,11 @@ pub(crate) struct ModelRows {
     pub(crate) looks_up: bool,
     transfers: BTreeMap<Version, TransferState>,
     tried: BTreeSet<Version>,
-    stale: BTreeMap<Version, StaleTransfer>,
+    stale: BTreeMap<(Version, MountId), StaleTransfer>,
+    /// Whether records of uploads say where these are.
+    pub(crate) places: bool,
+    /// A rule taken away: the record of an upload that the origin has lost goes, whatever was tried.
+    pub(crate) forgets_lost: bool,
     /// With how often.
     asked: BTreeMap<Version, (u32, AskedUpload)>,
 }
@@ -101,12 +115,13 @@ impl ModelRows {
             }
             _ => {}
         }
-        if self.row(&(bucket, key.clone()), version).is_none() || self.stale.contains_key(&version) {
+        if self.row(&(bucket, key.clone()), version).is_none() || self.stale.contains_key(&(version, mount)) {
             return (false, None);
         }
         match (step, self.transfers.get_mut(&version)) {
             (TransferStep::Asked { from_ms, until_ms }, None) => {
-                let fresh = AskedUpload { version, bucket, key, mount, from_ms, until_ms };
+                let place = self.places.then(|| place_of(bucket, &key));
+                let fresh = AskedUpload { version, bucket, key, mount, from_ms, until_ms, place };
                 let (count, asked) = self.asked.entry(version).or_insert((0, fresh));
                 *count += 1;
                 asked.from_ms = asked.from_ms.min(from_ms);
@@ -123,8 +138,8 @@ impl ModelRows {
                 state.parts.push(part);
             }
             (TransferStep::Lost, Some(state)) if state.upload_id == upload_id => {
-                self.transfers.remove(&version);
-                self.tried.remove(&version);
+                let forgotten = !self.tried.contains(&version) || self.forgets_lost;
+                return (true, self.end_transfer(&(bucket, key), version, forgotten));
             }
             _ => return (false, None),
         }
@@ -151,14 +166,14 @@ impl ModelRows {
     }
 
     /// A stale upload is gone.
-    pub(crate) fn transfer_gone(&mut self, version: Version) -> Option<FlushEvent> {
-        self.stale.remove(&version).map(FlushEvent::GivenUp)
+    pub(crate) fn transfer_gone(&mut self, version: Version, mount: MountId) -> Option<FlushEvent> {
+        self.stale.remove(&(version, mount)).map(FlushEvent::GivenUp)
     }
 
     /// What becomes of an upload when the origin confirms its version, whose row is gone already.
     pub(crate) fn transfer_landed(&mut self, flushed: &Flushed) -> Option<FlushEvent> {
         flushed.origin_etag.as_ref()?;
-        self.transfer_gone(flushed.version)
+        self.transfer_gone(flushed.version, MountId(flushed.bucket.0))
     }
 
     /// Uploads of the key that may still become its object.
@@ -179,8 +194,9 @@ impl ModelRows {
         }
         let (bucket, key) = name.clone();
         let TransferState { mount, upload_id, .. } = state;
-        let stale = StaleTransfer { version, bucket, key, mount, upload_id, tried };
-        self.stale.insert(version, stale.clone());
+        let place = self.places.then(|| place_of(bucket, &key));
+        let stale = StaleTransfer { version, bucket, key, mount, upload_id, tried, place };
+        self.stale.insert((version, mount), stale.clone());
         Some(FlushEvent::Stale(stale))
     }
 

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use super::batch::Batcher;
 use super::contract::{
     FlushKind, FlushObject, Flushed, OriginRow, RowId, SharedLog, SharedSource, SourceError, SourceObject,
-    Started, TransferRecord,
+    Started, TransferRecord, UploadPlace,
 };
 use super::queue::{Ended, Start, Work};
 use super::stale::StaleUploads;
@@ -35,6 +35,8 @@ pub(crate) struct Target {
     /// Bytes of the object key that the mount's own prefix takes, and that are not repeated in the origin.
     pub(crate) prefix_bytes: usize,
     pub(crate) origin_prefix: String,
+    /// The origin, as records name it.
+    pub(crate) origin_root: String,
     pub(crate) capabilities: Capabilities,
     /// Whether the origin may hold what this cluster has not put there.
     pub(crate) shared: bool,
@@ -43,6 +45,10 @@ pub(crate) struct Target {
 impl Target {
     pub(super) fn key(&self, start: &Start) -> OriginKey {
         origin_key(&self.origin_prefix, start.key.get(self.prefix_bytes..).unwrap_or_default())
+    }
+
+    pub(super) fn place(&self, start: &Start) -> UploadPlace {
+        UploadPlace { root: self.origin_root.clone(), key: self.key(start).0 }
     }
 }
 
@@ -276,7 +282,7 @@ impl Courier {
         })
     }
 
-    async fn held(&self, target: &Target, key: &OriginKey) -> Result<Held, Ended> {
+    pub(super) async fn held(&self, target: &Target, key: &OriginKey) -> Result<Held, Ended> {
         let head = target.origin.head(key).await.map_err(|error| failed(harmless(error), 0))?;
         Ok(Held::of(head.as_ref(), self.cluster))
     }

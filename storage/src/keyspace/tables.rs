@@ -19,7 +19,8 @@
 //! S started  'S' bucket:u32be key                     version:u64le deadline_ms:u64le: the origin rows with an attempt
 //! V upload   'V' bucket:u32be key upload:u64be        upload row
 //! W part     'W' upload:u64be number:u16be            object row: the part's body, MD5 and checksum
-//! T transfer 'T' version:u64be number:u32be           number 0: transfer row; else a part that the origin has
+//! T transfer 'T' version:u64be number:u32be           number 0: transfer row; from 1 a part that the origin has; from 2^30
+//!                                                     by mount a stale transfer row, from 2^31 by mount an asked row
 //! D deletes  'D' mount:u32be slot:u16be               version:u64le of the last delete of ours that this origin took, of
 //!                                                     the keys of a slot; only of mounts that look up
 //! I import   'I' mount:u32be                          import row: how far an import has come
@@ -49,9 +50,10 @@
 //!              the end)
 //! origin row:  layout:u8=1 flags:u8 (1 pending, 2 started, 4 origin, 8 mount, 16 adopted) rows:u32 [pending:u64]
 //!              [started:u64 deadline_ms:u64] [origin:u64 etag] [mount:u32]   (byte strings: len:u32 bytes)
-//! transfer row: layout:u8=1 flags:u8 (1 crc32c, 2 stale, 4 not tried) mount:u32 bucket:u32 part_bytes:u64
-//!              last_part:u32 key upload_id;  part: layout:u8=1 flags:u8 (1 crc32c) [crc32c:u32] etag   (byte strings)
-//!              asked: layout:u8=1 bucket:u32 count:u32 from_ms:u64 until_ms:u64 key
+//! transfer row: layout:u8=2 flags:u8 (1 crc32c, 2 stale, 4 not tried) mount:u32 bucket:u32 part_bytes:u64
+//!              last_part:u32 key upload_id origin origin_key;  part: layout:u8=1 flags:u8 (1 crc32c) [crc32c:u32] etag
+//!              asked: layout:u8=2 bucket:u32 count:u32 from_ms:u64 until_ms:u64 origin origin_key key (to the end)
+//!              (byte strings). In layout 1 both lack origin and origin_key, and a stale row may have the number 0.
 //! upload row:  layout:u8=1 created_ms:u64 last_part:u16 meta options   (byte strings)
 //! meta: fields to the end: tag:u8 len:u16 bytes, user pairs as tag 7 (name) then tag 8 (value)
 //! ```
@@ -79,6 +81,8 @@ use crate::object::{BlobId, BucketId, Version};
 
 /// Layout of every row but the object row, which has a number of its own.
 const LAYOUT: u8 = 1;
+/// Layout of rows of uploads that say at which origin, and under which key of it.
+const LAYOUT_PLACED: u8 = 2;
 
 /// First byte of every key: which table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -261,10 +265,13 @@ pub(crate) fn queue_key(version: Version, bucket: BucketId, key: &[u8]) -> Vec<u
     out
 }
 
+/// From this number on the rows of a version are stale transfer rows, one for each mount.
+pub(crate) const STALE: u32 = 1 << 30;
 /// From this number on the rows of a version tell what was asked of origins, one for each mount.
 pub(crate) const ASKED: u32 = 1 << 31;
 
-/// Key of a transfer row, or (from 1 on) of one of its parts, or (from [`ASKED`] on, by mount) of what was asked.
+/// Key of a transfer row, or (from 1 on) of one of its parts, or (from [`STALE`] on, by mount) of a stale one, or (from
+/// [`ASKED`] on, by mount) of what was asked.
 pub(crate) fn transfer_key(version: Version, number: u32) -> [u8; 13] {
     let mut out = [0; 13];
     out[0] = Table::Transfer as u8;

@@ -215,9 +215,10 @@ impl<'a> Mutation<'a> {
                     }
                 }
             }
-            Mutation::TransferGone { version } => {
-                out.push(42);
+            Mutation::TransferGone { version, mount } => {
+                out.push(if mount.is_some() { 50 } else { 42 });
                 out.extend_from_slice(&version.0.to_le_bytes());
+                out.extend(mount.iter().flat_map(|mount| mount.to_le_bytes()));
             }
             Mutation::FlushPark { bucket, key, version, reason } => {
                 out.push(23);
@@ -474,7 +475,8 @@ impl<'a> Mutation<'a> {
                 };
                 Mutation::Transfer { bucket, key, version, upload_id, step }
             }
-            42 => Mutation::TransferGone { version: Version(take_u64(b)?) },
+            42 => Mutation::TransferGone { version: Version(take_u64(b)?), mount: None },
+            50 => Mutation::TransferGone { version: Version(take_u64(b)?), mount: Some(take_u32(b)?) },
             40 => Mutation::MountForget { abandon: take_u8(b)? != 0, mount: take_u32(b)? },
             26 => Mutation::SweepDone { bucket: BucketId(take_u32(b)?), epoch: Version(take_u64(b)?) },
             27 => Mutation::AbortBefore { node: u16::from_le_bytes(take_array(b)?) },

@@ -134,7 +134,8 @@ fn examples<'a>(key: &'a [u8], bytes: &'a [u8], text: &'a str, number: u64) -> V
             upload_id: "",
             step: TransferStep::Looked { mount: 3, until_ms: number },
         },
-        Mutation::TransferGone { version },
+        Mutation::TransferGone { version, mount: None },
+        Mutation::TransferGone { version, mount: Some(7) },
         Mutation::FlushAbandon { bucket, key, version },
     ];
     let guards = vec![Guard::VersionIs { bucket, key, version: Some(version) }];

@@ -74,7 +74,7 @@ pub enum Fault {
     Twice,
     /// An upload is said to be given up, and is not. Other calls: as `Ok`.
     Pretend,
-    /// A read of an object is never answered; any other call is lost as with `DropUnknown`.
+    /// A read of an object, or giving an upload up, is never answered; any other call is lost as with `DropUnknown`.
     Stall,
     /// The sender gives up, and it lands when the test says so ([`MemoryOrigin::land_late`]).
     LandLate,
@@ -108,6 +108,8 @@ struct State {
     recorded: Vec<Recorded>,
     late: BTreeMap<u64, LateRequest>,
     uploads: BTreeMap<String, Upload>,
+    /// Uploads whose completion is worked on, and that are not known meanwhile.
+    forgotten: BTreeMap<String, Upload>,
     calls: u64,
     changes: u64,
     hook: Option<FaultHook>,
@@ -156,6 +158,7 @@ impl MemoryOrigin {
             recorded: Vec::new(),
             late: BTreeMap::new(),
             uploads: BTreeMap::new(),
+            forgotten: BTreeMap::new(),
             calls: 0,
             changes: 0,
             hook: None,
@@ -196,6 +199,44 @@ impl MemoryOrigin {
             LateRequest::Delete(request) => state.delete(&request, call, true),
         };
         true
+    }
+
+    /// Takes a completion, whose condition is judged now, and forgets the upload before the object is there: until
+    /// [`MemoryOrigin::show`]. Without a call.
+    pub fn forget(&self, request: &CompleteRequest) -> Result<(), OriginError> {
+        let mut state = self.state.lock();
+        state.judge(&request.key, &request.condition)?;
+        let upload = state.uploads.remove(&request.upload.0).ok_or_else(no_such_upload)?;
+        state.forgotten.insert(request.upload.0.clone(), upload);
+        Ok(())
+    }
+
+    /// The same for a completion that is to land late.
+    pub fn forget_late(&self, call: u64) -> bool {
+        self.late_completion(call).is_some_and(|request| self.forget(&request).is_ok())
+    }
+
+    /// Shows what has become of it.
+    pub fn show_late(&self, call: u64) -> bool {
+        let shown = self.late_completion(call).is_some_and(|request| self.show(&request).is_ok());
+        self.state.lock().late.remove(&call);
+        shown
+    }
+
+    fn late_completion(&self, call: u64) -> Option<CompleteRequest> {
+        match self.state.lock().late.get(&call)? {
+            LateRequest::Complete(request) => Some((**request).clone()),
+            LateRequest::Put(_) | LateRequest::Delete(_) => None,
+        }
+    }
+
+    /// Shows what has become of an upload that was forgotten.
+    pub fn show(&self, request: &CompleteRequest) -> Result<PutReply, OriginError> {
+        let mut state = self.state.lock();
+        let upload = state.forgotten.remove(&request.upload.0).ok_or_else(no_such_upload)?;
+        state.uploads.insert(request.upload.0.clone(), upload);
+        let call = state.calls;
+        state.complete(&CompleteRequest { condition: Condition::None, ..request.clone() }, call, true)
     }
 
     /// Puts an object that is not ours, without a call and without a record.
@@ -447,13 +488,13 @@ impl Origin for MemoryOrigin {
     }
 
     async fn abort_upload(&self, key: &OriginKey, upload: &UploadId) -> Result<AbortReply, OriginError> {
-        let mut state = self.state.lock();
-        let fault = state.arrive(Operation::AbortUpload, &key.0).1;
-        if fault == Fault::Pretend {
-            return Ok(AbortReply::GivenUp);
+        let fault = self.state.lock().arrive(Operation::AbortUpload, &key.0).1;
+        match fault {
+            Fault::Pretend => return Ok(AbortReply::GivenUp),
+            Fault::Stall => std::future::pending::<()>().await,
+            fault => read_fault(fault)?,
         }
-        read_fault(fault)?;
-        Ok(match state.uploads.remove(&upload.0) {
+        Ok(match self.state.lock().uploads.remove(&upload.0) {
             Some(_) => AbortReply::GivenUp,
             None => AbortReply::NotKnown,
         })

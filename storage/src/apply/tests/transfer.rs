@@ -1,7 +1,7 @@
 //! The records of uploads to origins, as stories.
 
 use super::*;
-use crate::keyspace::tables::{ASKED, AskedRow, TransferRow, transfer_key};
+use crate::keyspace::tables::{ASKED, AskedRow, STALE, TransferRow, transfer_key};
 use crate::mutation::TransferStep;
 
 const BEGUN: TransferStep<'_> = TransferStep::Begun { part_bytes: 8, crc32c: false };
@@ -14,6 +14,15 @@ impl Story {
     fn recorded(&self, version: Version) -> Option<TransferRow> {
         let row = self.raw(RowKey::encoded(&transfer_key(version, 0)));
         row.map(|row| TransferRow::decode(&row).unwrap())
+    }
+
+    fn stale(&self, version: Version, mount: u32) -> Option<TransferRow> {
+        let row = self.raw(RowKey::encoded(&transfer_key(version, STALE | mount)));
+        row.map(|row| TransferRow::decode(&row).unwrap())
+    }
+
+    fn gone(&mut self, version: Version, mount: u32) -> Outcome {
+        self.run(&Mutation::TransferGone { version, mount: Some(mount) })
     }
 
     fn start(&mut self, key: &[u8], version: Version) {
@@ -31,12 +40,30 @@ fn an_upload_may_become_the_object_once_an_attempt_for_it_has_started() {
     story.start(b"k", version);
     assert!(story.recorded(version).unwrap().tried);
     story.set(b"k", b"2");
-    let row = story.recorded(version).unwrap();
+    assert_eq!(story.recorded(version), None);
+    let row = story.stale(version, 1).unwrap();
     assert!(row.stale && row.tried && row.upload_id == "u");
     assert!(story.raw(RowKey::encoded(&transfer_key(version, 1))).is_none(), "nobody goes on with it");
-    done(story.run(&Mutation::TransferGone { version }));
-    assert_eq!(story.recorded(version), None);
-    assert_eq!(story.run(&Mutation::TransferGone { version }), Outcome::Unmet);
+    done(story.gone(version, 1));
+    assert_eq!(story.stale(version, 1), None);
+    assert_eq!(story.gone(version, 1), Outcome::Unmet);
+}
+
+#[test]
+fn a_record_says_where_its_upload_is() {
+    let mut story = Story::mounted();
+    assert_eq!(story.run(&mount_at(b"sub/", "s3://other/p")), Outcome::Mount(2));
+    for (key, origin, origin_key) in [(&b"k"[..], "s3://cloud", "p/k"), (b"sub/k", "s3://other/p", "k")] {
+        let version = story.set(key, b"1");
+        done(story.transfer(key, version, "", TransferStep::Asked { from_ms: 1, until_ms: 2 }));
+        done(story.transfer(key, version, "", TransferStep::Asked { from_ms: 1, until_ms: 2 }));
+        done(story.transfer(key, version, "u", BEGUN));
+        let row = story.recorded(version).unwrap();
+        assert_eq!((&*row.origin, &*row.origin_key), (origin, origin_key));
+        let asked = story.raw(RowKey::encoded(&transfer_key(version, ASKED | row.mount))).unwrap();
+        let asked = AskedRow::decode(&asked).unwrap();
+        assert_eq!((&*asked.origin, &*asked.origin_key), (origin, origin_key));
+    }
 }
 
 #[test]
@@ -50,30 +77,88 @@ fn a_stale_upload_that_became_the_object_is_no_more_to_be_given_up() {
     let told = |mount, origin_etag| Mutation::Flushed { bucket, key: b"k", version, origin_etag, mount };
     for nothing_of_it in [told(Some(1), None), told(None, Some("e")), told(Some(2), Some("e"))] {
         story.run(&nothing_of_it);
-        assert!(story.recorded(version).is_some(), "{nothing_of_it:?}");
+        assert!(story.stale(version, 1).is_some(), "{nothing_of_it:?}");
     }
     story.run(&told(Some(1), Some("e")));
-    assert_eq!(story.recorded(version), None);
+    assert_eq!(story.stale(version, 1), None);
 }
 
 #[test]
-fn an_upload_at_an_origin_that_the_key_has_left_is_stale_and_in_the_way_until_it_is_given_up() {
+fn an_upload_that_is_lost_after_it_was_tried_leaves_its_trace_until_it_is_given_up_or_lands() {
+    for lands in [false, true] {
+        let mut story = Story::mounted();
+        let bucket = story.bucket;
+        let version = story.set(b"k", b"1");
+        done(story.transfer(b"k", version, "u", BEGUN));
+        story.start(b"k", version);
+        done(story.transfer(b"k", version, "u", TransferStep::Lost));
+        let row = story.stale(version, 1).unwrap();
+        assert!(row.stale && row.tried && row.upload_id == "u");
+        assert!(!story.queued(b"k", version).unwrap().transfer);
+        for step in [TransferStep::Asked { from_ms: 1, until_ms: 2 }, BEGUN, TransferStep::Lost] {
+            assert_eq!(story.transfer(b"k", version, "u", step), Outcome::Unmet, "{step:?}: it is in the way");
+        }
+        match lands {
+            false => {
+                done(story.gone(version, 1));
+                done(story.transfer(b"k", version, "v", BEGUN));
+                assert_eq!(story.recorded(version).unwrap().upload_id, "v");
+            }
+            true => {
+                let origin_etag = Some("e");
+                done(story.run(&Mutation::Flushed { bucket, key: b"k", version, origin_etag, mount: Some(1) }));
+            }
+        }
+        assert_eq!(story.stale(version, 1), None);
+    }
+    // Without a completion there is nothing that could land.
+    let mut story = Story::mounted();
+    let version = story.set(b"k", b"1");
+    done(story.transfer(b"k", version, "u", BEGUN));
+    done(story.transfer(b"k", version, "u", TransferStep::Lost));
+    assert_eq!((story.recorded(version), story.stale(version, 1)), (None, None));
+}
+
+#[test]
+fn an_upload_at_an_origin_that_the_key_has_left_is_stale_and_in_nobodys_way_at_another() {
     let mut story = Story::mounted();
     let version = story.set(b"sub/k", b"1");
     done(story.transfer(b"sub/k", version, "u", BEGUN));
     assert_eq!(story.run(&mount_at(b"sub/", "s3://other")), Outcome::Mount(2));
     done(story.transfer(b"sub/k", version, "u", TransferStep::Lost));
-    let row = story.recorded(version).unwrap();
+    let row = story.stale(version, 1).unwrap();
     assert!(row.stale && row.mount == 1 && !story.queued(b"sub/k", version).unwrap().transfer);
-    for step in [BEGUN, TransferStep::Lost] {
-        assert_eq!(story.transfer(b"sub/k", version, "u", step), Outcome::Unmet);
-    }
-    done(story.run(&Mutation::TransferGone { version }));
+    assert_eq!(story.transfer(b"sub/k", version, "u", TransferStep::Lost), Outcome::Unmet);
     done(story.transfer(b"sub/k", version, "v", BEGUN));
     assert_eq!(story.recorded(version).unwrap().mount, 2);
-    // Where it still belongs, one that is lost is simply forgotten.
-    done(story.transfer(b"sub/k", version, "v", TransferStep::Lost));
-    assert_eq!(story.recorded(version), None);
+    assert!(story.stale(version, 1).is_some());
+    done(story.gone(version, 1));
+    assert_eq!(story.recorded(version).unwrap().upload_id, "v");
+}
+
+/// A stale row once took the place of the wanted one.
+#[test]
+fn a_stale_record_of_the_first_layout_is_put_aside_and_given_up_like_any_other() {
+    for by_mount in [None, Some(1)] {
+        let mut story = Story::mounted();
+        let version = story.set(b"k", b"1");
+        done(story.transfer(b"k", version, "u", BEGUN));
+        let row = TransferRow { stale: true, ..story.recorded(version).unwrap() };
+        {
+            let keyspace = &story.world.node.as_ref().unwrap().keyspace;
+            let (row_key, horizon) = (transfer_key(version, 0), keyspace.horizon());
+            let rows = keyspace.memtables();
+            rows.active.put(RowKey::encoded(&row_key), keyspace.visible(), Some(row.encode()), horizon);
+        }
+        assert_eq!(story.transfer(b"k", version, "v", BEGUN), Outcome::Unmet, "it is in the way");
+        let gone = Mutation::TransferGone { version, mount: by_mount };
+        if by_mount.is_some() {
+            done(story.run(&gone));
+            done(story.transfer(b"k", version, "v", BEGUN));
+        } else {
+            assert_eq!(story.run(&gone), Outcome::Unmet, "it has been put aside, and will be asked about again");
+        }
+    }
 }
 
 #[test]

@@ -65,6 +65,8 @@ pub struct MountSpec {
     pub origin: Arc<dyn Origin>,
     /// What origin keys begin with: empty, or ending in `/`.
     pub origin_prefix: String,
+    /// The origin without that prefix, as the record names it: `s3://bucket`.
+    pub origin_root: String,
     /// Whether the record says that the origin prefix is ours.
     pub attached: bool,
     /// `order = "fifo"`.

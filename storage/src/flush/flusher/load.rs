@@ -53,12 +53,14 @@ impl Flusher {
             fifo: mount.spec.fifo,
             min_interval_ms: u64::try_from(mount.spec.min_interval.as_millis()).unwrap_or(u64::MAX),
             read_only: mount.spec.read_only,
+            origin_root: mount.spec.origin_root.clone(),
+            origin_prefix: mount.spec.origin_prefix.clone(),
         });
         let (clock_ms, wall_ms) = (self.clock.now_ms(), self.source.now_ms());
         let mut load = QueueLoad::new(self.config.queue, mounts.collect(), self.config.seed, clock_ms);
         self.source.load(&mut |mut loaded| {
             match &loaded {
-                Loaded::Stale(stale) => self.add_stale(stale),
+                Loaded::Stale(stale) => self.add_loaded(stale),
                 Loaded::Asked(asked) => self.add_asked(asked),
                 Loaded::Row(_) | Loaded::Started(_) => {}
             }

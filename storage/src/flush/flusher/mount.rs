@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{ChecksumMode, Flusher, MountSpec};
 use crate::flush::contract::MountId;
 use crate::flush::upload::{Target, origin_key};
 use crate::object::BucketId;
+use crate::object_name::decode_key;
 use crate::origin::{Capabilities, OriginKey};
 
 pub(super) struct Mount {
@@ -36,8 +38,8 @@ impl Flusher {
         let mount = &self.mounts[at];
         let (mut wait, longest) = self.config.mount_retry;
         while !mount.state.lock().forgotten {
-            if self.awaits_strays(mount) && !mount.state.lock().attached {
-                let reason = "an upload of a forgotten mount is given up first".to_owned();
+            let strays = self.awaits_strays(mount).filter(|_| !mount.state.lock().attached);
+            if let Some(reason) = strays {
                 self.with_queue(|queue| queue.set_mount_ready(mount.spec.id, Err(reason)));
                 tokio::time::sleep(wait).await;
                 continue;
@@ -103,6 +105,7 @@ impl Flusher {
             origin: mount.spec.origin.clone(),
             prefix_bytes: mount.spec.key_prefix.len(),
             origin_prefix: mount.spec.origin_prefix.clone(),
+            origin_root: mount.spec.origin_root.clone(),
             capabilities: capabilities?,
             shared: existing || mount.spec.revalidate,
         })
@@ -131,5 +134,16 @@ impl Mount {
 
     pub(super) fn origin_key(&self, key: &[u8]) -> OriginKey {
         origin_key(&self.spec.origin_prefix, key.get(self.spec.key_prefix.len()..).unwrap_or_default())
+    }
+
+    /// The key that the origin has under this name.
+    pub(super) fn key_of(&self, key: &OriginKey) -> Option<Bytes> {
+        let rest = decode_key(key.0.strip_prefix(&self.spec.origin_prefix)?)?;
+        Some([&self.spec.key_prefix[..], &rest].concat().into())
+    }
+
+    /// Length of the origin prefix, if the key lies under it; of none if not.
+    pub(super) fn shared_prefix(&self, key: &str) -> Option<usize> {
+        key.starts_with(&self.spec.origin_prefix).then_some(self.spec.origin_prefix.len())
     }
 }

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use super::*;
 use crate::flush::contract::{
     FlushKind, FlushLog, FlushObject, FlushSource, Flushed, Loaded, MountId, OriginRow, SourceObject,
-    Started, TransferRecord, TransferState,
+    StaleTransfer, Started, TransferRecord, TransferState,
 };
 use crate::flush::queue::{MountHealth, Pending, QueueConfig, RowState, RowView};
 use crate::flush::tag::OriginTag;
-use crate::flush::testing::{Change, ModelRows, Name};
+use crate::flush::testing::{Change, ModelRows, Name, root_of};
 use crate::object::{BucketId, ClusterId, ObjectMeta, Version};
 use crate::origin::memory::{Fault, MemoryOrigin, Operation};
 use crate::origin::{Capabilities, Fence, Origin, OriginError};
@@ -139,8 +139,8 @@ impl FlushLog for Core {
         Ok(done)
     }
 
-    async fn transfer_gone(&self, version: Version) -> Result<(), LogError> {
-        self.apply(|inner| inner.rows.transfer_gone(version))
+    async fn transfer_gone(&self, version: Version, mount: MountId) -> Result<(), LogError> {
+        self.apply(|inner| inner.rows.transfer_gone(version, mount))
     }
 
     async fn park(&self, row: RowId, reason: String) -> Result<(), LogError> {
@@ -326,6 +326,7 @@ fn flusher_with(
         key_prefix: Bytes::new(),
         origin: origin.clone(),
         origin_prefix: "p/".to_owned(),
+        origin_root: root_of(BUCKET),
         attached: false,
         fifo: false,
         min_interval: Duration::ZERO,

@@ -58,6 +58,7 @@ impl Flusher {
             mounts: mounts.collect(),
             pending_objects: queue.map_or(0, |queue| queue.len()),
             leftover_uploads: (self.stale.len() + self.asked.due_len(Instant::now())) as u64,
+            unreachable_uploads: self.out_of_reach().values().sum(),
             pending_bytes: queue.map_or(0, |queue| queue.bytes()),
             parked_objects: queue.map_or(0, |queue| queue.parked_len() as u64),
             in_flight: queue.map_or(0, |queue| queue.in_flight() as u64),

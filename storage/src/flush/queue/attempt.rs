@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::FlushQueue;
 use super::row::{Flight, Phase, Trouble};
-use crate::flush::classify::{ALONE, ParkAfter, Policy, ladder_step, policy};
+use crate::flush::classify::{ALONE, ParkAfter, Policy, SLOW, ladder_step, policy};
 use crate::flush::contract::{FlushKind, MountId, RowId};
 use crate::object::{BucketId, Version};
 use crate::origin::{ErrorClass, Landing};
@@ -70,6 +70,11 @@ pub enum Ended {
         /// Milliseconds.
         after_ms: u64,
     },
+    /// The origin answers, but refuses to give an upload up that may become the object: nothing else may be sent.
+    MayNotGiveUp {
+        /// For people.
+        message: String,
+    },
     /// The origin confirmed, but the log did not: a HEAD will tell again after this time.
     Unrecorded {
         /// How much longer the attempt may live, milliseconds.
@@ -99,6 +104,8 @@ pub struct ParkOrder {
     pub reason: String,
 }
 
+/// Refusals to give an upload up after which the row is set aside.
+const REFUSALS: u16 = 3;
 /// The first wait between trials of a mount that is down, in first waits of a row.
 const TRIAL_STEPS: u64 = 4;
 
@@ -190,6 +197,10 @@ impl FlushQueue {
                 entry.wait_until(now_ms.saturating_add(after_ms));
                 None
             }
+            Ended::MayNotGiveUp { message } => {
+                entry.phase = before;
+                self.refused(slot, version, message)
+            }
             Ended::Conflict => {
                 entry.phase = Phase::Check { doubt: flight.doubt.unwrap_or(version) };
                 entry.wait_until(now_ms.saturating_add(CONFLICT_WAIT_MS));
@@ -258,6 +269,23 @@ impl FlushQueue {
         // Behind a fence the row may have landed: it is parked after the HEAD, if at all.
         let certain = !matches!(entry.phase, Phase::Fenced { .. });
         (exhausted && certain).then(|| self.park_order(slot, version)).flatten()
+    }
+
+    /// Waits, and sets the row aside when the origin has refused often enough that a hand is needed. Says nothing of the
+    /// mount, which takes other rows.
+    fn refused(&mut self, slot: u32, version: Version, message: String) -> Option<ParkOrder> {
+        let step_ms = ladder_step(self.config.ladder(SLOW), {
+            let trouble = self.keys[slot as usize].as_mut()?.trouble.get_or_insert_default();
+            trouble.failures = trouble.failures.saturating_add(1);
+            trouble.refusals = trouble.refusals.saturating_add(1);
+            trouble.last_error = message;
+            trouble.failures
+        });
+        let wait_ms = jitter(&mut self.random, step_ms);
+        let entry = self.keys[slot as usize].as_mut()?;
+        entry.wait_until(self.now_ms.saturating_add(wait_ms));
+        let refusals = entry.trouble.as_ref().map_or(0, |trouble| trouble.refusals);
+        (refusals >= REFUSALS).then(|| self.park_order(slot, version)).flatten()
     }
 
     fn park_order(&self, slot: u32, version: Version) -> Option<ParkOrder> {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use crate::flush::classify::ladder_step;
-use crate::flush::contract::MountId;
+use crate::flush::contract::{MountId, UploadPlace};
+use crate::flush::upload::origin_key;
 use crate::object::BucketId;
 
 /// Distinct keys that must fail one after the other, with no success between, before the mount counts as
@@ -30,6 +31,18 @@ pub struct QueueMount {
     pub min_interval_ms: u64,
     /// Whether its rows wait until it is written again.
     pub read_only: bool,
+    /// Its origin, as records name it ([`UploadPlace::root`]).
+    pub origin_root: String,
+    /// What origin keys begin with.
+    pub origin_prefix: String,
+}
+
+impl QueueMount {
+    /// Where it has a key.
+    pub(super) fn place(&self, key: &[u8]) -> UploadPlace {
+        let rest = key.get(self.prefix.len()..).unwrap_or_default();
+        UploadPlace { root: self.origin_root.clone(), key: origin_key(&self.origin_prefix, rest).0 }
+    }
 }
 
 /// How a mount does, for people.

@@ -123,6 +123,8 @@ pub(super) struct Trouble {
     pub(super) failures_own: u16,
     /// Failures since which other rows of the mount succeeded.
     pub(super) failures_alone: u16,
+    /// How often the origin has refused to give up an upload of the key.
+    pub(super) refusals: u16,
     /// Whether it has failed often enough to be parked.
     pub(super) exhausted: bool,
     /// The mount's count of successes at the last failure.

@@ -1,6 +1,7 @@
 //! A small world around the queue, by seed: clients, a log that applies, a network that loses, delays
 //! and repeats, leaders that change, and the memory origin. Half of the versions go as uploads, whose completion the
-//! origin may work on long after its sender is dead.
+//! origin may work on long after its sender is dead; and it may forget an upload for up to the margin before it shows the
+//! object.
 //!
 //! Aim: no schedule makes the origin go back, brings a deleted object back, or breaks a barrier; and
 //! when the faults stop, the origin equals the newest rows. Method: virtual time, one event after the
@@ -20,14 +21,15 @@ use futures_util::FutureExt;
 
 pub(crate) use self::sabotage::Sabotage;
 use super::*;
-use crate::flush::contract::{FlushKind, Started, TransferRecord, TransferStep};
+use crate::flush::contract::{FlushKind, Loaded, Started, TransferRecord, TransferStep};
+use crate::flush::stale::{Progress, StaleUploads};
 use crate::flush::tag::{Held, OriginTag, VERSION_META, Verdict, judge, judge_blind};
-use crate::flush::testing::{Change, ModelRows, Name};
+use crate::flush::testing::{Change, ModelRows, Name, root_of};
 use crate::flush::upload::{condition_for, condition_of};
 use crate::object::ClusterId;
 use crate::origin::memory::MemoryOrigin;
 use crate::origin::{
-    BeginRequest, BodyChecksums, Capabilities, CompleteRequest, Condition, ContentHeaders, DeleteRequest,
+    AbortReply, BeginRequest, BodyChecksums, Capabilities, CompleteRequest, Condition, ContentHeaders, DeleteRequest,
     ErrorClass, Fence, Landing, NO_SUCH_UPLOAD, Origin, OriginETag, OriginError, OriginKey, PartRequest,
     PutRequest, SentPart, UploadId,
 };
@@ -91,6 +93,8 @@ enum Event {
     Applied { epoch: u64, proposal: Proposal },
     /// A request reaches the origin; the answer goes to the attempt, if anybody waits for it.
     Land { request: Request, answer_to: Option<(u64, AttemptId)> },
+    /// The origin shows what has become of an upload that it does not know any more.
+    Show { request: Request, answer_to: Option<(u64, AttemptId)> },
     /// The sender gives up on an attempt.
     GiveUp { epoch: u64, attempt: AttemptId, deadline_ms: u64 },
     /// The origin answers a HEAD; the request goes after it, if nothing forbids it.
@@ -119,6 +123,7 @@ enum Proposal {
     /// Of an upload that is given up; the attempt goes on when it is applied.
     TransferGone {
         version: Version,
+        mount: MountId,
         then: Start,
     },
 }
@@ -135,6 +140,10 @@ struct World {
     history: Vec<Commit>,
     rows: ModelRows,
     queue: FlushQueue,
+    /// What this leader knows of uploads that are to be given up.
+    uploads: StaleUploads,
+    /// When the world began, by the clock that uploads are told.
+    began: Instant,
     epoch: u64,
     /// How far this leader's clock is from the true one, plus `SKEW_MS`.
     clock: u64,
@@ -147,6 +156,8 @@ impl World {
     fn new(plan: Plan) -> World {
         let mut random = fastrand::Rng::with_seed(plan.seed);
         let origin = MemoryOrigin::new("memory://sim", honours(plan));
+        let mut rows = ModelRows::new(plan.existing);
+        rows.forgets_lost = plan.sabotage.forgets_lost;
         let mut foreign = BTreeSet::new();
         if plan.existing {
             for name in all_names().filter(|_| random.bool()) {
@@ -163,7 +174,9 @@ impl World {
             events: BTreeMap::new(),
             origin,
             history: Vec::new(),
-            rows: ModelRows::new(plan.existing),
+            rows,
+            uploads: StaleUploads::new(Duration::from_millis(MARGIN_MS)),
+            began: Instant::now(),
             queue: ready_queue(plan, fresh_queue(plan, 1, 0)),
             epoch: 1,
             clock: SKEW_MS,
@@ -265,6 +278,7 @@ impl World {
             Event::Client => self.client(),
             Event::Applied { epoch, proposal } => self.applied(epoch, proposal),
             Event::Land { request, answer_to } => return self.land(request, answer_to),
+            Event::Show { request, answer_to } => return self.show(request, answer_to),
             Event::GiveUp { epoch, attempt, deadline_ms } => {
                 self.finish(epoch, attempt, unknown(deadline_ms.saturating_sub(self.leader_now())));
             }
@@ -315,13 +329,27 @@ impl World {
         self.history.push(Commit { version, name: name.clone(), kind, barrier });
         let change = Change { version, kind, barrier, wins, stamp_ms: self.now, bytes: 8 };
         let (event, stale) = self.rows.change(name.clone(), change);
-        [event].into_iter().chain(stale.clone()).for_each(|event| self.queue.observe(event));
+        [event].into_iter().chain(stale.clone()).for_each(|event| self.observe(event));
         if let Some(FlushEvent::Stale(stale)) = stale.filter(|_| self.rows.stale_of(&name).is_empty()) {
             // Never completed: given up by itself.
             self.abort(&stale);
-            let gone = self.rows.transfer_gone(stale.version);
-            gone.into_iter().for_each(|event| self.queue.observe(event));
+            let gone = self.rows.transfer_gone(stale.version, stale.mount);
+            gone.into_iter().for_each(|event| self.observe(event));
         }
+    }
+
+    /// What the worker does with an event.
+    fn observe(&mut self, event: FlushEvent) {
+        match &event {
+            FlushEvent::Stale(stale) => self.uploads.add(stale),
+            FlushEvent::GivenUp(stale) => self.uploads.remove(stale),
+            _ => {}
+        }
+        self.queue.observe(event);
+    }
+
+    fn instant(&self) -> Instant {
+        self.began + Duration::from_millis(self.now)
     }
 
     fn begin(&mut self, start: Start) {
@@ -355,17 +383,17 @@ impl World {
             }
             Proposal::Flushed { flushed, then } => {
                 if let Some(event) = self.rows.transfer_landed(&flushed) {
-                    self.queue.observe(event);
+                    self.observe(event);
                 }
                 let event = self.rows.flushed(flushed);
-                self.queue.observe(event);
+                self.observe(event);
                 if let Some((attempt, ended)) = then {
                     self.finish(epoch, attempt, ended);
                 }
             }
-            Proposal::TransferGone { version, then } => {
-                if let Some(event) = self.rows.transfer_gone(version) {
-                    self.queue.observe(event);
+            Proposal::TransferGone { version, mount, then } => {
+                if let Some(event) = self.rows.transfer_gone(version, mount) {
+                    self.observe(event);
                 }
                 if epoch == self.epoch {
                     self.head(epoch, then, None);
@@ -416,7 +444,13 @@ impl World {
         self.epoch += 1;
         self.clock = self.random.u64(0..=2 * SKEW_MS);
         let mut load = fresh_queue(self.plan, self.epoch, self.leader_now());
-        self.rows.load(&mut |loaded| load.push(loaded));
+        self.uploads = StaleUploads::new(Duration::from_millis(MARGIN_MS));
+        self.rows.load(&mut |loaded| {
+            if let Loaded::Stale(stale) = &loaded {
+                self.uploads.add(stale);
+            }
+            load.push(loaded);
+        });
         self.queue = ready_queue(self.plan, load);
     }
 
@@ -451,6 +485,8 @@ fn fresh_queue(plan: Plan, epoch: u64, now_ms: u64) -> QueueLoad {
         fifo: plan.fifo && bucket == 0,
         min_interval_ms: 300,
         read_only: false,
+        origin_root: root_of(BucketId(bucket)),
+        origin_prefix: String::new(),
     });
     QueueLoad::new(config, mounts.collect(), plan.seed ^ epoch, now_ms)
 }

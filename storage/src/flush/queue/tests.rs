@@ -44,6 +44,8 @@ impl Story {
             fifo: false,
             min_interval_ms: 0,
             read_only: false,
+            origin_root: "s3://origin-1".to_owned(),
+            origin_prefix: "p/".to_owned(),
         };
         mount(&mut spec);
         let mut queue = FlushQueue::new(settings, vec![spec.clone()], 7);

@@ -106,6 +106,15 @@ impl MountRow {
         Arc::from(out)
     }
 
+    /// The origin without the mount's own prefix there: `s3://bucket`.
+    pub(crate) fn origin_root(&self) -> &str {
+        let own = self.origin_prefix.trim_end_matches('/');
+        match self.origin.strip_suffix(own).and_then(|root| root.strip_suffix('/')) {
+            Some(root) if !own.is_empty() => root,
+            _ => &self.origin,
+        }
+    }
+
     /// How it treats the origin.
     pub(crate) fn mode(&self) -> MountMode {
         match self {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::LAYOUT;
+use super::{LAYOUT, LAYOUT_PLACED};
 use super::fields::{put_bytes, take_bytes, take_u8, take_u32, take_u64};
 use crate::object::{BucketId, Version};
 
@@ -85,24 +85,31 @@ pub(crate) struct TransferRow {
     pub(crate) key: Box<[u8]>,
     /// As the origin gave it.
     pub(crate) upload_id: String,
+    /// The origin, as [`MountRow::origin_root`](super::MountRow::origin_root) names it; empty in rows that do not say.
+    pub(crate) origin: String,
+    /// Its key there; empty in rows that do not say.
+    pub(crate) origin_key: String,
 }
 
 impl TransferRow {
     pub(crate) fn encode(&self) -> Arc<[u8]> {
         let flags = u8::from(self.crc32c) | u8::from(self.stale) << 1 | u8::from(!self.tried) << 2;
-        let mut out = vec![LAYOUT, flags];
+        let mut out = vec![LAYOUT_PLACED, flags];
         out.extend_from_slice(&self.mount.to_le_bytes());
         out.extend_from_slice(&self.bucket.0.to_le_bytes());
         out.extend_from_slice(&self.part_bytes.to_le_bytes());
         out.extend_from_slice(&self.last_part.to_le_bytes());
         put_bytes(&mut out, &self.key);
         put_bytes(&mut out, self.upload_id.as_bytes());
+        put_bytes(&mut out, self.origin.as_bytes());
+        put_bytes(&mut out, self.origin_key.as_bytes());
         Arc::from(out)
     }
 
     pub(crate) fn decode(mut row: &[u8]) -> Option<TransferRow> {
         let b = &mut row;
-        if take_u8(b)? != LAYOUT {
+        let layout = take_u8(b)?;
+        if !matches!(layout, LAYOUT | LAYOUT_PLACED) {
             return None;
         }
         let flags = take_u8(b)?;
@@ -115,9 +122,15 @@ impl TransferRow {
             part_bytes: take_u64(b)?,
             last_part: take_u32(b)?,
             key: Box::from(take_bytes(b)?),
-            upload_id: String::from_utf8(take_bytes(b)?.to_vec()).ok()?,
+            upload_id: take_text(b)?,
+            origin: if layout == LAYOUT_PLACED { take_text(b)? } else { String::new() },
+            origin_key: if layout == LAYOUT_PLACED { take_text(b)? } else { String::new() },
         })
     }
+}
+
+fn take_text(bytes: &mut &[u8]) -> Option<String> {
+    String::from_utf8(take_bytes(bytes)?.to_vec()).ok()
 }
 
 /// Uploads that an origin was asked to begin, and that nobody has learnt the names of.
@@ -130,23 +143,30 @@ pub(crate) struct AskedRow {
     pub(crate) from_ms: u64,
     /// And before this.
     pub(crate) until_ms: u64,
+    /// As in a [`TransferRow`].
+    pub(crate) origin: String,
+    /// As in a [`TransferRow`].
+    pub(crate) origin_key: String,
     pub(crate) key: Box<[u8]>,
 }
 
 impl AskedRow {
     pub(crate) fn encode(&self) -> Arc<[u8]> {
-        let mut out = vec![LAYOUT];
+        let mut out = vec![LAYOUT_PLACED];
         out.extend_from_slice(&self.bucket.0.to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());
         out.extend_from_slice(&self.from_ms.to_le_bytes());
         out.extend_from_slice(&self.until_ms.to_le_bytes());
+        put_bytes(&mut out, self.origin.as_bytes());
+        put_bytes(&mut out, self.origin_key.as_bytes());
         out.extend_from_slice(&self.key);
         Arc::from(out)
     }
 
     pub(crate) fn decode(mut row: &[u8]) -> Option<AskedRow> {
         let b = &mut row;
-        if take_u8(b)? != LAYOUT {
+        let layout = take_u8(b)?;
+        if !matches!(layout, LAYOUT | LAYOUT_PLACED) {
             return None;
         }
         Some(AskedRow {
@@ -154,6 +174,8 @@ impl AskedRow {
             count: take_u32(b)?,
             from_ms: take_u64(b)?,
             until_ms: take_u64(b)?,
+            origin: if layout == LAYOUT_PLACED { take_text(b)? } else { String::new() },
+            origin_key: if layout == LAYOUT_PLACED { take_text(b)? } else { String::new() },
             key: Box::from(*b),
         })
     }

@@ -134,10 +134,19 @@ proptest! {
             last_part: rows,
             key: Box::from(&b"k"[..]),
             upload_id: "id".to_owned(),
+            origin: "s3://o".to_owned(),
+            origin_key: "p/k".to_owned(),
         };
         prop_assert_eq!(TransferRow::decode(&row.encode()), Some(row));
-        let key = Box::from(&b"k"[..]);
-        let row = AskedRow { bucket: BucketId(rows), count: mount, from_ms: 5, until_ms: u64::MAX, key };
+        let row = AskedRow {
+            bucket: BucketId(rows),
+            count: mount,
+            from_ms: 5,
+            until_ms: u64::MAX,
+            origin: "s3://o".to_owned(),
+            origin_key: "p/k".to_owned(),
+            key: Box::from(&b"k"[..]),
+        };
         prop_assert_eq!(AskedRow::decode(&row.encode()), Some(row));
         let row = ImportRow { state: ImportState::Cancelled, listed: 9, adopted: 7, after: Box::from(&b"k"[..]) };
         prop_assert_eq!(ImportRow::decode(&row.encode()), Some(row));
@@ -145,4 +154,62 @@ proptest! {
         prop_assert_eq!(decode_sent_part(&encode_sent_part("e", crc)), Some(("e".to_owned(), crc)));
         prop_assert_eq!(split_transfer_key(&transfer_key(Version(5), rows)), Some((Version(5), rows)));
     }
+}
+
+/// Bytes as they were written before rows of uploads said where the upload is.
+#[test]
+fn rows_of_uploads_of_the_first_layout_are_still_read() {
+    let transfer = [
+        &[1, 1 | 2][..],
+        &3_u32.to_le_bytes(),
+        &9_u32.to_le_bytes(),
+        &7_u64.to_le_bytes(),
+        &2_u32.to_le_bytes(),
+        &[1, 0, 0, 0, b'k'],
+        &[2, 0, 0, 0, b'i', b'd'],
+    ]
+    .concat();
+    let row = TransferRow::decode(&transfer).unwrap();
+    assert!(row.crc32c && row.stale && row.tried, "{row:?}");
+    assert_eq!((row.mount, row.bucket, row.part_bytes, row.last_part), (3, BucketId(9), 7, 2));
+    assert_eq!((&*row.key, &*row.upload_id, &*row.origin, &*row.origin_key), (&b"k"[..], "id", "", ""));
+    let asked = [
+        &[1][..],
+        &9_u32.to_le_bytes(),
+        &1_u32.to_le_bytes(),
+        &5_u64.to_le_bytes(),
+        &6_u64.to_le_bytes(),
+        b"key",
+    ]
+    .concat();
+    let row = AskedRow::decode(&asked).unwrap();
+    assert_eq!((row.bucket, row.count, row.from_ms, row.until_ms), (BucketId(9), 1, 5, 6));
+    assert_eq!((&*row.key, &*row.origin, &*row.origin_key), (&b"key"[..], "", ""));
+}
+
+#[test]
+fn an_origin_is_known_without_the_prefix_of_the_mount() {
+    let root = |origin: &str, origin_prefix: &str| {
+        let (origin, origin_prefix) = (origin.to_owned(), origin_prefix.to_owned());
+        let row = MountRow {
+            bucket: BucketId(1),
+            local: false,
+            flushall: false,
+            attached: false,
+            leaving: false,
+            uncovered: false,
+            read_only: false,
+            write_through: false,
+            existing: false,
+            revalidate: false,
+            prefix: Box::default(),
+            origin,
+            origin_prefix,
+        };
+        row.origin_root().to_owned()
+    };
+    assert_eq!(root("s3://b", ""), "s3://b");
+    assert_eq!(root("s3://b/p/q", "p/q/"), "s3://b");
+    assert_eq!(root("s3://bb", "b/"), "s3://bb");
+    assert_eq!(root("file:///d/e", ""), "file:///d/e");
 }

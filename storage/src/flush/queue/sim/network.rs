@@ -71,6 +71,16 @@ impl World {
     ) -> Result<(), String> {
         let key = OriginKey(key_of(&request.name));
         let before = self.origin.recorded().len();
+        if let Some(complete) = self.complete_request(&request)
+            && self.faults
+            && self.random.u8(..) < 60
+            && self.origin.forget(&complete).is_ok()
+        {
+            // The object is there later, and the upload is not known meanwhile.
+            let delay = self.random.u64(1..MARGIN_MS);
+            self.at(delay, Event::Show { request, answer_to });
+            return Ok(());
+        }
         let answer = match request.kind {
             FlushKind::Put if request.upload.is_some() => self.complete(&request),
             FlushKind::Put => {
@@ -105,7 +115,30 @@ impl World {
         if self.origin.recorded().len() > before {
             self.judge_landing(&request)?;
         }
-        let Some((epoch, attempt)) = answer_to else { return Ok(()) };
+        self.answer(request, answer, answer_to);
+        Ok(())
+    }
+
+    /// The object of a completion is there at last.
+    pub(super) fn show(
+        &mut self,
+        request: Request,
+        answer_to: Option<(u64, AttemptId)>,
+    ) -> Result<(), String> {
+        let complete = self.complete_request(&request).expect("of one that goes in parts");
+        let answer = self.origin.show(&complete).map(|reply| Some(reply.etag.0));
+        self.judge_landing(&request)?;
+        self.answer(request, answer, answer_to);
+        Ok(())
+    }
+
+    fn answer(
+        &mut self,
+        request: Request,
+        answer: Result<Option<String>, OriginError>,
+        answer_to: Option<(u64, AttemptId)>,
+    ) {
+        let Some((epoch, attempt)) = answer_to else { return };
         let ended = match answer {
             Err(error) => Ended::Failed {
                 class: error.class,
@@ -122,12 +155,10 @@ impl World {
                     mount: None,
                     origin_etag,
                 };
-                self.propose(epoch, Proposal::Flushed { flushed, then: Some((attempt, Ended::Done)) });
-                return Ok(());
+                return self.propose(epoch, Proposal::Flushed { flushed, then: Some((attempt, Ended::Done)) });
             }
         };
         self.finish(epoch, attempt, ended);
-        Ok(())
     }
 
     pub(super) fn head(&mut self, epoch: u64, start: Start, then: Option<Request>) {
@@ -136,21 +167,26 @@ impl World {
             return self.finish(epoch, start.attempt, unknown(0));
         }
         let older = if then.is_none() { self.rows.stale_of(&name) } else { Vec::new() };
-        if let Some(stale) = older.first().filter(|_| !self.plan.sabotage.no_abort) {
-            self.abort(stale);
-            return match self.faults && self.random.u8(..) < 80 {
-                // The answer is lost, or there must be another.
-                true if self.random.bool() => self.finish(epoch, start.attempt, unknown(0)),
-                true => self.finish(epoch, start.attempt, Ended::AskAgain { after_ms: MARGIN_MS }),
-                false => {
-                    let gone = Proposal::TransferGone { version: stale.version, then: start };
-                    self.propose(epoch, gone)
-                }
-            };
-        }
         let head = self.origin.head(&OriginKey(key_of(&name))).now_or_never();
         let head = head.expect("the memory origin never waits").expect("and was given no faults");
         let held = Held::of(head.as_ref(), CLUSTER);
+        if let Some(stale) = older.first().filter(|_| !self.plan.sabotage.no_abort) {
+            let landed = |version| older.iter().any(|stale| stale.version == version);
+            return match &held {
+                Held::Ours { version, etag } if landed(*version) => {
+                    let ended = if *version == start.version { Ended::Done } else { Ended::GoOn };
+                    let flushed = Flushed {
+                        bucket: start.bucket,
+                        key: start.key,
+                        version: *version,
+                        mount: None,
+                        origin_etag: Some(etag.clone()),
+                    };
+                    self.propose(epoch, Proposal::Flushed { flushed, then: Some((start.attempt, ended)) })
+                }
+                _ => self.give_up(epoch, start, stale),
+            };
+        }
         let known = self.rows.origin(&name);
         let blind = self.is_blind(&start);
         let verdict = match blind {
@@ -204,6 +240,30 @@ impl World {
         }
     }
 
+    fn give_up(&mut self, epoch: u64, start: Start, stale: &StaleTransfer) {
+        let now = self.instant();
+        if let Some(left) = self.uploads.wait(stale, now) {
+            let after_ms = left.as_millis() as u64;
+            return self.finish(epoch, start.attempt, Ended::AskAgain { after_ms });
+        }
+        let reply = self.abort(stale);
+        if self.faults && self.random.u8(..) < 40 {
+            // The answer is lost.
+            return self.finish(epoch, start.attempt, unknown(0));
+        }
+        let tried = stale.tried && !self.plan.sabotage.believes_not_known;
+        match self.uploads.settle(&StaleTransfer { tried, ..stale.clone() }, reply, now) {
+            Progress::Gone => {
+                let (version, mount) = (stale.version, stale.mount);
+                self.propose(epoch, Proposal::TransferGone { version, mount, then: start });
+            }
+            Progress::Again(after) => {
+                let after_ms = after.as_millis() as u64;
+                self.finish(epoch, start.attempt, Ended::AskAgain { after_ms });
+            }
+        }
+    }
+
     /// Sends the one part of a version that goes as an upload. Parts change no object.
     pub(super) fn begin_upload(&mut self, start: &Start) {
         let goes_in_parts = start.kind == FlushKind::Put && start.version.0.is_multiple_of(2);
@@ -247,19 +307,25 @@ impl World {
         step: TransferStep,
     ) {
         let (key, upload_id) = (key.clone(), upload.0.clone());
-        self.rows.transfer(TransferRecord { bucket, key, version, upload_id, step });
+        let event = self.rows.transfer(TransferRecord { bucket, key, version, upload_id, step }).1;
+        event.into_iter().for_each(|event| self.observe(event));
     }
 
-    fn complete(&mut self, request: &Request) -> Result<Option<String>, OriginError> {
-        let (upload, part) = request.upload.clone().expect("of one that goes in parts");
-        let complete = CompleteRequest {
+    fn complete_request(&self, request: &Request) -> Option<CompleteRequest> {
+        let (upload, part) = request.upload.clone()?;
+        Some(CompleteRequest {
             key: OriginKey(key_of(&request.name)),
-            upload: upload.clone(),
+            upload,
             parts: vec![part],
             condition: request.condition.clone(),
             deadline: Instant::now() + Duration::from_secs(60),
             fence: Fence::open(),
-        };
+        })
+    }
+
+    fn complete(&mut self, request: &Request) -> Result<Option<String>, OriginError> {
+        let complete = self.complete_request(request).expect("of one that goes in parts");
+        let upload = complete.upload.clone();
         let answer =
             self.origin.complete_upload(complete).now_or_never().expect("the memory origin never waits");
         answer.map(|reply| Some(reply.etag.0)).map_err(|error| match error.code.as_deref() {
@@ -272,10 +338,10 @@ impl World {
         })
     }
 
-    pub(super) fn abort(&self, stale: &StaleTransfer) {
+    pub(super) fn abort(&self, stale: &StaleTransfer) -> AbortReply {
         let key = OriginKey(key_of(&(stale.bucket, stale.key.clone())));
         let upload = UploadId(stale.upload_id.clone());
         let reply = self.origin.abort_upload(&key, &upload).now_or_never();
-        reply.expect("the memory origin never waits").expect("and was given no faults");
+        reply.expect("the memory origin never waits").expect("and was given no faults")
     }
 }

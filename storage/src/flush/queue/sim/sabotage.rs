@@ -18,6 +18,10 @@ pub(crate) struct Sabotage {
     pub(crate) no_blindness: bool,
     /// Uploads of older versions are left as they are.
     pub(crate) no_abort: bool,
+    /// "Not known" is believed at once of an upload whose completion may have been sent.
+    pub(crate) believes_not_known: bool,
+    /// The record of an upload goes when the origin does not know it at its completion.
+    pub(crate) forgets_lost: bool,
 }
 
 impl FlushQueue {

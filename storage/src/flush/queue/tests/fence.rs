@@ -66,7 +66,7 @@ fn a_started_row_from_a_clock_far_ahead_is_waited_for_as_long_as_an_attempt_may_
 /// An upload of an older version of `a`.
 fn stale(version: Version, mount: MountId, tried: bool) -> StaleTransfer {
     let (key, upload_id) = (Bytes::from_static(b"a"), "u".to_owned());
-    StaleTransfer { version, bucket: BUCKET, key, mount, upload_id, tried }
+    StaleTransfer { version, bucket: BUCKET, key, mount, upload_id, tried, place: None }
 }
 
 #[test]

@@ -103,6 +103,16 @@ fn without_giving_up_older_uploads_the_origin_goes_back() {
 }
 
 #[test]
+fn if_not_known_is_believed_at_once_the_origin_goes_back() {
+    must_complain(Sabotage { believes_not_known: true, ..Sabotage::default() }, "the origin went back");
+}
+
+#[test]
+fn if_an_upload_that_was_tried_is_forgotten_when_it_is_lost_the_origin_goes_back() {
+    must_complain(Sabotage { forgets_lost: true, ..Sabotage::default() }, "the origin went back");
+}
+
+#[test]
 fn without_the_head_a_version_that_landed_is_taken_for_a_conflict() {
     must_complain(Sabotage { no_head: true, ..Sabotage::default() }, "nothing foreign explains");
 }
