@@ -102,12 +102,11 @@ impl Shared {
     /// Why a write that makes these buckets larger, by a staged body of `more` bytes or by something short, is
     /// refused now.
     fn refuse_growth(&self, buckets: &[BucketId], more: u64) -> Option<Refused> {
-        let other = |text: String| Some(Refused { error: full(text), by: Limit::Other });
         if buckets.is_empty() {
             return None;
         }
         if let Some(text) = self.keyspace_full() {
-            return other(text);
+            return Some(Refused { error: full(text), by: Limit::Other, reason: Reason::Map });
         }
         let promised = self.stager.promised_bytes();
         let stored = self.stored_bytes() + promised;
@@ -118,7 +117,7 @@ impl Shared {
         if dirty >= self.limits.dirty_bytes.saturating_sub(more) && self.any_mounted(buckets) {
             let limit = self.limits.dirty_bytes;
             let text = format!("forebay: dirty {}{}", share(dirty, limit), self.outage());
-            return Some(Refused { error: full(text), by: Limit::Other });
+            return Some(Refused { error: full(text), by: Limit::Other, reason: Reason::DirtyLimit });
         }
         if let Some((space, reserve)) = self.space.look(false) {
             // Free segments are filled again before the file system has to give more.
@@ -129,10 +128,11 @@ impl Shared {
                     space.free_bytes >> 20,
                     reserve >> 20
                 );
-                return Some(Refused { error: full(text), by: Limit::Room });
+                return Some(Refused { error: full(text), by: Limit::Room, reason: Reason::Disk });
             }
         }
-        self.log_full().and_then(other)
+        let (text, reason) = self.log_full()?;
+        Some(Refused { error: full(text), by: Limit::Other, reason })
     }
 
     /// Why the keyspace takes nothing that grows it.
@@ -145,15 +145,47 @@ impl Shared {
     }
 
     /// Why the log takes nothing that grows it.
-    fn log_full(&self) -> Option<String> {
-        let why =
-            self.status.journal_full.lock().clone().or_else(|| self.status.checkpoint_full.lock().clone());
-        why.map(|why| format!("forebay: {why}"))
+    fn log_full(&self) -> Option<(String, Reason)> {
+        let journal = self.status.journal_full.lock().clone().map(|why| (why, Reason::Journal));
+        let why = journal
+            .or_else(|| self.status.checkpoint_full.lock().clone().map(|why| (why, Reason::Checkpoint)));
+        why.map(|(why, reason)| (format!("forebay: {why}"), reason))
+    }
+
+    /// Slows down, and at last refuses, writes that grow buckets whose changes wait for their origin for too long.
+    /// Dropping the future does nothing.
+    pub(crate) async fn keep_within_lag(&self, buckets: &[BucketId]) -> Result<()> {
+        let Some(lag) = self.lag(buckets) else { return Ok(()) };
+        self.refuse_lag(&lag)?;
+        let delay = lag.delay();
+        if !delay.is_zero() {
+            self.admissions.note_throttled(Reason::MaxLag);
+            tokio::time::sleep(delay).await;
+        }
+        Ok(())
+    }
+
+    fn refuse_lag(&self, lag: &Lag) -> Result<()> {
+        if !lag.is_full() {
+            return Ok(());
+        }
+        self.admissions.note_rejected(Reason::MaxLag);
+        let (oldest, limit) = (age(lag.age.as_secs()), age(lag.limit.as_secs()));
+        let outage = self.outage();
+        Err(full(format!("forebay: changes wait {oldest} for {}, max_lag {limit}{outage}", lag.origin)))
+    }
+
+    fn lag(&self, buckets: &[BucketId]) -> Option<Lag> {
+        if buckets.is_empty() || !self.admissions.watches_lag.load(Relaxed) {
+            return None;
+        }
+        self.flusher()?.lag(buckets)
     }
 
     /// Refuses a row without a body where there is no room even for that: a look-up brings no bytes.
     pub(crate) fn admit_row(&self) -> Result<()> {
-        self.keyspace_full().or_else(|| self.log_full()).map_or(Ok(()), |text| Err(full(text)))
+        let text = self.keyspace_full().or_else(|| self.log_full().map(|(text, _)| text));
+        text.map_or(Ok(()), |text| Err(full(text)))
     }
 
     /// Refuses deletes of keys that are not here where they would have to be queued all the same, while the limit of
@@ -182,7 +214,10 @@ impl Shared {
             Ok(false)
         };
         match self.pool.run(look).await.map_err(|_| Error::Stopping)?.map_err(view_error)? {
-            true => Err(full(format!("forebay: dirty {}{}", share(dirty, limit), self.outage()))),
+            true => {
+                self.admissions.note_rejected(Reason::DirtyLimit);
+                Err(full(format!("forebay: dirty {}{}", share(dirty, limit), self.outage())))
+            }
             false => Ok(()),
         }
     }
@@ -234,7 +269,7 @@ impl Shared {
             kept => format!(", {} in buckets that are kept", share_text(kept)),
         };
         let text = format!("forebay: capacity {}{pinned}{kept}", share(stored, self.limits.capacity_bytes));
-        Refused { error: full(text), by: Limit::Room }
+        Refused { error: full(text), by: Limit::Room, reason: Reason::Capacity }
     }
 
     /// For how long an origin has been down, as the end of a sentence.
@@ -266,9 +301,13 @@ impl Shared {
 
     /// Lets a body of `len` bytes begin to arrive: it may count on room that comes while it does.
     pub(crate) fn admit_staged(&self, bucket: BucketId, len: u64) -> Result<()> {
-        if let Some(Refused { error, by }) = self.refuse_growth(&[bucket], len) {
+        if let Some(lag) = self.lag(&[bucket]) {
+            self.refuse_lag(&lag)?;
+        }
+        if let Some(Refused { error, by, reason }) = self.refuse_growth(&[bucket], len) {
             let hope = matches!(by, Limit::Room) && self.room_may_come();
             if !hope || len > self.limits.capacity_bytes {
+                self.admissions.note_rejected(reason);
                 return Err(error);
             }
             self.evictor.nudge();
@@ -287,10 +326,15 @@ impl Shared {
 
     async fn await_room(&self, more: u64, refused: &(dyn Fn() -> Option<Refused> + Sync)) -> Result<()> {
         let until = Instant::now() + ROOM_WAIT;
-        while let Some(Refused { error, by }) = refused() {
+        let mut waits = false;
+        while let Some(Refused { error, by, reason }) = refused() {
             let hopeless = more > self.limits.capacity_bytes || !self.room_may_come();
             if matches!(by, Limit::Other) || hopeless || Instant::now() >= until {
+                self.admissions.note_rejected(reason);
                 return Err(error);
+            }
+            if !std::mem::replace(&mut waits, true) {
+                self.admissions.note_throttled(reason);
             }
             self.evictor.nudge();
             tokio::time::sleep(ROOM_POLL).await;
@@ -309,6 +353,7 @@ impl Shared {
 struct Refused {
     error: Error,
     by: Limit,
+    reason: Reason,
 }
 
 /// Which limit it is.

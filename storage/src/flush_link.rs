@@ -319,6 +319,8 @@ pub(crate) fn start(
     specs: Vec<MountSpec>,
     settings: &FlushSettings,
 ) -> Result<Arc<Flusher>, StartError> {
+    let watches_lag = specs.iter().any(|spec| spec.max_lag.is_some());
+    shared.admissions.watches_lag.store(watches_lag, Relaxed);
     let link = Arc::new(CoreLink::new(shared.clone()));
     let mut seed = [0; 8];
     getrandom::fill(&mut seed)

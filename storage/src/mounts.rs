@@ -294,6 +294,7 @@ pub(crate) async fn record(
             existing: row.existing,
             revalidate: row.revalidate,
             write_through_timeout: mount.write_through_timeout,
+            max_lag: mount.max_lag,
         });
     }
     Ok(specs)

@@ -172,6 +172,10 @@ pub struct MountConfig {
     /// Longest wait of a write to a write-through mount for its origin; then the writer is told that the change is
     /// here and not there yet.
     pub write_through_timeout: Duration,
+    /// Age of the oldest change that waits for the origin at which writes to the mount's bucket that grow it are
+    /// refused; from half of it on they are slowed down. `None`: never. Shorter: less is lost with this node, and an
+    /// outage of the origin is noticed by writers earlier.
+    pub max_lag: Option<Duration>,
 }
 
 /// Default of [`MountConfig::write_through_timeout`].
@@ -310,6 +314,7 @@ impl Node {
             stager,
             fills: Default::default(),
             lookups: Default::default(),
+            admissions: Default::default(),
             evictor: Default::default(),
             recency: Default::default(),
             scrubber: Default::default(),

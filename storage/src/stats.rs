@@ -68,6 +68,10 @@ pub struct Stats {
     pub capacity_bytes: u64,
     /// Configured limit of dirty bytes.
     pub dirty_limit_bytes: u64,
+    /// Writes that had to wait for a limit, by its name, since the start.
+    pub writes_throttled: Vec<(&'static str, u64)>,
+    /// Writes that a limit refused, by its name, since the start.
+    pub writes_rejected: Vec<(&'static str, u64)>,
     /// Bytes given up because of `capacity`, since the start.
     pub evicted_capacity_bytes: u64,
     /// Bytes given up because the file system was nearly full, since the start.
@@ -149,6 +153,8 @@ impl Store {
             parked_objects: flush.map_or(0, |flush| flush.parked_objects),
             capacity_bytes: shared.limits.capacity_bytes,
             dirty_limit_bytes: shared.limits.dirty_bytes,
+            writes_throttled: shared.admissions.throttled(),
+            writes_rejected: shared.admissions.rejected(),
             evicted_capacity_bytes: evicted.for_capacity,
             evicted_disk_bytes: evicted.for_disk,
             copied_forward_bytes: evicted.copied,

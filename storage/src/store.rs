@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{OwnedRwLockReadGuard, Semaphore};
 
-use crate::admission::SpaceWatch;
+use crate::admission::{Admissions, SpaceWatch};
 use crate::blob::SegmentStore;
 use crate::body::BodyReader;
 use crate::clock::SteadyClock;
@@ -104,6 +104,7 @@ pub(crate) struct Shared {
     pub(crate) driver: Arc<DriverStats>,
     pub(crate) journal: Arc<JournalMetrics>,
     pub(crate) limits: Limits,
+    pub(crate) admissions: Admissions,
     /// Size at which a memtable goes to the checkpoint.
     pub(crate) memtable_bytes: u64,
     /// Names of the buckets whose objects are never given up.
@@ -290,6 +291,7 @@ impl Store {
     /// comes beside the outcomes, and nobody may be told that it is done before it has arrived. Read from the views
     /// before that is waited for.
     pub async fn submit_reading(&self, submission: Submission) -> Result<(Outcomes, Arrival)> {
+        self.shared.keep_within_lag(&submission.grows).await?;
         self.shared.admit(&submission.grows, 0).await?;
         let (mut start, mut first) = (0, 0);
         for (end, outcomes) in &submission.ends {

@@ -1,7 +1,8 @@
 //! F5: a long queue. Aim: a start does not wait for the queue, however long it is; while more is written than the
 //! origin takes, the oldest goes first, nothing starves, the age of the oldest is shown, and beyond
-//! `dirty_limit` writers are slowed by name until there is room again. Method: a queue of many rows and kill -9; an
-//! origin that takes its time with every PUT, and writers that do not wait for it.
+//! `dirty_limit` writers are slowed by name until there is room again, and with `max_lag` before what waits becomes older.
+//! Method: a queue of many rows and kill -9; an origin that takes its time with every PUT, and writers that do not wait
+//! for it; an origin that is away for longer than `max_lag`.
 //!
 //! 50,000 rows, a million with `FOREBAY_LONG=1`.
 
@@ -13,6 +14,7 @@ use forebay_integration::node::{Node, NodeOptions};
 use forebay_integration::origin_sim::OriginSim;
 use forebay_integration::origin_sim::fault::{Fault, Op, Rule};
 use forebay_integration::origin_sim::record::ChangeKind;
+use forebay_integration::resp_wire::RespWire;
 use forebay_integration::wait;
 
 use crate::written::{Api, CLOUD, Clients, Written};
@@ -89,16 +91,43 @@ fn f5_a_start_serves_before_its_queue_is_loaded_however_long_that_is() {
     });
     assert!(served, "{STARTS_MAX} starts served nothing before the queue was loaded");
     node.kill();
+    drains_oldest_first(&mut node, &origin, rows as usize);
 }
 
-/// The numbers of keys `n…` that the origin has had, in the order of their first arrival.
-fn arrivals(origin: &OriginSim) -> Vec<usize> {
+/// The origin comes back: what was written first goes first.
+fn drains_oldest_first(node: &mut Node, origin: &OriginSim, rows: usize) {
+    /// So many commands of the 16 clients were under way at once, and so many uploads are.
+    const DISORDER_MAX: usize = 16 * 64 + 64;
+    /// A build for tests takes its time; what comes behind them is as old as these were.
+    const ARRIVALS_IN_CI: usize = 10_000;
+    let wanted = if is_long() { rows } else { ARRIVALS_IN_CI };
+    origin.set_outage(false);
+    let start = Instant::now();
+    node.restart().unwrap();
+    wait::until_true("the queue drains", 6 * LIMIT, || origin.changes() >= wanted).unwrap();
+    let took = start.elapsed();
+    let order = arrivals(origin, "key:");
+    let off = order.iter().enumerate().map(|(at, number)| at.abs_diff(*number)).max().unwrap_or(0);
+    eprintln!(
+        "{} of {rows} rows arrived within {took:?} of the start, at most {off} places out of turn",
+        order.len()
+    );
+    assert!(off <= DISORDER_MAX, "a key arrived {off} places from its turn");
+    if is_long() {
+        node.flush_wait(LIMIT);
+        assert!(origin.objects(CLOUD, "db/").len() >= rows, "something is missing");
+    }
+    node.kill();
+}
+
+/// The numbers of keys `prefix…` that the origin has had, in the order of their first arrival.
+fn arrivals(origin: &OriginSim, prefix: &str) -> Vec<usize> {
     let record = origin.record();
     let mut seen = BTreeMap::new();
     let mut order = Vec::new();
     for change in record.changes() {
         let name = change.key.rsplit('/').next().unwrap_or_default();
-        if let Some(number) = name.strip_prefix('n').and_then(|text| text.parse::<usize>().ok())
+        if let Some(number) = name.strip_prefix(prefix).and_then(|text| text.parse::<usize>().ok())
             && seen.insert(number, ()).is_none()
         {
             order.push(number);
@@ -157,7 +186,7 @@ fn f5_writes_above_the_drain_rate_go_oldest_first_and_are_slowed_by_name() {
             let bytes = node.metric("flush_pending_bytes");
             assert!(bytes <= DIRTY_LIMIT as f64, "{bytes} bytes wait, the limit is {DIRTY_LIMIT}");
             // This one waits still: the oldest is at least as old.
-            let arrived: std::collections::BTreeSet<usize> = arrivals(&origin).into_iter().collect();
+            let arrived: std::collections::BTreeSet<usize> = arrivals(&origin, "n").into_iter().collect();
             if let Some(first) = (0..=number).find(|number| !arrived.contains(number)) {
                 let waits = asked.saturating_duration_since(acknowledged[first]);
                 // Stamps are in whole milliseconds.
@@ -176,7 +205,7 @@ fn f5_writes_above_the_drain_rate_go_oldest_first_and_are_slowed_by_name() {
     written.check_origin(&origin);
     assert_eq!(node.metric("flush_oldest_pending_age_seconds"), 0.0);
 
-    let order = arrivals(&origin);
+    let order = arrivals(&origin, "n");
     let off = order.iter().enumerate().map(|(at, number)| at.abs_diff(*number)).max().unwrap_or(0);
     assert!(off <= DISORDER_MAX, "a key arrived {off} places from its turn");
     let (gap, arrived) = longest_gap(&origin, "redis-0/hot");
@@ -187,4 +216,65 @@ fn f5_writes_above_the_drain_rate_go_oldest_first_and_are_slowed_by_name() {
          out of turn; the hot key arrived {arrived} times, at most {gap} changes apart"
     );
     node.finish(&["origin", "flush", "dirty"]);
+}
+
+/// Writes until it is refused; the refusal.
+fn refusal(resp: &mut RespWire, after: Instant) -> String {
+    for number in 0.. {
+        let reply = resp.call(&["SET", &format!("m{number}"), "1"]).unwrap();
+        if reply != b"+OK\r\n" {
+            return reply.escape_ascii().to_string();
+        }
+        assert!(after.elapsed() < LIMIT, "{number} writes, and nothing is refused");
+    }
+    unreachable!()
+}
+
+#[test]
+fn f5_an_origin_that_is_away_for_longer_than_max_lag_slows_and_then_refuses_writers_by_name() {
+    let counted =
+        |node: &Node, what: &str| node.metric(&format!("writes_{what}_total{{reason=\"max_lag\"}}"));
+    let origin = OriginSim::start(&[CLOUD]).unwrap();
+    let options =
+        NodeOptions::default().mount("/redis-0", &origin, "cloud/db").mount_set("max_lag", "\"4s\"");
+    let mut node = Node::start(options).unwrap();
+    node.attach_mounts(&["redis-0"], LIMIT);
+    node.create_bucket("local");
+    let mut resp = node.resp();
+    for _ in 0..2 {
+        let s3 = node.s3_wire();
+        assert_eq!((counted(&node, "throttled"), counted(&node, "rejected")), (0.0, 0.0));
+        origin.set_outage(true);
+        let said = refusal(&mut resp, Instant::now());
+        assert!(said.starts_with("-OOM forebay: changes wait "), "{said}");
+        assert!(said.contains(" for s3://cloud/db") && said.contains("max_lag 4s"), "{said}");
+        assert!(counted(&node, "throttled") >= 1.0);
+        assert_eq!(counted(&node, "rejected"), 1.0);
+        let refused = s3.put("/redis-0/refused", b"1").unwrap();
+        assert!(
+            refused.status == 503 && refused.text().contains("<Code>SlowDown</Code>"),
+            "{}",
+            refused.text()
+        );
+        assert_eq!(counted(&node, "rejected"), 2.0);
+        // Reads, deletes, and what waits for nobody go on.
+        assert_eq!(resp.call(&["GET", "m0"]).unwrap(), b"$1\r\n1\r\n");
+        assert_eq!(resp.call(&["DEL", "m0"]).unwrap(), b":1\r\n");
+        assert_eq!(s3.put("/local/a", b"1").unwrap().status, 200);
+        // Over a restart it is the changes' own age that counts.
+        node.kill();
+        node.restart().unwrap();
+        resp = node.resp();
+        wait::until_true("refused again", LIMIT, || {
+            resp.call(&["SET", "late", "1"]).unwrap().starts_with(b"-OOM")
+        })
+        .unwrap();
+        origin.set_outage(false);
+        node.flush_wait(LIMIT);
+        assert_eq!(resp.call(&["SET", "back", "1"]).unwrap(), b"+OK\r\n");
+        node.flush_wait(LIMIT);
+        node.kill();
+        node.restart().unwrap();
+        resp = node.resp();
+    }
 }

@@ -30,6 +30,8 @@ pub(crate) struct Uploads {
     pub(crate) flushed_bytes: u64,
     /// Multipart uploads at origins that nobody wants, and that could not be given up yet.
     pub(crate) leftovers: u64,
+    /// Of these, ones at origins that no mount names.
+    pub(crate) unreachable: u64,
     /// Attempts that failed, by class of error.
     pub(crate) errors: Vec<(&'static str, u64)>,
     /// At the rate of the last minute, until nothing waits; none if nothing moves.

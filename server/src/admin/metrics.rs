@@ -125,6 +125,16 @@ fn render<C: Core>(core: &C, imports: &[Import]) -> String {
     out.gauge("flush_oldest_pending_age_seconds", "Age of the oldest of those; 0 if there is none.", oldest);
     out.gauge("flush_parked_objects", "Changes set aside, waiting for a hand.", stats.parked_objects);
     out.gauge("dirty_limit_bytes", "Limit of flush_pending_bytes.", stats.dirty_limit_bytes);
+    let mut admission = |name: &str, help: &str, counts: &[(&str, u64)]| {
+        let mut family = out.family(Kind::Counter, name, help);
+        for (reason, count) in counts {
+            family.sample(&[("reason", reason)], count);
+        }
+    };
+    let help = "Writes that had to wait for a limit, by its name.";
+    admission("writes_throttled_total", help, &stats.writes_throttled);
+    let help = "Writes that a limit refused, by its name.";
+    admission("writes_rejected_total", help, &stats.writes_rejected);
     flush_and_origins(core, &mut out);
     import_progress(imports, &mut out);
     out.into_text()
@@ -137,6 +147,8 @@ fn flush_and_origins<C: Core>(core: &C, out: &mut Exposition) {
     out.counter("flush_flushed_bytes_total", "Bytes of their bodies.", uploads.flushed_bytes);
     let help = "Multipart uploads at origins that nobody wants, and that could not be given up yet.";
     out.gauge("flush_leftover_uploads", help, uploads.leftovers);
+    let help = "Multipart uploads that are left at origins that no mount names any more; configure one to have them given up.";
+    out.gauge("flush_unreachable_uploads", help, uploads.unreachable);
     let mut errors =
         out.family(Kind::Counter, "flush_errors_total", "Attempts that failed, by class of error.");
     for (reason, count) in &uploads.errors {

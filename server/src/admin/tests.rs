@@ -43,7 +43,12 @@ impl Core for FakeNode {
     }
 
     fn uploads(&self) -> Uploads {
-        Uploads { errors: vec![("auth", 2), ("network", 3)], ..Uploads::default() }
+        Uploads {
+            errors: vec![("auth", 2), ("network", 3)],
+            leftovers: 7,
+            unreachable: 4,
+            ..Uploads::default()
+        }
     }
 
     fn mounts(&self) -> Vec<Mount> {
@@ -205,7 +210,15 @@ fn admin() -> Admin<FakeNode> {
     let listen =
         Endpoints { resp: "127.0.0.1:1".into(), s3: "127.0.0.1:2".into(), admin: "127.0.0.1:3".into() };
     let identity = Identity { cluster_id: "c1".into(), node_id: 1, sync: "always".into(), listen };
-    let stats = Stats { voters: 1, is_leader: true, started_ms: 1_000, objects: 3, ..Stats::default() };
+    let stats = Stats {
+        voters: 1,
+        is_leader: true,
+        started_ms: 1_000,
+        objects: 3,
+        writes_throttled: vec![("max_lag", 3)],
+        writes_rejected: vec![("dirty_limit", 2), ("max_lag", 0)],
+        ..Stats::default()
+    };
     let rows = Mutex::new(vec![row("a", "pending"), row("b", "parked"), row("c", "parked")]);
     let core = FakeNode { identity, stats, down: None, rows, waits: (0, 0), scrub: Mutex::new(None) };
     Admin { core, token: None, stopping: CancellationToken::new() }
@@ -325,6 +338,10 @@ async fn metrics_read_back_with_one_help_and_type_before_each_family() {
     }
     assert!(body.contains("forebay_flush_errors_total{reason=\"auth\"} 2"), "{body}");
     assert!(body.contains("forebay_origin_up{mount=\"/photos\",origin=\"s3://backup\"} 1"), "{body}");
+    assert!(body.contains("forebay_flush_leftover_uploads 7\n"), "{body}");
+    assert!(body.contains("forebay_flush_unreachable_uploads 4\n"), "{body}");
+    assert!(body.contains("forebay_writes_throttled_total{reason=\"max_lag\"} 3\n"), "{body}");
+    assert!(body.contains("forebay_writes_rejected_total{reason=\"dirty_limit\"} 2\n"), "{body}");
     for name in ["build_info", "flush_pending_objects", "flush_oldest_pending_age_seconds", "lmdb_used_bytes"]
     {
         assert!(families.contains(&format!("forebay_{name}")), "{name}");

@@ -28,7 +28,7 @@ use toml::de::DeTable;
 
 pub(crate) use bucket::{BucketClass, BucketConfig, EtagMode};
 pub(crate) use mount::{
-    ChecksumMode, FlushOrder, MountConfig, MountMode, OriginConfig, Revalidate, parse_mount_path,
+    ChecksumMode, FlushOrder, MaxLag, MountConfig, MountMode, OriginConfig, Revalidate, parse_mount_path,
 };
 pub(crate) use secret::{Secret, SecretSource};
 pub(crate) use section::{Place, Problem};

@@ -16,6 +16,8 @@ use super::value::OptionValue;
 
 /// Shorter would ask the origin at nearly every read.
 const REVALIDATE_MIN: Duration = Duration::from_millis(100);
+/// Shorter would slow down writes at every hiccup of the origin.
+const MAX_LAG_MIN: Duration = Duration::from_secs(1);
 /// Waits of writes for the origin: shorter answers an error to most of them, longer than any client waits.
 const WRITE_THROUGH_TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(3_600);
@@ -52,6 +54,20 @@ pub(crate) struct MountConfig {
     /// `write_through_timeout`: how long a write waits for the origin before it is answered with an error, while it
     /// stays queued. 30 s by default; of no meaning but for `write-through`.
     pub(crate) write_through_timeout: Duration,
+    /// `max_lag`: `off` (default), or a duration: how old the oldest change that waits for the origin may become. From
+    /// half of it on, writes to the mount's bucket that grow it are slowed down; at it they are refused by name, while
+    /// reads and deletes go on. Shorter: less is lost with this node, and an outage of the origin reaches writers
+    /// earlier; off: an outage is absorbed up to `dirty_limit`.
+    pub(crate) max_lag: MaxLag,
+}
+
+/// How far the origin of a mount may be behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MaxLag {
+    /// As far as `dirty_limit` allows.
+    Off,
+    /// Its oldest change may wait so long.
+    Within(Duration),
 }
 
 /// The far side of a mount.
@@ -220,6 +236,21 @@ impl OptionValue for Revalidate {
     }
 }
 
+impl OptionValue for MaxLag {
+    const EXPECTED: &'static str = "\"off\", or a duration such as \"1h\"";
+
+    fn from_text(text: &str) -> Result<MaxLag, String> {
+        if text == "off" {
+            return Ok(MaxLag::Off);
+        }
+        match parse_duration(text) {
+            Ok(limit) if limit >= MAX_LAG_MIN => Ok(MaxLag::Within(limit)),
+            Ok(_) => Err(format!("\"{text}\" is too short; write \"off\", or 1s at least")),
+            Err(_) => Err(format!("\"{text}\" is neither \"off\" nor a duration such as \"1h\"")),
+        }
+    }
+}
+
 impl OptionValue for FlushOrder {
     fn from_text(text: &str) -> Result<FlushOrder, String> {
         match text {
@@ -336,12 +367,18 @@ fn read_mount(place: Place, mut section: Section<'_>, problems: &Problems) -> Op
     let checksums = section.get("checksums").unwrap_or(ChecksumMode::Auto);
     let revalidate = section.placed("revalidate");
     let write_through_timeout = section.placed("write_through_timeout");
+    let max_lag = section.placed::<MaxLag>("max_lag");
     section.end();
 
     let Some(path) = given_path else {
         problems.add(place, "a mount needs a path, as in path = \"/photos\"");
         return None;
     };
+    if let (MountMode::Local | MountMode::ReadOnly, Some((place, MaxLag::Within(_)))) = (mode, max_lag) {
+        let mode = mode.as_str();
+        problems
+            .add(place, format!("mount {path} is {mode}, so nothing waits for its origin; remove max_lag"));
+    }
     mode_rules(&path, mode, flushall, revalidate, write_through_timeout, place, problems);
     let mount = |origin| MountConfig {
         path: path.clone(),
@@ -353,6 +390,7 @@ fn read_mount(place: Place, mut section: Section<'_>, problems: &Problems) -> Op
         checksums,
         revalidate: revalidate.map_or(Revalidate::Never, |(_, revalidate)| revalidate),
         write_through_timeout: write_through_timeout.map_or(Duration::from_secs(30), |(_, timeout)| timeout),
+        max_lag: max_lag.map_or(MaxLag::Off, |(_, max_lag)| max_lag),
     };
     match (mode, url) {
         (MountMode::Local, None) => Some(mount(None)),

@@ -196,6 +196,8 @@ fn a_mounts_mode_comes_with_what_belongs_to_it() {
     assert_eq!(reading.mode, MountMode::ReadOnly);
     assert_eq!(reading.revalidate, Revalidate::After(Duration::from_secs(300)));
     assert_eq!(read("revalidate = \"never\"\n").revalidate, Revalidate::Never);
+    assert_eq!((usual.max_lag, read("max_lag = \"off\"\n").max_lag), (MaxLag::Off, MaxLag::Off));
+    assert_eq!(read("max_lag = \"1h\"\n").max_lag, MaxLag::Within(Duration::from_secs(3_600)));
 }
 
 #[test]
@@ -246,6 +248,9 @@ fn mounts_say_what_they_lack() {
         ("path = \"/photos\"\nmode = \"readonly\"", "not a mode; write \"write-back\""),
         ("path = \"/photos\"\nrevalidate = \"always\"", "neither \"never\" nor a duration"),
         ("path = \"/photos\"\nrevalidate = \"1ms\"", "too short"),
+        ("path = \"/photos\"\nmax_lag = \"soon\"", "neither \"off\" nor a duration"),
+        ("path = \"/photos\"\nmax_lag = \"10ms\"", "too short"),
+        ("path = \"/photos\"\nmode = \"read-only\"\nmax_lag = \"1h\"", "remove max_lag"),
         ("path = \"/photos\"\nrevalidate = 5", "expected \"never\", or a duration"),
         ("path = \"/photos\"\nrevalidte = \"5m\"", "did you mean \"revalidate\"?"),
         ("path = \"/photos\"\nmode = \"local\"\nrevalidate = \"5m\"", "nothing to revalidate"),

@@ -11,8 +11,8 @@ use forebay_storage::store::{Limits, SyncMode as CoreSync};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{
-    self, BucketClass, ChecksumMode, Config, EtagMode, FlushOrder, MountMode, Revalidate, S3Credentials,
-    SyncMode,
+    self, BucketClass, ChecksumMode, Config, EtagMode, FlushOrder, MaxLag, MountMode, Revalidate,
+    S3Credentials, SyncMode,
 };
 
 /// This node's number, until a cluster descriptor says otherwise.
@@ -88,6 +88,10 @@ fn mount_config(config: &Config, mount: &config::MountConfig) -> MountConfig {
             Revalidate::After(age) => Some(age),
         },
         write_through_timeout: mount.write_through_timeout,
+        max_lag: match mount.max_lag {
+            MaxLag::Off => None,
+            MaxLag::Within(limit) => Some(limit),
+        },
     }
 }
 

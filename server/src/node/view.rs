@@ -123,6 +123,7 @@ impl Core for NodeView {
             flushed_objects: status.flushed_objects,
             flushed_bytes: status.flushed_bytes,
             leftovers: status.leftover_uploads,
+            unreachable: status.unreachable_uploads,
             errors: errors.collect(),
             clear_in: self.rate.time_for(status.pending_objects.saturating_sub(status.parked_objects)),
         }

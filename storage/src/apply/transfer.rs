@@ -15,7 +15,9 @@ use super::Applier;
 use crate::flush::{AskedUpload, FlushEvent, MountId, StaleTransfer, UploadPlace, origin_key};
 use crate::keyspace::base::BaseError;
 use crate::keyspace::memtable::RowKey;
-use crate::keyspace::tables::{ASKED, AskedRow, MountRow, STALE, TransferRow, encode_sent_part, transfer_key};
+use crate::keyspace::tables::{
+    ASKED, AskedRow, MountRow, STALE, TransferRow, encode_sent_part, transfer_key,
+};
 use crate::mutation::{Outcome, TransferStep};
 use crate::object::{BucketId, Version};
 

@@ -124,7 +124,7 @@ impl Flusher {
         let mounts = mounts.into_iter().map(|spec| {
             let MountSpec { attached, existing, .. } = spec;
             let state = MountState { attached, existing, ..MountState::default() };
-            Mount { spec, state: Mutex::new(state) }
+            Mount { spec, state: Mutex::new(state), oldest_ms: AtomicU64::new(u64::MAX) }
         });
         Arc::new(Flusher {
             mounts: mounts.collect(),
@@ -282,7 +282,10 @@ impl Flusher {
     fn start_all(&self, courier: &Arc<Courier>, flights: &mut Flights) -> Duration {
         loop {
             let now_ms = self.clock.now_ms();
-            let next = self.with_queue(|queue| (queue.next_start(now_ms), queue.wake_at()));
+            let next = self.with_queue(|queue| {
+                self.note_ages(queue);
+                (queue.next_start(now_ms), queue.wake_at())
+            });
             let Some((start, wake_at)) = next else { return SLEEP_MAX };
             let Some(start) = start else {
                 let wait =

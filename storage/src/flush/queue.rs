@@ -187,7 +187,8 @@ impl FlushQueue {
         blocks
             && entry.is_some_and(|entry| {
                 // Behind a row that is set aside nothing is attempted, nor where nothing is written any more.
-                let written = self.mount_of(entry).is_some_and(|mount| !mount.forgotten && !mount.mount.read_only);
+                let written =
+                    self.mount_of(entry).is_some_and(|mount| !mount.forgotten && !mount.mount.read_only);
                 let goes = written && entry.rows.first().is_some_and(|row| row.parked.is_none());
                 entry.phase.is_under_way() || goes
             })
@@ -292,9 +293,9 @@ impl FlushQueue {
             // Told again (it was loaded already); but what it replaced has just gone, and it stands for
             // that too.
             if let Some(replaced) = replaced.filter(|replaced| replaced.since < known.since) {
-                self.oldest.remove(&(known.since, slot));
+                let before = known.since;
                 (known.since, known.since_ms) = (replaced.since, replaced.since_ms);
-                self.oldest.insert((known.since, slot));
+                self.age_anew(slot, before, replaced.since);
             }
             return self.place(slot);
         }
@@ -322,6 +323,7 @@ impl FlushQueue {
             self.parked.insert((fresh.version, slot));
         }
         self.oldest.insert((fresh.since, slot));
+        let ages = fresh.parked.is_none().then_some(fresh.since);
         self.rows += 1;
         self.bytes += fresh.bytes;
         // What a barrier waits for does not wait for `min_interval`.
@@ -329,6 +331,11 @@ impl FlushQueue {
             if fresh.barrier { bucket.cooling.iter().copied().collect() } else { Vec::new() };
         let at = entry.rows.partition_point(|known| known.version < fresh.version);
         entry.rows.insert(at, fresh);
+        if let Some(since) = ages
+            && let Some(aging) = self.aging_of(slot)
+        {
+            aging.insert((since, slot));
+        }
         self.place(slot);
         hurried.into_iter().for_each(|slot| self.place(slot));
     }
@@ -346,7 +353,8 @@ impl FlushQueue {
                 entry.phase = Phase::Idle;
             }
             let after = self.flights.get(&slot).and_then(|flight| flight.after);
-            entry.land(flushed.version, after, &mut self.oldest, slot);
+            let before = entry.land(flushed.version, after);
+            self.landed(slot, before, after);
         }
         self.place(slot);
     }
@@ -356,11 +364,18 @@ impl FlushQueue {
         let Some(entry) = self.keys[slot as usize].as_mut() else { return };
         let Some(row) = entry.rows.iter_mut().find(|row| row.version == id.version) else { return };
         row.parked = reason.map(ParkReason::boxed);
-        if row.parked.is_some() {
+        let (since, parked) = (row.since, row.parked.is_some());
+        if parked {
             self.parked.insert((id.version, slot));
         } else {
             self.parked.remove(&(id.version, slot));
             entry.reset_failures();
+        }
+        if let Some(aging) = self.aging_of(slot) {
+            match parked {
+                true => aging.remove(&(since, slot)),
+                false => aging.insert((since, slot)),
+            };
         }
         self.place(slot);
     }
@@ -377,7 +392,34 @@ impl FlushQueue {
         self.parked.remove(&(version, slot));
         self.rows -= 1;
         self.bytes -= row.bytes;
+        if let Some(aging) = self.aging_of(slot) {
+            aging.remove(&(row.since, slot));
+        }
         Some(row)
+    }
+
+    /// The ages of a key's mount, if they are asked for.
+    fn aging_of(&mut self, slot: u32) -> Option<&mut BTreeSet<(Version, u32)>> {
+        let lane = self.entry(slot)?.lane as usize;
+        let entry = self.mounts.get_mut(self.lanes[lane].mount?)?;
+        entry.mount.tells_age.then_some(&mut entry.aging)
+    }
+
+    /// A row stands for another oldest change.
+    fn age_anew(&mut self, slot: u32, before: Version, since: Version) {
+        self.oldest.remove(&(before, slot));
+        self.oldest.insert((since, slot));
+        if let Some(aging) = self.aging_of(slot)
+            && aging.remove(&(before, slot))
+        {
+            aging.insert((since, slot));
+        }
+    }
+
+    fn landed(&mut self, slot: u32, before: Option<Version>, after: Option<(Version, u64)>) {
+        if let (Some(before), Some((since, _))) = (before, after) {
+            self.age_anew(slot, before, since);
+        }
     }
 
     fn advance(&mut self, now_ms: u64) {

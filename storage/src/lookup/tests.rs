@@ -183,6 +183,7 @@ fn mount(bucket: &str, prefix: &str, origin: &Arc<Gated>) -> MountConfig {
         mode: MountMode::WriteBack,
         revalidate: None,
         write_through_timeout: WRITE_THROUGH_TIMEOUT,
+        max_lag: None,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::origin::memory::{Fault, MemoryOrigin};
 use crate::store::OriginState;
 
 mod existing;
+mod lag;
 
 fn mounted(dir: &Path, origin: Option<(&str, &Arc<MemoryOrigin>)>) -> StorageConfig {
     let mut config =
@@ -29,6 +30,7 @@ fn mounted(dir: &Path, origin: Option<(&str, &Arc<MemoryOrigin>)>) -> StorageCon
         mode: Default::default(),
         revalidate: None,
         write_through_timeout: crate::node::WRITE_THROUGH_TIMEOUT,
+        max_lag: None,
     }));
     config
 }

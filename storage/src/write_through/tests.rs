@@ -39,6 +39,7 @@ fn config(dir: &Path, origin: &Arc<MemoryOrigin>, timeout: Duration) -> StorageC
         mode,
         revalidate: None,
         write_through_timeout: timeout,
+        max_lag: None,
     };
     config.mounts = vec![mount(b"through/", MountMode::WriteThrough), mount(b"back/", MountMode::WriteBack)];
     config

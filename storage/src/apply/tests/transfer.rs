@@ -96,7 +96,11 @@ fn an_upload_that_is_lost_after_it_was_tried_leaves_its_trace_until_it_is_given_
         assert!(row.stale && row.tried && row.upload_id == "u");
         assert!(!story.queued(b"k", version).unwrap().transfer);
         for step in [TransferStep::Asked { from_ms: 1, until_ms: 2 }, BEGUN, TransferStep::Lost] {
-            assert_eq!(story.transfer(b"k", version, "u", step), Outcome::Unmet, "{step:?}: it is in the way");
+            assert_eq!(
+                story.transfer(b"k", version, "u", step),
+                Outcome::Unmet,
+                "{step:?}: it is in the way"
+            );
         }
         match lands {
             false => {
@@ -106,7 +110,13 @@ fn an_upload_that_is_lost_after_it_was_tried_leaves_its_trace_until_it_is_given_
             }
             true => {
                 let origin_etag = Some("e");
-                done(story.run(&Mutation::Flushed { bucket, key: b"k", version, origin_etag, mount: Some(1) }));
+                done(story.run(&Mutation::Flushed {
+                    bucket,
+                    key: b"k",
+                    version,
+                    origin_etag,
+                    mount: Some(1),
+                }));
             }
         }
         assert_eq!(story.stale(version, 1), None);
@@ -156,7 +166,11 @@ fn a_stale_record_of_the_first_layout_is_put_aside_and_given_up_like_any_other()
             done(story.run(&gone));
             done(story.transfer(b"k", version, "v", BEGUN));
         } else {
-            assert_eq!(story.run(&gone), Outcome::Unmet, "it has been put aside, and will be asked about again");
+            assert_eq!(
+                story.run(&gone),
+                Outcome::Unmet,
+                "it has been put aside, and will be asked about again"
+            );
         }
     }
 }

@@ -133,6 +133,7 @@ impl Site {
             stager: node.stager.clone(),
             fills: Default::default(),
             lookups: Default::default(),
+            admissions: Default::default(),
             evictor: Default::default(),
             recency: Default::default(),
             scrubber: Default::default(),

@@ -54,6 +54,7 @@ pub(crate) fn mount(bucket: &str, prefix: &[u8], origin: &Arc<MemoryOrigin>) -> 
         mode: Default::default(),
         revalidate: None,
         write_through_timeout: crate::node::WRITE_THROUGH_TIMEOUT,
+        max_lag: None,
     }
 }
 

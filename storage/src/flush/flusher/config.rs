@@ -83,6 +83,8 @@ pub struct MountSpec {
     pub revalidate: bool,
     /// How long a writer waits for this origin, if the mount is write-through.
     pub write_through_timeout: Duration,
+    /// How old its oldest change may become before writers are refused.
+    pub max_lag: Option<Duration>,
 }
 
 /// Whether bodies travel to an origin with a checksum.

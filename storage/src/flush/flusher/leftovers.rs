@@ -109,9 +109,8 @@ impl Flusher {
     async fn look_for_all(&self, mount: &Mount, round: &mut Round<'_>) -> Duration {
         let (due, next) = self.asked.due(Instant::now());
         let next = next.map_or(IDLE, |next| next.saturating_duration_since(Instant::now()));
-        let here = |asked: &AskedUpload| {
-            self.giver_up(asked.mount, asked.bucket, &asked.key, asked.place.as_ref())
-        };
+        let here =
+            |asked: &AskedUpload| self.giver_up(asked.mount, asked.bucket, &asked.key, asked.place.as_ref());
         let all = due.into_iter().map(|asked| ((asked.version, asked.mount), asked));
         let mine = all.filter(|(_, asked)| here(asked).is_some_and(|giver| std::ptr::eq(giver, mount)));
         let retry = self.config.mount_retry.1;
@@ -184,7 +183,10 @@ impl Flusher {
     }
 
     /// An origin that does not answer is left to itself after the time of an attempt.
-    async fn in_time<T>(&self, asking: impl Future<Output = Result<T, OriginError>>) -> Result<T, OriginError> {
+    async fn in_time<T>(
+        &self,
+        asking: impl Future<Output = Result<T, OriginError>>,
+    ) -> Result<T, OriginError> {
         let limit = self.config.attempt_timeout;
         tokio::time::timeout(limit, asking).await.unwrap_or_else(|_| {
             let message = format!("no answer within {limit:?}");
@@ -233,7 +235,8 @@ impl Flusher {
         let mut roots = BTreeMap::new();
         for (mount, bucket, key, place) in stale.chain(asked) {
             if self.giver_up(mount, bucket, &key, place.as_ref()).is_none() {
-                let root = place.map_or_else(|| "an origin that is not on record".to_owned(), |place| place.root);
+                let root =
+                    place.map_or_else(|| "an origin that is not on record".to_owned(), |place| place.root);
                 *roots.entry(root).or_default() += 1;
             }
         }
@@ -288,7 +291,11 @@ impl<'a> Round<'a> {
         F: Future<Output = Result<(), Later>>,
     {
         let now = Instant::now();
-        if let Some(left) = self.paused_until.and_then(|until| until.checked_duration_since(now)).filter(|left| !left.is_zero()) {
+        if let Some(left) = self
+            .paused_until
+            .and_then(|until| until.checked_duration_since(now))
+            .filter(|left| !left.is_zero())
+        {
             return left;
         }
         let names: HashSet<Name> = mine.iter().map(|(name, _)| *name).collect();

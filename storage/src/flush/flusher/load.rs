@@ -37,6 +37,7 @@ impl Flusher {
             }
             events.drain(..).for_each(|event| queue.observe(event));
             tracing::info!(rows = queue.len(), bytes = queue.bytes(), "flush queue loaded");
+            self.note_ages(&queue);
             *stage = Stage::Running(queue);
             drop(stage);
             self.changes.send_modify(|count| *count = count.wrapping_add(1));
@@ -55,6 +56,7 @@ impl Flusher {
             read_only: mount.spec.read_only,
             origin_root: mount.spec.origin_root.clone(),
             origin_prefix: mount.spec.origin_prefix.clone(),
+            tells_age: mount.spec.max_lag.is_some(),
         });
         let (clock_ms, wall_ms) = (self.clock.now_ms(), self.source.now_ms());
         let mut load = QueueLoad::new(self.config.queue, mounts.collect(), self.config.seed, clock_ms);

@@ -4,14 +4,16 @@
 //! something of a forgotten mount may still arrive there.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{ChecksumMode, Flusher, MountSpec};
+use crate::admission::Lag;
 use crate::flush::contract::MountId;
+use crate::flush::queue::FlushQueue;
 use crate::flush::upload::{Target, origin_key};
 use crate::object::BucketId;
 use crate::object_name::decode_key;
@@ -20,6 +22,8 @@ use crate::origin::{Capabilities, OriginKey};
 pub(super) struct Mount {
     pub(super) spec: MountSpec,
     pub(super) state: Mutex<MountState>,
+    /// Commit time of its oldest change, if it has a `max_lag` and something waits; else `u64::MAX`.
+    pub(super) oldest_ms: AtomicU64,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -96,6 +100,30 @@ impl Flusher {
             ChecksumMode::None => Ok(Some(Capabilities { checksums: false, ..found })),
             ChecksumMode::Auto | ChecksumMode::Required => Ok(Some(found)),
         }
+    }
+
+    /// Notes how old what waits for each mount is, for writers.
+    pub(super) fn note_ages(&self, queue: &FlushQueue) {
+        for mount in self.mounts.iter().filter(|mount| mount.spec.max_lag.is_some()) {
+            let oldest_ms = queue.oldest_since_ms_of(mount.spec.id).unwrap_or(u64::MAX);
+            mount.oldest_ms.store(oldest_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// The mount of these buckets that is nearest to its `max_lag`, or furthest beyond it.
+    pub(crate) fn lag(&self, buckets: &[BucketId]) -> Option<Lag> {
+        let now_ms = self.source.now_ms();
+        let lags =
+            self.mounts.iter().filter(|mount| buckets.contains(&mount.spec.bucket)).filter_map(|mount| {
+                let limit = mount.spec.max_lag?;
+                let oldest_ms = mount.oldest_ms.load(Ordering::Relaxed);
+                let age = Duration::from_millis(now_ms.saturating_sub(oldest_ms));
+                // Rows of one that is not written wait for an operator, and none are added.
+                let counts = oldest_ms != u64::MAX && !mount.spec.read_only && !mount.state.lock().forgotten;
+                counts.then(|| (age.as_secs_f64() / limit.as_secs_f64(), age, limit, mount))
+            });
+        let (_, age, limit, mount) = lags.max_by(|a, b| a.0.total_cmp(&b.0))?;
+        Some(Lag { origin: mount.shown_origin(), age, limit })
     }
 
     pub(super) fn target(&self, id: MountId) -> Option<Target> {

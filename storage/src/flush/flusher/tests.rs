@@ -335,6 +335,7 @@ fn flusher_with(
         existing: false,
         revalidate: false,
         write_through_timeout: LIMIT,
+        max_lag: None,
     };
     change(&mut mount);
     Flusher::new(config, vec![mount], core.clone(), core.clone())

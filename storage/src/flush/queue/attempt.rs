@@ -174,8 +174,9 @@ impl FlushQueue {
                 entry.reset_failures();
                 entry.not_before_ms = now_ms.saturating_add(mount.mount.min_interval_ms);
                 entry.cooling = true;
-                entry.land(version, flight.after, &mut self.oldest, slot);
+                let before = entry.land(version, flight.after);
                 mount.succeeded();
+                self.landed(slot, before, flight.after);
                 self.remove_row(slot, version);
                 None
             }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::row::{Phase, QueueRow, Spot};
-use super::{FlushQueue, QueueConfig, QueueMount, ReadySet};
+use super::{FlushQueue, Lane, QueueConfig, QueueMount, ReadySet};
 use crate::flush::contract::{FlushRow, Loaded, Started};
 use crate::object::Version;
 
@@ -41,10 +41,15 @@ impl QueueLoad {
         let mut queue = self.queue;
         let mut pending = vec![Places::new(); queue.buckets.len()];
         let mut oldest = Places::with_capacity(queue.keys.len());
+        let mut aging = vec![Places::new(); queue.mounts.len()];
         for (slot, entry) in (0..).zip(&queue.keys) {
             let Some(entry) = entry else { continue };
-            let bucket = queue.lanes[entry.lane as usize].bucket;
+            let Lane { bucket, mount, .. } = queue.lanes[entry.lane as usize];
+            let asked = mount.filter(|mount| queue.mounts[*mount].mount.tells_age);
             for row in &entry.rows {
+                if let (Some(mount), None) = (asked, &row.parked) {
+                    aging[mount].push((row.since, slot));
+                }
                 pending[bucket].push((row.version, slot));
                 oldest.push((row.since, slot));
                 if row.barrier {
@@ -56,6 +61,9 @@ impl QueueLoad {
             }
         }
         queue.oldest = sorted(oldest);
+        for (mount, aging) in queue.mounts.iter_mut().zip(aging) {
+            mount.aging = sorted(aging);
+        }
         for (bucket, pending) in queue.buckets.iter_mut().zip(pending) {
             bucket.pending = sorted(pending);
         }

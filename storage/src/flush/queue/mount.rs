@@ -1,5 +1,6 @@
 //! A mount as the queue sees it: which keys it covers, and whether its origin takes rows now.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use smallvec::SmallVec;
 use crate::flush::classify::ladder_step;
 use crate::flush::contract::{MountId, UploadPlace};
 use crate::flush::upload::origin_key;
-use crate::object::BucketId;
+use crate::object::{BucketId, Version};
 
 /// Distinct keys that must fail one after the other, with no success between, before the mount counts as
 /// down.
@@ -35,6 +36,8 @@ pub struct QueueMount {
     pub origin_root: String,
     /// What origin keys begin with.
     pub origin_prefix: String,
+    /// Whether the age of its oldest change is asked for.
+    pub tells_age: bool,
 }
 
 impl QueueMount {
@@ -72,6 +75,8 @@ pub(super) struct MountEntry {
     pub(super) trial_in_flight: bool,
     /// Counts successes; wraps.
     pub(super) successes: u32,
+    /// Its rows that are not parked, by the oldest change that each stands for, if the age is asked for.
+    pub(super) aging: BTreeSet<(Version, u32)>,
     /// Keys that failed since the last success.
     failing: SmallVec<[u32; DOWN_AFTER_KEYS]>,
     down: Option<Down>,
@@ -94,6 +99,7 @@ impl MountEntry {
             forgotten: false,
             trial_in_flight: false,
             successes: 0,
+            aging: BTreeSet::new(),
             failing: SmallVec::new(),
             down: None,
             paused_until_ms: 0,

@@ -1,7 +1,5 @@
 //! One key of the queue: its rows, its phase, and where it stands.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 use smallvec::SmallVec;
 
@@ -180,19 +178,13 @@ impl KeyEntry {
         self.cooling = false;
     }
 
-    /// The origin has `version`: a row that took over its changes stands only for what came `after` it.
-    pub(super) fn land(
-        &mut self,
-        version: Version,
-        after: Option<(Version, u64)>,
-        oldest: &mut BTreeSet<(Version, u32)>,
-        slot: u32,
-    ) {
-        let Some((since, since_ms)) = after.filter(|(since, _)| *since > version) else { return };
-        if let Some(row) = self.rows.iter_mut().find(|row| row.version > version && row.since <= version) {
-            oldest.remove(&(row.since, slot));
-            (row.since, row.since_ms) = (since, since_ms);
-            oldest.insert((row.since, slot));
-        }
+    /// The origin has `version`: a row that took over its changes stands only for what came `after` it. Returns the
+    /// oldest change that such a row stood for.
+    pub(super) fn land(&mut self, version: Version, after: Option<(Version, u64)>) -> Option<Version> {
+        let (since, since_ms) = after.filter(|(since, _)| *since > version)?;
+        let row = self.rows.iter_mut().find(|row| row.version > version && row.since <= version)?;
+        let before = row.since;
+        (row.since, row.since_ms) = (since, since_ms);
+        Some(before)
     }
 }

@@ -29,9 +29,9 @@ use crate::flush::upload::{condition_for, condition_of};
 use crate::object::ClusterId;
 use crate::origin::memory::MemoryOrigin;
 use crate::origin::{
-    AbortReply, BeginRequest, BodyChecksums, Capabilities, CompleteRequest, Condition, ContentHeaders, DeleteRequest,
-    ErrorClass, Fence, Landing, NO_SUCH_UPLOAD, Origin, OriginETag, OriginError, OriginKey, PartRequest,
-    PutRequest, SentPart, UploadId,
+    AbortReply, BeginRequest, BodyChecksums, Capabilities, CompleteRequest, Condition, ContentHeaders,
+    DeleteRequest, ErrorClass, Fence, Landing, NO_SUCH_UPLOAD, Origin, OriginETag, OriginError, OriginKey,
+    PartRequest, PutRequest, SentPart, UploadId,
 };
 
 const TIMEOUT_MS: u64 = 2_000;
@@ -290,8 +290,13 @@ impl World {
             }
             Event::Foreign if self.faults => {
                 let name = self.any_name();
-                put_foreign(&self.origin, &name);
-                self.foreign.insert(name);
+                // Nobody else comes between an origin's judgement of a completion and its object.
+                let worked_on =
+                    |event: &Event| matches!(event, Event::Show { request, .. } if request.name == name);
+                if !self.events.values().any(worked_on) {
+                    put_foreign(&self.origin, &name);
+                    self.foreign.insert(name);
+                }
                 let wait = self.random.u64(5_000..20_000);
                 self.at(wait, Event::Foreign);
             }
@@ -487,6 +492,7 @@ fn fresh_queue(plan: Plan, epoch: u64, now_ms: u64) -> QueueLoad {
         read_only: false,
         origin_root: root_of(BucketId(bucket)),
         origin_prefix: String::new(),
+        tells_age: false,
     });
     QueueLoad::new(config, mounts.collect(), plan.seed ^ epoch, now_ms)
 }

@@ -46,6 +46,7 @@ impl Story {
             read_only: false,
             origin_root: "s3://origin-1".to_owned(),
             origin_prefix: "p/".to_owned(),
+            tells_age: true,
         };
         mount(&mut spec);
         let mut queue = FlushQueue::new(settings, vec![spec.clone()], 7);
@@ -135,6 +136,32 @@ impl Story {
         }
         panic!("nothing starts: {:?}", self.queue.list(false, 10));
     }
+}
+
+#[test]
+fn the_age_of_a_mount_is_that_of_its_oldest_change_that_is_not_set_aside() {
+    let mut story = Story::new();
+    assert_eq!(story.queue.oldest_since_ms_of(MOUNT), None);
+    let first = story.put("a");
+    story.now += 10;
+    story.put("b");
+    story.now += 10;
+    // Stands for the change before it, too.
+    story.put("a");
+    assert_eq!(story.queue.oldest_since_ms_of(MOUNT), Some(10_000));
+    let row = RowId { bucket: BUCKET, key: Bytes::from_static(b"a"), version: Version(first.0 + 2) };
+    let parked = story.rows.park(row.clone(), Some("no".to_owned()));
+    story.queue.observe(parked);
+    assert_eq!(story.queue.oldest_since_ms_of(MOUNT), Some(10_010));
+    story.reload(None);
+    assert_eq!(story.queue.oldest_since_ms_of(MOUNT), Some(10_010));
+    let unparked = story.rows.park(row, None);
+    story.queue.observe(unparked);
+    for start in story.starts() {
+        story.done(&start);
+    }
+    assert_eq!(story.queue.oldest_since_ms_of(MOUNT), None);
+    assert_eq!(story.queue.oldest_since_ms_of(MountId(99)), None);
 }
 
 #[test]

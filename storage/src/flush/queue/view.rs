@@ -135,6 +135,13 @@ impl FlushQueue {
         self.entry(slot)?.rows.iter().find(|row| row.since == since).map(|row| row.since_ms)
     }
 
+    /// The same of a mount whose age is asked for, rows that are set aside left out.
+    pub fn oldest_since_ms_of(&self, mount: MountId) -> Option<u64> {
+        let entry = self.mounts.iter().find(|entry| entry.mount.id == mount)?;
+        let (since, slot) = *entry.aging.first()?;
+        self.entry(slot)?.rows.iter().find(|row| row.since == since).map(|row| row.since_ms)
+    }
+
     /// What a wait for all changes up to `up_to` still waits for; for `keys` only, if given.
     pub fn pending(&self, up_to: Version, keys: Option<&[(BucketId, Bytes)]>) -> Pending {
         let mut pending = Pending::default();

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{LAYOUT, LAYOUT_PLACED};
 use super::fields::{put_bytes, take_bytes, take_u8, take_u32, take_u64};
+use super::{LAYOUT, LAYOUT_PLACED};
 use crate::object::{BucketId, Version};
 
 /// A change that must still reach the origin.

@@ -155,7 +155,8 @@ impl World {
                     mount: None,
                     origin_etag,
                 };
-                return self.propose(epoch, Proposal::Flushed { flushed, then: Some((attempt, Ended::Done)) });
+                return self
+                    .propose(epoch, Proposal::Flushed { flushed, then: Some((attempt, Ended::Done)) });
             }
         };
         self.finish(epoch, attempt, ended);
