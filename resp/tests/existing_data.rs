@@ -30,6 +30,7 @@ fn mount(origin: &Arc<MemoryOrigin>, mode: MountMode) -> MountConfig {
         mode,
         revalidate: None,
         write_through_timeout: WRITE_THROUGH_TIMEOUT,
+        max_lag: None,
     }
 }
 

@@ -242,7 +242,7 @@ fn f5_an_origin_that_is_away_for_longer_than_max_lag_slows_and_then_refuses_writ
     node.create_bucket("local");
     let mut resp = node.resp();
     for _ in 0..2 {
-        let s3 = node.s3_wire();
+        let mut s3 = node.s3_wire();
         assert_eq!((counted(&node, "throttled"), counted(&node, "rejected")), (0.0, 0.0));
         origin.set_outage(true);
         let said = refusal(&mut resp, Instant::now());
