@@ -5,7 +5,7 @@
 //! however the object fares meanwhile. A pointer that has become stale is looked up again.
 
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
@@ -174,7 +174,7 @@ fn find_parts(
                             in_blob: offset..end,
                             in_body: start,
                             whole,
-                            wanted: OnceLock::new(),
+                            wish: Arc::default(),
                         })
                     }
                     Some(Found::Memory(bytes)) => {

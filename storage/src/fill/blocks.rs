@@ -2,23 +2,26 @@
 //! for a moment.
 //!
 //! A block comes in pieces, which readers get as they arrive. What a sequential reader will ask for next is fetched
-//! before it does.
+//! before it does. While a blob is written into a segment again (`keep.rs`), the blocks that it still needs stay, so
+//! that what a reader had is not fetched a second time.
 //!
 //! Bounds: [`FETCHES_MAX`] fetches at once from each mount's origin, the others wait for their turn, but no longer than
-//! [`TURN_TIMEOUT`]; [`RECENT_BYTES_MAX`] of blocks kept; [`EXPECTED_MAX`] blocks fetched before anybody waits for
+//! [`TURN_TIMEOUT`]; [`RECENT_BYTES_MAX`] of blocks that stay; [`EXPECTED_MAX`] blocks fetched before anybody waits for
 //! them. So an origin that does not answer holds up nobody who reads from another. A fetch runs in a task of its own: a
-//! reader that goes away ends nothing.
+//! reader that goes away ends nothing. Where the disk is so far behind that [`NEEDED_BYTES_MAX`] are to be written,
+//! nothing more of such blobs is fetched ahead, and their readers wait for it as long as [`Patience`] lasts; then the
+//! blob is not kept.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::block::{Arrived, Block, Gathering};
 use super::{OriginBody, OriginPart, read_here};
@@ -30,7 +33,10 @@ use crate::store::Shared;
 /// Fetches at once from one mount's origin, of at most 4 MiB each. More use a long line better and take more memory.
 const FETCHES_MAX: usize = 8;
 /// Blocks kept after their fetch: readers that follow each other ask once.
-const RECENT_BYTES_MAX: usize = 32 << 20;
+const RECENT_BYTES_MAX: usize = 48 << 20;
+/// Of these: blocks that are still to be written into a segment, before readers wait for that. There is room beside
+/// them for what one reader has on its way.
+const NEEDED_BYTES_MAX: u64 = 24 << 20;
 /// Blocks that were fetched, or are being fetched, for readers who have not come to them yet. Fewer than are kept: a
 /// block must still be there when its reader comes. Fewer than may be fetched: who waits goes before who will. 20 MiB
 /// keep a line of 1 Gbit/s and 150 ms busy.
@@ -64,6 +70,12 @@ impl BlockName {
 pub(crate) struct Blocks {
     /// Held for a look-up only.
     state: Mutex<State>,
+    /// Told when less is to be written.
+    written: Notify,
+    patience: Mutex<Patience>,
+    /// Readers that wait for the disk.
+    #[cfg(test)]
+    waiting: std::sync::atomic::AtomicUsize,
 }
 
 #[derive(Default)]
@@ -74,9 +86,39 @@ struct State {
     /// Whole ones, the newest last.
     recent: VecDeque<(BlockName, Block)>,
     recent_bytes: u64,
+    /// Blobs that are being kept, and how far each is written.
+    keeping: HashMap<BlobId, u64>,
 }
 
 impl State {
+    /// Whether the block is still to be written into a segment.
+    fn is_needed(&self, name: &BlockName) -> bool {
+        self.keeping.get(&name.blob).is_some_and(|written| name.start >= *written)
+    }
+
+    /// Bytes that have come and are.
+    fn needed_bytes(&self) -> u64 {
+        let needed = self.recent.iter().filter(|(name, _)| self.is_needed(name));
+        needed.map(|(_, block)| block.len()).sum()
+    }
+
+    /// Whether a fetch of this block must wait for what is written.
+    fn must_wait(&self, name: &BlockName) -> bool {
+        self.is_needed(name) && self.find(name).is_none() && self.needed_bytes() >= NEEDED_BYTES_MAX
+    }
+
+    /// Which recent block goes first: the oldest of those that nobody writes; then of blobs that are being written,
+    /// because another reader may come behind; and what is still to be written last.
+    fn first_to_go(&self) -> Option<usize> {
+        let rank = |name: &BlockName| match self.keeping.get(&name.blob) {
+            None => 0,
+            Some(written) if name.start < *written => 1,
+            Some(_) => 2,
+        };
+        let ranks = self.recent.iter().map(|(name, _)| rank(name)).enumerate();
+        ranks.min_by_key(|(at, rank)| (*rank, *at)).map(|(at, _)| at)
+    }
+
     fn find(&self, name: &BlockName) -> Option<Block> {
         let recent = self.recent.iter().find(|(recent, _)| recent == name).map(|(_, block)| block);
         recent.or_else(|| self.fetches.get(name)).cloned()
@@ -89,8 +131,8 @@ pub(super) fn turns() -> Arc<Semaphore> {
 }
 
 impl Blocks {
-    /// A block of the part's blob for a reader.
-    pub(super) fn get(
+    /// A block of the part's blob for a reader. Waits only while the disk is far behind.
+    pub(super) async fn get(
         &self,
         shared: &Arc<Shared>,
         body: &OriginBody,
@@ -98,6 +140,10 @@ impl Blocks {
         block: Range<u64>,
     ) -> Block {
         let name = BlockName::of(body, part, &block);
+        if !self.wait_for_room(&name).await {
+            part.wish.give_up();
+            self.release(name.blob);
+        }
         let mut state = self.state.lock();
         state.expected.remove(&name);
         state.find(&name).unwrap_or_else(|| fetch(&mut state, name, shared, body, part))
@@ -131,6 +177,7 @@ impl Blocks {
             return true;
         }
         let room = state.expected.len() < EXPECTED_MAX && state.fetches.len() < FETCHES_MAX;
+        let room = room && !state.must_wait(&name);
         if room {
             state.expected.insert(name.clone());
             fetch(&mut state, name, shared, body, part);
@@ -150,12 +197,65 @@ impl Blocks {
             None => drop(state.expected.remove(name)),
         }
         while state.recent_bytes > RECENT_BYTES_MAX as u64
-            && let Some((name, old)) = state.recent.pop_front()
+            && let Some(first) = state.first_to_go()
+            && let Some((name, old)) = state.recent.remove(first)
         {
             state.recent_bytes -= old.len();
             // Whoever expected it does not read any more, or is far behind.
             state.expected.remove(&name);
         }
+    }
+
+    /// The blob is being written into a segment from here on: its blocks stay until they are.
+    pub(super) fn hold(&self, blob: BlobId) {
+        self.state.lock().keeping.insert(blob, 0);
+    }
+
+    /// It is written up to `end`; `false` if it is not held any more.
+    pub(super) fn note_written(&self, blob: BlobId, end: u64) -> bool {
+        let held = self.state.lock().keeping.get_mut(&blob).map(|written| *written = end).is_some();
+        self.written.notify_waiters();
+        held
+    }
+
+    /// Nobody writes the blob any more.
+    pub(super) fn release(&self, blob: BlobId) {
+        self.state.lock().keeping.remove(&blob);
+        self.written.notify_waiters();
+    }
+
+    /// Waits until a fetch of the block may begin; `false` if that takes too long.
+    async fn wait_for_room(&self, name: &BlockName) -> bool {
+        loop {
+            let mut written = std::pin::pin!(self.written.notified());
+            written.as_mut().enable();
+            if !self.state.lock().must_wait(name) {
+                return true;
+            }
+            let begun = Instant::now();
+            let left = self.patience.lock().left(begun);
+            #[cfg(test)]
+            self.waiting.fetch_add(1, Relaxed);
+            let told = tokio::time::timeout(left, written).await;
+            #[cfg(test)]
+            self.waiting.fetch_sub(1, Relaxed);
+            self.patience.lock().take(begun.elapsed());
+            if told.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// How many readers wait for the disk.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Readers have waited for the disk as long as they may.
+    #[cfg(test)]
+    pub(super) fn lose_patience(&self) {
+        self.patience.lock().take(Patience::MAX);
     }
 
     /// Forgets what is kept in memory.
@@ -166,6 +266,35 @@ impl Blocks {
             state.expected.remove(&name);
         }
         state.recent_bytes = 0;
+    }
+}
+
+/// How long readers may still wait for the disk, so that what is read is kept: a fifth of the time that passes, saved
+/// up to [`Patience::MAX`]. So a disk that is slower than the origin's line costs readers a fifth of their time, at most.
+struct Patience {
+    saved: Duration,
+    at: Instant,
+}
+
+impl Default for Patience {
+    fn default() -> Patience {
+        Patience { saved: Patience::MAX, at: Instant::now() }
+    }
+}
+
+impl Patience {
+    /// In tests nobody loses it by chance.
+    const MAX: Duration = Duration::from_millis(if cfg!(test) { 60_000 } else { 500 });
+
+    fn left(&mut self, now: Instant) -> Duration {
+        let passed = now.saturating_duration_since(self.at);
+        self.at = self.at.max(now);
+        self.saved = (self.saved + passed / 5).min(Patience::MAX);
+        self.saved
+    }
+
+    fn take(&mut self, waited: Duration) {
+        self.saved = self.saved.saturating_sub(waited);
     }
 }
 
@@ -341,4 +470,4 @@ fn trouble(error: OriginError) -> Trouble {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -2,19 +2,22 @@
 //! checkpoint makes known.
 //!
 //! While room is plenty everything is kept that is read; then what the ghost queue (`ghost.rs`) knows, and what is of a
-//! bucket that is kept. A blob of one block is kept at once; a longer one when a second block of it is asked for, from
-//! its beginning on. Best effort: no reader waits for it, and whatever goes wrong costs a fetch later. Bounds:
-//! [`KEEPING_MAX`] blobs at once, beyond them nothing is kept; [`ASKED_MAX`] blobs remembered.
+//! bucket that is kept. A blob of one block is kept at once; a longer one when a second block of it is asked for, or
+//! expected to be, from its beginning on. It takes the blocks that its readers have fetched, which stay until they are
+//! written (`blocks.rs`), and fetches itself what nobody has asked for. Best effort: readers wait for it a fifth of their
+//! time at most, and whatever goes wrong costs a fetch later. Bounds: [`KEEPING_MAX`] blobs at once, beyond them nothing
+//! is kept; [`ASKED_MAX`] blobs remembered.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
 use super::{BLOCK_BYTES, OriginBody, OriginPart, block_of};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::places::PlaceChange;
 use crate::keyspace::tables::{Table, blob_key};
@@ -23,7 +26,7 @@ use crate::read::base_error;
 use crate::store::Shared;
 
 /// Blobs that are kept at once.
-const KEEPING_MAX: usize = 4;
+const KEEPING_MAX: usize = 8;
 /// Long blobs of which one block was asked for.
 const ASKED_MAX: usize = 4096;
 
@@ -34,17 +37,17 @@ pub(super) struct Keeping {
     state: Mutex<State>,
 }
 
-/// Holds up what is kept right before its end, while somebody holds `shut`.
+/// Holds up what is kept at some place, while somebody holds `shut`.
 #[cfg(test)]
 #[derive(Default)]
-pub(crate) struct Ends {
+pub(crate) struct Gate {
     pub(crate) shut: Arc<tokio::sync::RwLock<()>>,
     /// How many wait there.
     pub(crate) waiting: std::sync::atomic::AtomicUsize,
 }
 
 #[cfg(test)]
-impl Ends {
+impl Gate {
     async fn pass(&self) {
         self.waiting.fetch_add(1, Relaxed);
         drop(self.shut.read().await);
@@ -67,18 +70,42 @@ impl Keeping {
     }
 }
 
-/// A block of the part was read from the origin: decides whether the blob is kept.
+/// Whether a reader's blob is to be kept: decided once for each reader of the body.
+#[derive(Debug, Default)]
+pub(crate) struct Wish {
+    wanted: OnceLock<bool>,
+    /// It was, but the disk is too slow for this reader: another one's turn.
+    given_up: AtomicBool,
+}
+
+impl Wish {
+    /// This reader's blob is not kept after all.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Relaxed);
+    }
+
+    fn is(&self, decide: impl FnOnce() -> bool) -> bool {
+        *self.wanted.get_or_init(decide) && !self.given_up.load(Relaxed)
+    }
+}
+
+/// A block of the part is asked of the origin, or was: decides whether the blob is kept.
 pub(super) fn consider(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPart, block: &Range<u64>) {
     let len = part.in_blob.end;
-    if !part.wanted.get_or_init(|| is_wanted(shared, body, part.blob, len)) {
+    if !part.wish.is(|| is_wanted(shared, body, part.blob, len)) {
         return;
     }
+    let keeping = &shared.fills.keeping;
     let fits = part.whole && part.in_blob.start == 0 && len <= shared.segments.body_len_max();
-    if !fits || !shared.has_room_to_keep(len) || shared.segments.staged(part.blob).is_some() {
+    // Most calls end here.
+    if !fits || keeping.state.lock().running.contains(&part.blob) {
+        return;
+    }
+    if !shared.has_room_to_keep(len) || shared.segments.staged(part.blob).is_some() {
         return;
     }
     {
-        let mut state = shared.fills.keeping.state.lock();
+        let mut state = keeping.state.lock();
         if state.running.len() >= KEEPING_MAX || state.running.contains(&part.blob) {
             return;
         }
@@ -92,6 +119,7 @@ pub(super) fn consider(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPar
             state.asked.remove(&part.blob);
         }
         state.running.insert(part.blob);
+        shared.fills.blocks.hold(part.blob);
     }
     let running = Running { shared: shared.clone(), part: part.clone() };
     let body = OriginBody {
@@ -137,7 +165,9 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.shared.fills.keeping.state.lock().running.remove(&self.part.blob);
+        let mut state = self.shared.fills.keeping.state.lock();
+        self.shared.fills.blocks.release(self.part.blob);
+        state.running.remove(&self.part.blob);
     }
 }
 
@@ -157,10 +187,15 @@ impl Running {
             // One block ahead of the disk.
             let ahead = blocks.begin(shared, body, part, block_of(part, at.min(len - 1)));
             let mut block = std::mem::replace(&mut next, ahead);
+            #[cfg(test)]
+            shared.fills.writes.pass().await;
             let mut number = 0;
             while let Some(piece) = block.piece(number).await? {
                 writer.write(piece).await?;
                 number += 1;
+            }
+            if !blocks.note_written(part.blob, at) {
+                return Err(Error::Unavailable("the disk is slower than the origin"));
             }
         }
         let (pointer, pin) = writer.finish_extent().await?;
@@ -187,7 +222,10 @@ impl Running {
             return Ok(true);
         }
         let look = move || shared.keyspace.base.get(&blob_key(Table::Blob, blob));
-        let row = self.shared.pool.run(look).await.map_err(|_| crate::error::Error::Stopping)?;
+        let row = self.shared.pool.run(look).await.map_err(|_| Error::Stopping)?;
         Ok(row.map_err(base_error)?.as_deref().and_then(decode_pointer).is_some())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -42,6 +42,7 @@ use crate::store::Shared;
 use blocks::Blocks;
 use ghost::Ghosts;
 use keep::Keeping;
+pub(crate) use keep::Wish;
 
 /// Bytes of a block, counted from the blob's beginning: what one request asks for.
 pub(crate) const BLOCK_BYTES: u64 = 4 << 20;
@@ -88,8 +89,8 @@ pub(crate) struct OriginPart {
     pub(crate) in_body: u64,
     /// Whether nothing else of the blob is of use to anybody.
     pub(crate) whole: bool,
-    /// Whether the blob is to be kept again: decided once for each reader of the body.
-    pub(crate) wanted: OnceLock<bool>,
+    /// Whether the blob is to be kept again.
+    pub(crate) wish: Arc<Wish>,
 }
 
 struct MountOrigin {
@@ -141,8 +142,11 @@ pub(crate) struct Fills {
     /// Leaves the ETag out of requests and comparisons: for the test that must notice.
     #[cfg(test)]
     pub(crate) unchecked: AtomicBool,
+    /// Before each block that is written, and before the end.
     #[cfg(test)]
-    pub(crate) ends: keep::Ends,
+    pub(crate) writes: keep::Gate,
+    #[cfg(test)]
+    pub(crate) ends: keep::Gate,
 }
 
 impl Fills {
@@ -257,8 +261,9 @@ pub(crate) async fn read(
     while at < end {
         let block = block_of(part, at);
         let within = at - block.start..end.min(block.end) - block.start;
-        let bytes = shared.fills.blocks.get(shared, body, part, block.clone()).bytes(within).await?;
+        let mut of = shared.fills.blocks.get(shared, body, part, block.clone()).await;
         keep::consider(shared, body, part, &block);
+        let bytes = of.bytes(within).await?;
         at += bytes.len() as u64;
         if at == end && out.is_empty() {
             return Ok(bytes);
@@ -276,9 +281,10 @@ pub(crate) fn expect(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPart,
     while at < end {
         let block = block_of(part, at);
         at = block.end;
-        if !shared.fills.blocks.expect(shared, body, part, block) {
+        if !shared.fills.blocks.expect(shared, body, part, block.clone()) {
             return false;
         }
+        keep::consider(shared, body, part, &block);
     }
     true
 }

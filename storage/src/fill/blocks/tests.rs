@@ -24,7 +24,7 @@ struct Reading {
 }
 
 /// An origin that knows what was read of it, and whose bodies come when the test sends them.
-struct Fed {
+pub(in crate::fill) struct Fed {
     inner: MemoryOrigin,
     readings: Mutex<Vec<Reading>>,
     /// Whether bodies come by themselves.
@@ -37,14 +37,14 @@ impl Fed {
         Fed::that_flows(body, false)
     }
 
-    fn that_flows(body: &Bytes, flows: bool) -> Arc<Fed> {
+    pub(in crate::fill) fn that_flows(body: &Bytes, flows: bool) -> Arc<Fed> {
         let inner = MemoryOrigin::capable();
         inner.put_foreign_with("k", body.clone(), Default::default(), &[]);
         Arc::new(Fed { inner, readings: Mutex::default(), flows })
     }
 
     /// The ranges of all reads so far, in the order of the object's bytes.
-    fn asked(&self) -> Vec<Range<u64>> {
+    pub(in crate::fill) fn asked(&self) -> Vec<Range<u64>> {
         let mut asked: Vec<_> = self.readings.lock().iter().map(|reading| reading.range.clone()).collect();
         asked.sort_by_key(|range| range.start);
         asked
@@ -120,7 +120,7 @@ impl Origin for Fed {
     }
 }
 
-async fn node() -> (tempfile::TempDir, Node) {
+pub(in crate::fill) async fn node() -> (tempfile::TempDir, Node) {
     let dir = tempfile::tempdir().unwrap();
     let config =
         StorageConfig { map_bytes: 1 << 30, journal_file_bytes: 16 << 20, ..StorageConfig::new(dir.path()) };
@@ -128,7 +128,7 @@ async fn node() -> (tempfile::TempDir, Node) {
     (dir, node)
 }
 
-fn body_in(origin: &Arc<impl Origin + 'static>, body: &Bytes) -> OriginBody {
+pub(in crate::fill) fn body_in(origin: &Arc<impl Origin + 'static>, body: &Bytes) -> OriginBody {
     let etag = OriginETag(hex::encode(<md5::Md5 as md5::Digest>::digest(body)));
     let (origin, key) = (origin.clone(), OriginKey("k".to_owned()));
     OriginBody {
@@ -143,24 +143,29 @@ fn body_in(origin: &Arc<impl Origin + 'static>, body: &Bytes) -> OriginBody {
 }
 
 /// A blob that is all of a body.
-fn part(number: u64, body: &Bytes) -> OriginPart {
+pub(in crate::fill) fn part(number: u64, body: &Bytes) -> OriginPart {
     let blob = BlobId { a: u64::MAX, b: number };
-    OriginPart { blob, in_blob: 0..body.len() as u64, in_body: 0, whole: true, wanted: Default::default() }
+    OriginPart { blob, in_blob: 0..body.len() as u64, in_body: 0, whole: true, wish: Default::default() }
 }
 
-fn long_body(blocks: u64) -> Bytes {
-    (0..blocks * BLOCK_BYTES).map(|at| (at * 7 + at / 251) as u8).collect()
+pub(in crate::fill) fn long_body(blocks: u64) -> Bytes {
+    // No two blocks are alike: the pattern begins anew at multiples of its own length only.
+    let pattern: Vec<u8> = (0..251 * 256).map(|at| (at * 7 + at / 251) as u8).collect();
+    let len = (blocks * BLOCK_BYTES) as usize;
+    let mut body = pattern.repeat(len.div_ceil(pattern.len()));
+    body.truncate(len);
+    Bytes::from(body)
 }
 
-fn nth(number: u64) -> Range<u64> {
+pub(in crate::fill) fn nth(number: u64) -> Range<u64> {
     number * BLOCK_BYTES..(number + 1) * BLOCK_BYTES
 }
 
-fn slice(body: &Bytes, range: Range<u64>) -> Bytes {
+pub(in crate::fill) fn slice(body: &Bytes, range: Range<u64>) -> Bytes {
     body.slice(range.start as usize..range.end as usize)
 }
 
-async fn until(what: &str, mut is: impl FnMut() -> bool) {
+pub(in crate::fill) async fn until(what: &str, mut is: impl FnMut() -> bool) {
     let limit = Instant::now() + LIMIT;
     while !is() {
         assert!(Instant::now() < limit, "{what} never came");
@@ -186,10 +191,10 @@ async fn an_origin_that_does_not_answer_holds_up_its_own_readers_only() {
         (0..FETCHES_MAX as u64).map(|n| blocks.begin(shared, &silents, &part(n, &bytes), 0..5)).collect();
     // Whose turn comes first nobody says.
     until("every turn", || silent.calls() >= FETCHES_MAX as u64).await;
-    let late = blocks.get(shared, &silents, &part(100, &bytes), 0..5).bytes(0..5).await;
+    let late = blocks.get(shared, &silents, &part(100, &bytes), 0..5).await.bytes(0..5).await;
     assert!(matches!(late, Err(Error::Unavailable(_))), "{late:?}");
     assert_eq!(silent.calls(), FETCHES_MAX as u64);
-    let read = blocks.get(shared, &healthys, &part(200, &bytes), 0..5).bytes(0..5).await.unwrap();
+    let read = blocks.get(shared, &healthys, &part(200, &bytes), 0..5).await.bytes(0..5).await.unwrap();
     assert_eq!(read, "bytes");
     drop(stuck);
     drop(store);
@@ -204,7 +209,7 @@ async fn a_reader_gets_a_piece_while_the_rest_of_its_block_is_on_its_way() {
     let body = long_body(1);
     let origin = Fed::of(&body);
     let (of, part) = (body_in(&origin, &body), part(1, &body));
-    let mut block = blocks.get(shared, &of, &part, nth(0));
+    let mut block = blocks.get(shared, &of, &part, nth(0)).await;
     until("the request", || origin.asked() == [nth(0)]).await;
     origin.send(0, Ok(slice(&body, 0..PIECE_BYTES + 1)));
     assert_eq!(block.bytes(0..PIECE_BYTES).await.unwrap(), slice(&body, 0..PIECE_BYTES));
@@ -217,7 +222,10 @@ async fn a_reader_gets_a_piece_while_the_rest_of_its_block_is_on_its_way() {
     assert_eq!(block.bytes(0..BLOCK_BYTES).await.unwrap(), body.clone());
     // Whole, it stays for a moment; without another request.
     until("the end of the fetch", || blocks.state.lock().fetches.is_empty()).await;
-    assert_eq!(blocks.get(shared, &of, &part, 0..BLOCK_BYTES).bytes(7..9).await.unwrap(), slice(&body, 7..9));
+    assert_eq!(
+        blocks.get(shared, &of, &part, 0..BLOCK_BYTES).await.bytes(7..9).await.unwrap(),
+        slice(&body, 7..9)
+    );
     assert!(origin.asked().is_empty());
     drop(store);
     node.stop().await;
@@ -238,14 +246,14 @@ async fn what_is_expected_is_bounded_and_never_in_the_way_of_who_waits() {
     assert!(blocks.expect(shared, &of, &part, nth(0)));
     assert_eq!(expected(&store), EXPECTED_MAX);
     // Its reader comes: there is room for the next one.
-    let mut first = blocks.get(shared, &of, &part, nth(0));
+    let mut first = blocks.get(shared, &of, &part, nth(0)).await;
     assert!(blocks.expect(shared, &of, &part, nth(EXPECTED_MAX as u64)));
     assert!(!blocks.expect(shared, &of, &part, nth(EXPECTED_MAX as u64 + 1)));
     // Somebody who keeps the blob is no reader.
     drop(blocks.begin(shared, &of, &part, nth(1)));
     assert_eq!(expected(&store), EXPECTED_MAX);
     // Who waits is served beside all of them.
-    let mut far = blocks.get(shared, &of, &part, nth(11));
+    let mut far = blocks.get(shared, &of, &part, nth(11)).await;
     until("the request", || origin.asked().contains(&nth(11))).await;
     origin.send(nth(11).start, Ok(slice(&body, nth(11))));
     origin.end(nth(11).start);
@@ -276,7 +284,7 @@ async fn blocks_that_their_reader_never_came_for_make_room_for_others() {
     }
     let kept = RECENT_BYTES_MAX as u64 / BLOCK_BYTES;
     for number in 16 - kept..16 {
-        let mut other = blocks.get(shared, &of, &part, nth(number));
+        let mut other = blocks.get(shared, &of, &part, nth(number)).await;
         assert_eq!(other.bytes(0..BLOCK_BYTES).await.unwrap(), slice(&body, nth(number)));
     }
     until("the end of the fetches", || blocks.state.lock().fetches.is_empty()).await;
@@ -334,4 +342,19 @@ async fn a_reader_of_a_range_has_nothing_else_fetched_and_a_sequential_one_all_o
     assert_eq!(origin.asked(), (0..20).map(nth).collect::<Vec<_>>(), "each block once");
     drop((reader, store));
     node.stop().await;
+}
+
+#[test]
+fn readers_wait_for_the_disk_a_fifth_of_the_time() {
+    let (mut patience, begun) = (Patience::default(), Instant::now());
+    let seconds = Duration::from_secs;
+    assert_eq!(patience.left(begun), Patience::MAX);
+    patience.take(Patience::MAX + seconds(1));
+    let begun = patience.at;
+    assert_eq!(patience.left(begun), Duration::ZERO);
+    assert_eq!(patience.left(begun + seconds(10)), seconds(2));
+    assert_eq!(patience.left(begun + seconds(10)), seconds(2));
+    patience.take(seconds(2));
+    assert_eq!(patience.left(begun + seconds(15)), seconds(1));
+    assert_eq!(patience.left(begun + seconds(10_000)), Patience::MAX);
 }
