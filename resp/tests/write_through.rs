@@ -46,6 +46,7 @@ impl World {
             mode: MountMode::WriteThrough,
             revalidate: None,
             write_through_timeout: timeout,
+            max_lag: None,
         };
         let server = Server::with_storage(RespConfig::default(), |storage| {
             storage.mounts = vec![mount];

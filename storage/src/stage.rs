@@ -29,7 +29,7 @@ use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{Table, blob_key};
 use crate::mutation::{Payload, StagedPart, StagedParts};
-use crate::object::BlobId;
+use crate::object::{BlobId, BucketId};
 use crate::store::Shared;
 
 /// Bytes gathered before they are written.
@@ -231,8 +231,8 @@ pub struct BodyWriter {
     syncing: VecDeque<Answer<()>>,
     failed: Option<Error>,
     again: Option<Again>,
-    /// Asked for room before each piece.
-    within: Option<Weak<Shared>>,
+    /// Asked before each piece.
+    within: Option<(Weak<Shared>, BucketId)>,
 }
 
 /// A blob that exists already and gets another extent.
@@ -243,9 +243,9 @@ struct Again {
 }
 
 impl BodyWriter {
-    /// The same body, which waits for room before each of its pieces.
-    pub(crate) fn within(mut self, shared: &Arc<Shared>) -> BodyWriter {
-        self.within = Some(Arc::downgrade(shared));
+    /// The same body, of an object of this bucket, which asks before each of its pieces whether it may go on.
+    pub(crate) fn within(mut self, shared: &Arc<Shared>, bucket: BucketId) -> BodyWriter {
+        self.within = Some((Arc::downgrade(shared), bucket));
         self
     }
 
@@ -336,8 +336,10 @@ impl BodyWriter {
                 (blob, len)
             }
         };
-        if let Some(shared) = self.within.as_ref().and_then(Weak::upgrade) {
-            shared.admit_piece(len).await?;
+        if let Some((shared, bucket)) = &self.within
+            && let Some(shared) = shared.upgrade()
+        {
+            shared.admit_piece(*bucket, len).await?;
         }
         let listed = self.again.is_none();
         let room = match stager.segments.try_reserve(self.lane, blob, len, listed) {

@@ -190,7 +190,7 @@ impl Store {
     pub fn stage_body(&self, bucket: BucketId, len: u64) -> Result<BodyWriter> {
         let shared = &self.shared;
         shared.admit_staged(bucket, len)?;
-        Ok(shared.stager.begin(len)?.within(shared))
+        Ok(shared.stager.begin(len)?.within(shared, bucket))
     }
 
     /// Largest transaction, in encoded bytes.
@@ -291,7 +291,7 @@ impl Store {
     /// comes beside the outcomes, and nobody may be told that it is done before it has arrived. Read from the views
     /// before that is waited for.
     pub async fn submit_reading(&self, submission: Submission) -> Result<(Outcomes, Arrival)> {
-        self.shared.keep_within_lag(&submission.grows).await?;
+        self.shared.slow_down(&submission.grows, submission.bytes.len() as u64).await?;
         self.shared.admit(&submission.grows, 0).await?;
         let (mut start, mut first) = (0, 0);
         for (end, outcomes) in &submission.ends {

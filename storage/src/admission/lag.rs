@@ -8,6 +8,8 @@
 
 use std::time::Duration;
 
+use super::wait_of;
+
 /// Longest wait of one write, right below `max_lag`.
 const DELAY_MAX: Duration = Duration::from_secs(1);
 
@@ -30,10 +32,8 @@ impl Lag {
 
     /// How long a write waits.
     pub(crate) fn delay(&self) -> Duration {
-        let soft = self.limit / 2;
-        let over = self.age.saturating_sub(soft).as_secs_f64();
-        let share = over / (self.limit - soft).as_secs_f64().max(f64::MIN_POSITIVE);
-        DELAY_MAX.mul_f64(share.clamp(0.0, 1.0))
+        let (age, limit) = (self.age.as_secs_f64(), self.limit.as_secs_f64());
+        wait_of(age, limit / 2.0, limit, DELAY_MAX)
     }
 }
 
