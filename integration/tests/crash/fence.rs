@@ -10,10 +10,20 @@ use forebay_integration::origin_sim::record::Source;
 use forebay_integration::wait;
 
 const LIMIT: Duration = Duration::from_secs(120);
+/// Lost requests arrive when their senders have given up (attempts have 2 s), and before the fence is over.
+const LATE: Fault = Fault::ApplyLate(Duration::from_millis(4_500));
 
 fn mounted(origin: &OriginSim) -> Node {
-    let options =
-        NodeOptions::default().mount("/redis-0", origin, "cloud/db").mount("/lake", origin, "cloud/lake");
+    mounted_with(origin, NodeOptions::default())
+}
+
+/// With a fence that outlasts what is late.
+fn fenced(origin: &OriginSim) -> Node {
+    mounted_with(origin, NodeOptions::default().set("flush.fence_margin", "\"4s\""))
+}
+
+fn mounted_with(origin: &OriginSim, options: NodeOptions) -> Node {
+    let options = options.mount("/redis-0", origin, "cloud/db").mount("/lake", origin, "cloud/lake");
     let node = Node::start(options).unwrap();
     node.attach_mounts(&["redis-0", "lake"], LIMIT);
     node
@@ -22,15 +32,17 @@ fn mounted(origin: &OriginSim) -> Node {
 #[test]
 fn a_late_put_never_lands_on_a_newer_version() {
     let origin = OriginSim::start(&["cloud"]).unwrap();
-    let node = mounted(&origin);
-    let late = Fault::ApplyLate(Duration::from_millis(1_500));
+    // Nothing but the fence is in its way.
+    origin.add_fault(Rule::new(&[Op::Put], Fault::IgnoreConditions));
+    let node = fenced(&origin);
     let rule =
-        origin.add_fault(Rule::new(&[Op::Put], late).on(Keys::Exactly("db/k".into())).calls(Calls::Nth(1)));
+        origin.add_fault(Rule::new(&[Op::Put], LATE).on(Keys::Exactly("db/k".into())).calls(Calls::Nth(1)));
     let mut resp = node.resp();
     resp.call(&["SET", "k", "old"]).unwrap();
     wait::until_true("the first upload is under way", LIMIT, || origin.strikes(rule) == 1).unwrap();
     resp.call(&["SET", "k", "new"]).unwrap();
     node.flush_wait(LIMIT);
+    wait::until_true("the late one has arrived", LIMIT, || origin.held_back() == 0).unwrap();
     assert_eq!(&origin.object("cloud", "db/k").unwrap().body[..], b"new");
     origin.record().assert_clean();
     node.finish(&["origin", "flush"]);
@@ -39,20 +51,20 @@ fn a_late_put_never_lands_on_a_newer_version() {
 #[test]
 fn a_late_put_never_resurrects_a_deleted_key() {
     let origin = OriginSim::start(&["cloud"]).unwrap();
-    let node = mounted(&origin);
+    let node = fenced(&origin);
     let mut resp = node.resp();
     // A delete that comes before the body has left stops the upload, and nothing lands late: tried with
     // further keys until one upload was whole on its way.
     let late = (0..20).any(|round| {
         let (key, place) = (format!("k{round}"), format!("db/k{round}"));
-        let fault = Fault::ApplyLate(Duration::from_millis(1_500));
-        let rule = Rule::new(&[Op::Put], fault).on(Keys::Exactly(place.clone())).calls(Calls::Nth(1));
+        let rule = Rule::new(&[Op::Put], LATE).on(Keys::Exactly(place.clone())).calls(Calls::Nth(1));
         let rule = origin.add_fault(rule);
         resp.call(&["SET", &key, "old"]).unwrap();
         wait::until_true("the first upload is under way", LIMIT, || origin.strikes(rule) == 1).unwrap();
         resp.call(&["DEL", &key]).unwrap();
         // The fence outlasts the late request: it has landed by now, or never will.
         node.flush_wait(LIMIT);
+        wait::until_true("the late one has arrived", LIMIT, || origin.held_back() == 0).unwrap();
         assert!(origin.object("cloud", &place).is_none());
         origin.record().of_key("cloud", &place).any(|change| change.source == Source::Late)
     });

@@ -18,11 +18,16 @@ const PART_BYTES: usize = 32 << 10;
 const SHORT: usize = 2_000;
 const LONG: usize = 4 * PART_BYTES + 100;
 
+/// How long a lost request counts as alive after its deadline, and when the late ones arrive: after their senders have
+/// given up (attempts have 2 s), and before that.
+const MARGIN: &str = "\"4s\"";
+const LATE: Duration = Duration::from_millis(4_500);
+
 /// What becomes of the upload that is under way when its key changes.
 fn ways() -> Vec<(&'static str, Fault)> {
     vec![
         ("slow", Fault::Slow(Duration::from_millis(600))),
-        ("late", Fault::ApplyLate(Duration::from_millis(900))),
+        ("late", Fault::ApplyLate(LATE)),
         ("unanswered", Fault::HangAfter),
         ("reset-after", Fault::ResetAfter),
         ("reset-amid", Fault::ResetMidBody),
@@ -72,7 +77,9 @@ fn run(story: Story) {
     if !story.conditions {
         origin.add_fault(Rule::new(&[Op::Put, Op::Complete, Op::Delete], Fault::IgnoreConditions));
     }
-    let options = NodeOptions::default().set("flush.part_size", &format!("\"{}KiB\"", PART_BYTES >> 10));
+    let options = NodeOptions::default()
+        .set("flush.part_size", &format!("\"{}KiB\"", PART_BYTES >> 10))
+        .set("flush.fence_margin", MARGIN);
     let mut node = Node::start(Written::mounted(options, &origin)).unwrap();
     node.attach_mounts(&[Api::Resp.bucket(), Api::S3.bucket()], LIMIT);
 
