@@ -55,6 +55,9 @@ pub enum Fault {
     ResetAfter,
     /// Never answers, and applies the request after the delay even if its sender is long gone.
     ApplyLate(Duration),
+    /// Finds a PUT, a DELETE or a completion authentic, never answers, and applies it after the delay: as one that has
+    /// passed the origin's door when its signature expires.
+    TakeLate(Duration),
     /// Accepts a completion, works on it for so long without an answer, and only then makes the object, if the upload is
     /// still there.
     Assemble(Duration),

@@ -165,6 +165,18 @@ impl Origin {
                 });
                 std::future::pending().await
             }
+            Fault::TakeLate(delay) => {
+                let mut request = buffered(request).await?;
+                request.extensions_mut().insert(LateRequest);
+                request.extensions_mut().insert(Assembling(delay));
+                self.shared.held_back.fetch_add(1, Ordering::AcqRel);
+                tokio::spawn(async move {
+                    let _ = self.apply(request).await;
+                    drop(flight);
+                    self.shared.held_back.fetch_sub(1, Ordering::AcqRel);
+                });
+                std::future::pending().await
+            }
             Fault::Assemble(delay) => {
                 let mut request = buffered(request).await?;
                 request.extensions_mut().insert(LateRequest);

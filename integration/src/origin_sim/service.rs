@@ -46,9 +46,17 @@ pub(super) struct IgnoreConditions;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LateRequest;
 
-/// Request extension: a completion that is worked on for so long, after it was found authentic.
+/// Request extension: a change that is worked on for so long, after it was found authentic.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Assembling(pub(super) Duration);
+
+impl Assembling {
+    async fn is_over<T>(request: &S3Request<T>) {
+        if let Some(Assembling(delay)) = request.extensions.get() {
+            tokio::time::sleep(*delay).await;
+        }
+    }
+}
 
 /// A multipart upload under way.
 pub(crate) struct Upload {
@@ -198,6 +206,7 @@ impl S3 for SimS3 {
         let mut object = StoredObject::with_etag(body, hex::encode(md5));
         object.metadata = req.input.metadata.clone().unwrap_or_default();
         object.headers = content_headers(&req.input)?;
+        Assembling::is_over(&req).await;
         let target = Write::of(&req, &req.input.bucket, &req.input.key).when(
             &req,
             req.input.if_match.as_ref(),
@@ -266,6 +275,7 @@ impl S3 for SimS3 {
         &self,
         req: S3Request<DeleteObjectInput>,
     ) -> S3Result<S3Response<DeleteObjectOutput>> {
+        Assembling::is_over(&req).await;
         let target =
             Write::of(&req, &req.input.bucket, &req.input.key).when(&req, req.input.if_match.as_ref(), None);
         self.remove(&target)?;
@@ -406,9 +416,7 @@ impl S3 for SimS3 {
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = &req.input;
-        if let Some(Assembling(delay)) = req.extensions.get() {
-            tokio::time::sleep(*delay).await;
-        }
+        Assembling::is_over(&req).await;
         // Held to the end: of two completions one finds no upload.
         let mut uploads = self.shared.uploads.lock();
         let upload = uploads.get(&input.upload_id).ok_or_else(|| s3_error!(NoSuchUpload))?;

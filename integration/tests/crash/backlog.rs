@@ -130,7 +130,9 @@ fn drains_oldest_first(node: &mut Node, origin: &OriginSim, rows: usize) {
     }
     node.kill();
     let (ahead, newest) = out_of_turn(origin);
-    eprintln!("{wanted} of {rows} rows arrived within {took:?} of the start, none before more than {ahead} older ones");
+    eprintln!(
+        "{wanted} of {rows} rows arrived within {took:?} of the start, none before more than {ahead} older ones"
+    );
     assert!(ahead <= AHEAD_MAX, "a version went before {ahead} older ones");
     assert!(is_long() || newest == 0, "what was written last went before what waited");
 }
