@@ -11,7 +11,7 @@ use forebay_integration::wait;
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// Lost requests arrive when their senders have given up (attempts have 2 s), and before the fence is over.
-const LATE: Fault = Fault::TakeLate(Duration::from_millis(4_500));
+const LATE: Fault = Fault::TakeLate(Duration::from_secs(4));
 
 fn mounted(origin: &OriginSim) -> Node {
     mounted_with(origin, NodeOptions::default())

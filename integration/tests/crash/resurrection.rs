@@ -18,16 +18,17 @@ const PART_BYTES: usize = 32 << 10;
 const SHORT: usize = 2_000;
 const LONG: usize = 4 * PART_BYTES + 100;
 
-/// How long a lost request counts as alive after its deadline, and when the late ones arrive: after their senders have
-/// given up (attempts have 2 s), and before that.
-const MARGIN: &str = "\"4s\"";
-const LATE: Duration = Duration::from_millis(4_500);
+/// How long a lost request counts as alive after its deadline. The late ones arrive so long after they reached the origin:
+/// when their senders have given up (attempts have 2 s), and within the fence.
+const MARGIN_S: u64 = 4;
+/// The same where the node starts anew meanwhile.
+const MARGIN_OVER_A_START_S: u64 = 12;
 
 /// What becomes of the upload that is under way when its key changes.
-fn ways() -> Vec<(&'static str, Fault)> {
+fn ways(late: Duration) -> Vec<(&'static str, Fault)> {
     vec![
+        ("late", Fault::TakeLate(late)),
         ("slow", Fault::Slow(Duration::from_millis(600))),
-        ("late", Fault::TakeLate(LATE)),
         ("unanswered", Fault::HangAfter),
         ("reset-after", Fault::ResetAfter),
         ("reset-amid", Fault::ResetMidBody),
@@ -77,14 +78,16 @@ fn run(story: Story) {
     if !story.conditions {
         origin.add_fault(Rule::new(&[Op::Put, Op::Complete, Op::Delete], Fault::IgnoreConditions));
     }
+    let margin_s = if story.kill { MARGIN_OVER_A_START_S } else { MARGIN_S };
+    let late = Duration::from_secs(margin_s);
     let options = NodeOptions::default()
         .set("flush.part_size", &format!("\"{}KiB\"", PART_BYTES >> 10))
-        .set("flush.fence_margin", MARGIN);
+        .set("flush.fence_margin", &format!("\"{margin_s}s\""));
     let mut node = Node::start(Written::mounted(options, &origin)).unwrap();
     node.attach_mounts(&[Api::Resp.bucket(), Api::S3.bucket()], LIMIT);
 
     let mut cases = Vec::new();
-    for (name, fault) in ways() {
+    for (name, fault) in ways(late) {
         for ends_deleted in [false, true] {
             for (api, bytes, op) in [
                 (Api::Resp, SHORT, Op::Put),
@@ -101,19 +104,25 @@ fn run(story: Story) {
     }
     let mut written = Written::default();
     let mut clients = Clients::of(&node);
-    for case in &cases {
-        written.write(&mut clients, case.api, &case.key, case.bytes).unwrap();
-    }
-    for case in &cases {
+    let is_under_way = |case: &Case| {
         let under_way = || origin.strikes(case.rule) == 1;
         wait::until_true(&format!("{} is under way", case.key), LIMIT, under_way).unwrap();
-    }
+    };
     if story.kill {
+        for case in &cases {
+            written.write(&mut clients, case.api, &case.key, case.bytes).unwrap();
+        }
+        cases.iter().for_each(is_under_way);
         node.kill();
         node.restart().unwrap();
         clients = Clients::of(&node);
     }
     for case in &cases {
+        if !story.kill {
+            written.write(&mut clients, case.api, &case.key, case.bytes).unwrap();
+            // At once, so that it is still under way when the key changes.
+            is_under_way(case);
+        }
         written.delete(&mut clients, case.api, &case.key);
         if !case.ends_deleted {
             written.write(&mut clients, case.api, &case.key, case.bytes).unwrap();
