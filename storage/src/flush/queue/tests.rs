@@ -1,7 +1,7 @@
 //! The queue in stories, and under the simulation of `sim.rs`.
 
 use super::*;
-use crate::flush::contract::{FlushKind, Loaded, StaleTransfer, Started};
+use crate::flush::contract::{FlushKind, Loaded, StaleTransfer, Started, UploadPlace};
 use crate::flush::testing::{Change, ModelRows};
 use crate::origin::{ErrorClass, Landing};
 

@@ -141,6 +141,24 @@ fn an_older_upload_found_at_start_is_asked_about() {
 }
 
 #[test]
+fn an_older_upload_of_another_mount_at_the_same_place_is_asked_about() {
+    let at = |root: &str, key: &str| {
+        let place = UploadPlace { root: root.to_owned(), key: key.to_owned() };
+        StaleTransfer { place: Some(place), ..stale(Version(0), MountId(77), true) }
+    };
+    for (old, work) in [
+        (at("s3://origin-1", "p/a"), Work::Head),
+        (at("s3://origin-1", "q/a"), Work::Write),
+        (at("s3://origin-2", "p/a"), Work::Write),
+    ] {
+        let mut story = Story::new();
+        story.put("a");
+        story.queue.observe(FlushEvent::Stale(old.clone()));
+        assert_eq!(story.start_one().work, work, "{old:?}");
+    }
+}
+
+#[test]
 fn an_older_upload_that_cannot_become_the_object_holds_nothing_up() {
     for old in [stale(Version(0), MOUNT, false), stale(Version(0), MountId(77), true)] {
         let mut story = Story::new();
