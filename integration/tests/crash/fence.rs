@@ -76,8 +76,10 @@ fn a_late_put_never_resurrects_a_deleted_key() {
 #[test]
 fn a_restart_waits_for_what_was_in_flight_at_kill_9() {
     let origin = OriginSim::start(&["cloud"]).unwrap();
-    let mut node = mounted(&origin);
-    let late = Fault::ApplyLate(Duration::from_millis(1_500));
+    origin.add_fault(Rule::new(&[Op::Put], Fault::IgnoreConditions));
+    // Long enough for a start on a busy machine.
+    let mut node = mounted_with(&origin, NodeOptions::default().set("flush.fence_margin", "\"20s\""));
+    let late = Fault::TakeLate(Duration::from_secs(20));
     let rule =
         origin.add_fault(Rule::new(&[Op::Put], late).on(Keys::Exactly("db/k".into())).calls(Calls::Nth(1)));
     node.resp().call(&["SET", "k", "old"]).unwrap();
@@ -86,6 +88,7 @@ fn a_restart_waits_for_what_was_in_flight_at_kill_9() {
     node.restart().unwrap();
     node.resp().call(&["SET", "k", "new"]).unwrap();
     node.flush_wait(LIMIT);
+    wait::until_true("the late one has arrived", LIMIT, || origin.held_back() == 0).unwrap();
     assert_eq!(&origin.object("cloud", "db/k").unwrap().body[..], b"new");
     origin.record().assert_clean();
     node.finish(&["origin", "flush"]);

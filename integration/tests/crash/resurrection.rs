@@ -22,7 +22,7 @@ const LONG: usize = 4 * PART_BYTES + 100;
 /// when their senders have given up (attempts have 2 s), and within the fence.
 const MARGIN_S: u64 = 4;
 /// The same where the node starts anew meanwhile.
-const MARGIN_OVER_A_START_S: u64 = 12;
+const MARGIN_OVER_A_START_S: u64 = 20;
 
 /// What becomes of the upload that is under way when its key changes.
 fn ways(late: Duration) -> Vec<(&'static str, Fault)> {
