@@ -88,7 +88,7 @@ pub(crate) enum Blocked {
     Wait(WaitFn),
     /// Its keys must be looked up in their origins first.
     LookUp(&'static Command),
-    /// What it returns is in an origin, where what comes behind it may replace it.
+    /// What it returns is in an origin, where what comes behind it may replace it: it is answered by itself.
     Away(&'static Command),
     /// EXEC.
     Exec(&'static Command, Box<Queue>),
@@ -357,7 +357,9 @@ impl Pipeline {
         if self.server.store.has_lookups() && self.must_look_up(command, &request, args) {
             return Some(Blocked::LookUp(command));
         }
-        if self.server.store.has_origins() && self.returns_what_is_away(command, &request, args) {
+        // A plain read says itself that bytes are away, unless it is carried out later.
+        let asks = command.flags.has(Flags::WRITE) || !self.submission.is_empty();
+        if asks && self.server.store.has_origins() && self.returns_what_is_away(command, &request, args) {
             return Some(Blocked::Away(command));
         }
         let reply = if idle { &mut self.out } else { &mut self.ready };
@@ -379,7 +381,7 @@ impl Pipeline {
                 reply_error(planner.reply, &mut self.tally, from, &error);
                 self.answered(from, command, request);
             }
-            Ok(Plan::Read(read)) => self.plan_read(read, command, request, args, database),
+            Ok(Plan::Read(read)) => return self.plan_read(read, command, request, args, database),
             Ok(Plan::Write(write)) => {
                 self.carry_long();
                 if command.flags.has(Flags::EXTENDS) {
@@ -407,10 +409,11 @@ impl Pipeline {
         request: Range<usize>,
         args: Args<'_>,
         database: usize,
-    ) {
+    ) -> Option<Blocked> {
         if !self.submission.is_empty() {
             let at = ReadAt::Slot(self.submission.view());
-            return self.push_step(command, request, database, Work::Read { at, read, fetched: None });
+            self.push_step(command, request, database, Work::Read { at, read, fetched: None });
+            return None;
         }
         let reply = if self.steps.is_empty() { &mut self.out } else { &mut self.ready };
         let from = reply.len();
@@ -419,12 +422,18 @@ impl Pipeline {
         let mut reader = Reader { server: &self.server, bucket, args, reply, tally, held };
         let done = match reader.read_latest(read) {
             Ok(done) => done,
+            Err(Cold)
+                if self.server.store.has_origins() && self.returns_what_is_away(command, &request, args) =>
+            {
+                return Some(Blocked::Away(command));
+            }
             // Later writes of this pipeline must not be seen, so the view is taken now.
             Err(Cold) => match self.server.store.view() {
                 Ok(view) => {
                     self.reads += 1;
                     let work = Work::Read { at: ReadAt::View(view), read, fetched: None };
-                    return self.push_step(command, request, database, work);
+                    self.push_step(command, request, database, work);
+                    return None;
                 }
                 Err(error) => Err(error.into()),
             },
@@ -434,6 +443,7 @@ impl Pipeline {
             reply_error(reply, &mut self.tally, from, &error);
         }
         self.answered(from, command, request);
+        None
     }
 
     fn push_step(&mut self, command: &'static Command, args: Range<usize>, database: usize, work: Work) {

@@ -13,6 +13,7 @@ use forebay_storage::mutation::MountMode;
 use forebay_storage::node::{MountConfig, OriginBackend, OriginConfig, WRITE_THROUGH_TIMEOUT};
 use forebay_storage::origin::memory::{Fault, MemoryOrigin, Operation};
 use forebay_storage::origin::{ErrorClass, Landing, OriginError};
+use forebay_storage::read::Lookup;
 
 fn mount(origin: &Arc<MemoryOrigin>, mode: MountMode) -> MountConfig {
     MountConfig {
@@ -222,6 +223,52 @@ async fn a_long_value_under_a_read_only_mount_is_refused_before_it_is_staged() {
     assert_eq!(client.call("GET was-here").await, "$6\r\nbefore\r\n");
     client.send("SELECT 1\nSET k v\nSELECT 0\nCOPY was-here k DB 1").await;
     assert_eq!(client.replies(4).await, "+OK\r\n+OK\r\n+OK\r\n:0\r\n");
+    drop(client);
+    server.stop().await;
+}
+
+/// The flush of a change may take away at the origin what a command before it in the pipeline is to return.
+#[tokio::test]
+async fn what_a_pipeline_returns_is_fetched_before_it_is_replaced() {
+    let origin = Arc::new(MemoryOrigin::capable());
+    for key in ["db/a", "db/b", "db/c", "db/d", "db/e"] {
+        origin.put_foreign(key, b"old");
+    }
+    let (server, mut client) = start(&origin, MountMode::WriteBack).await;
+    // Known, and their bytes are there only.
+    assert_eq!(client.call("EXISTS a b c d e").await, ":5\r\n");
+    let bucket = server.store().bucket(b"redis-0").unwrap();
+    for (key, pipeline, replies) in [
+        ("a", "GET a\nSET a new\nGET a", "$3\r\nold\r\n+OK\r\n$3\r\nnew\r\n"),
+        ("b", "SET x 1\nGET b\nSET b new", "+OK\r\n$3\r\nold\r\n+OK\r\n"),
+        ("c", "GET x\nMGET x c\nDEL c", "$1\r\n1\r\n*2\r\n$1\r\n1\r\n$3\r\nold\r\n:1\r\n"),
+        ("d", "SET x 2\nMGET x d\nDEL d", "+OK\r\n*2\r\n$1\r\n2\r\n$3\r\nold\r\n:1\r\n"),
+        ("e", "SET e new GET", "$3\r\nold\r\n"),
+    ] {
+        let store = server.store();
+        let version = move || match store.get(bucket, key.as_bytes()) {
+            Ok(Lookup::Found(row)) => Some(row.version()),
+            _ => None,
+        };
+        let (known, fetched) = (version(), Arc::new(AtomicUsize::new(0)));
+        assert!(known.is_some());
+        let (count, late) = (fetched.clone(), Arc::new(AtomicUsize::new(0)));
+        let seen = late.clone();
+        origin.set_hook(move |call| {
+            if call.operation == Operation::Get {
+                count.fetch_add(1, Ordering::Relaxed);
+                seen.fetch_add(usize::from(version() != known), Ordering::Relaxed);
+            }
+            Fault::Ok
+        });
+        client.send(pipeline).await;
+        assert_eq!(client.replies(pipeline.lines().count()).await, replies, "{pipeline}");
+        assert!(fetched.load(Ordering::Relaxed) > 0, "{pipeline}: the bytes were not there only");
+        assert_eq!(late.load(Ordering::Relaxed), 0, "{pipeline}: fetched after the write");
+        origin.clear_hook();
+        let limit = Some(Duration::from_secs(20));
+        assert_eq!(server.store().flush_wait(None, limit).await.unwrap(), (0, 0));
+    }
     drop(client);
     server.stop().await;
 }

@@ -6,7 +6,8 @@
 //! an error; the writes before it in the pipeline are applied by then, since a key that was just written needs
 //! none. A batch is closed only where a look-up is needed, and one look-up serves the requests behind as well.
 //! INCR also needs its number in its row, where one from an origin does not stand. And what a command returns is not
-//! left in an origin where a write of the same batch may replace it before it is fetched.
+//! left in an origin where a write of the same batch may replace it before it is fetched: a read at the head of a batch
+//! says itself that it cannot be answered at once, all others are asked about before they are planned.
 
 use std::ops::Range;
 
