@@ -25,9 +25,9 @@ use crate::keyspace::lmdb::Lmdb;
 use crate::mounts;
 use crate::mutation::{MountMode, Mutation, Outcome};
 use crate::object::BlobId;
-use crate::origin::Origin;
 use crate::origin::dir::DirOrigin;
 use crate::origin::s3::{S3Origin, S3OriginConfig};
+use crate::origin::{Counted, Origin};
 use crate::replica::{Driver, DriverParts, Inbox, MemtableLimits, OpenError, Opened, Parts, SyncMode, open};
 use crate::store::{INBOX_PERMITS, Shared, Store};
 use crate::submission::Submission;
@@ -214,7 +214,7 @@ impl OriginBackend {
     pub(crate) fn connect(&self) -> std::io::Result<Arc<dyn Origin>> {
         Ok(match self {
             OriginBackend::S3(config) => Arc::new(S3Origin::new((**config).clone())),
-            OriginBackend::Directory(path) => Arc::new(DirOrigin::new(path)?),
+            OriginBackend::Directory(path) => Arc::new(Counted::new(DirOrigin::new(path)?)),
             OriginBackend::Custom(origin) => origin.clone(),
         })
     }

@@ -38,6 +38,7 @@ use crate::submission::{Outcomes, Submission};
 use crate::write_through::{self, Arrival};
 
 pub use crate::admission::Limits;
+pub use crate::fill::OriginTraffic;
 pub use crate::registry::BucketInfo;
 pub use crate::replica::SyncMode;
 pub use crate::stats::Stats;
@@ -382,6 +383,11 @@ impl Store {
             writer.write(bytes).await?;
         }
         writer.finish().await
+    }
+
+    /// What was asked of each mount's origin since the start.
+    pub fn origin_traffic(&self) -> Vec<OriginTraffic> {
+        self.shared.fills.traffic()
     }
 
     /// Where an object stands with its origin. Reads two rows, on the read pool if they are cold.

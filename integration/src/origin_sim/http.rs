@@ -96,13 +96,18 @@ impl Origin {
             plan.decide(target.op, &target.key)
         };
         *self.shared.requests.lock().entry(target.op).or_default() += 1;
+        let mut over = Over { shared: Arc::clone(&self.shared), op: target.op, status: None };
         let flight = Flight::start(&self.shared, &target);
-        let Some(fault) = fault else {
-            let response = self.apply(request.map(Body::from)).await;
-            drop(flight);
-            return response;
+        let response = match fault {
+            None => {
+                let response = self.apply(request.map(Body::from)).await;
+                drop(flight);
+                response
+            }
+            Some(fault) => self.fail(fault, target, request, flight).await,
         };
-        self.fail(fault, target, request, flight).await
+        over.status = response.as_ref().ok().map(|response| response.status().as_u16());
+        response
     }
 
     async fn fail(
@@ -309,6 +314,19 @@ fn percent_decode(text: &str) -> String {
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Counts a request when it is over, however it ends.
+struct Over {
+    shared: Arc<Shared>,
+    op: Op,
+    status: Option<u16>,
+}
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        *self.shared.answers.lock().entry((self.op, self.status)).or_default() += 1;
+    }
 }
 
 /// A mutation between its arrival and the moment after which it can no longer be applied.

@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) held_back: AtomicUsize,
     /// Requests that arrived, by what they asked for.
     pub(crate) requests: Mutex<HashMap<Op, u64>>,
+    /// The same once they are over, by the status that they were answered with, if they were.
+    pub(crate) answers: Mutex<HashMap<(Op, Option<u16>), u64>>,
     /// GETs that were answered with bytes of an object.
     pub(crate) bodies_read: AtomicU64,
     /// How far away the origin is. Leaked: one a process.
@@ -102,6 +104,7 @@ impl OriginSim {
             uploads: Mutex::default(),
             held_back: AtomicUsize::new(0),
             requests: Mutex::default(),
+            answers: Mutex::default(),
             bodies_read: AtomicU64::new(0),
             line: OnceLock::new(),
             started: Instant::now(),
@@ -189,6 +192,11 @@ impl OriginSim {
     /// Requests of this kind that have arrived so far, failed ones too.
     pub fn requests(&self, op: Op) -> u64 {
         self.shared.requests.lock().get(&op).copied().unwrap_or(0)
+    }
+
+    /// Requests that are over, by kind and status; none if they got no answer, be it that nobody waited for it.
+    pub fn answers(&self) -> HashMap<(Op, Option<u16>), u64> {
+        self.shared.answers.lock().clone()
     }
 
     /// GETs so far that were answered with bytes of an object.

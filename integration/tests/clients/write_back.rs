@@ -111,6 +111,37 @@ async fn where_an_object_is_can_be_asked_by_header_by_command_and_by_the_command
     node.finish(&["origin", "flush", "gave up"]);
 }
 
+#[test]
+fn a_right_that_is_missing_is_named_where_an_operator_looks() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let refuse = |op| origin.add_fault(Rule::new(&[op], Fault::Answer(403, "AccessDenied")));
+    let says = |node: &Node, command: &[&str], text: &str| {
+        wait::until(text, LIMIT, || {
+            let output = String::from_utf8_lossy(&node.forebay(command).stdout).into_owned();
+            if output.contains(text) { Ok(()) } else { Err(output) }
+        })
+        .unwrap();
+    };
+    refuse(Op::List);
+    let node = Node::start(NodeOptions::default().mount("/redis-0", &origin, "cloud/db")).unwrap();
+    says(&node, &["mount", "ls"], "ListObjectsV2 was refused, which needs s3:ListBucket");
+    origin.clear_faults();
+    refuse(Op::Put);
+    says(&node, &["mount", "ls"], "PutObject was refused, which needs s3:PutObject");
+    origin.clear_faults();
+    node.attach_mounts(&["redis-0"], LIMIT);
+    let mut resp = node.resp();
+    assert_eq!(resp.call(&["SET", "k", "v"]).unwrap(), b"+OK\r\n");
+    node.flush_wait(LIMIT);
+    refuse(Op::Delete);
+    assert_eq!(resp.call(&["DEL", "k"]).unwrap(), b":1\r\n");
+    says(&node, &["flush", "ls"], "DeleteObject was refused, which needs s3:DeleteObject");
+    origin.clear_faults();
+    node.flush_wait(LIMIT);
+    assert!(origin.object("cloud", "db/k").is_none(), "it goes on by itself");
+    node.finish(&["origin", "flush"]);
+}
+
 #[tokio::test]
 async fn over_the_dirty_limit_writes_are_refused_with_a_reason_and_come_back_by_themselves() {
     let origin = OriginSim::start(&["cloud"]).unwrap();

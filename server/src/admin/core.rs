@@ -38,6 +38,19 @@ pub(crate) struct Uploads {
     pub(crate) clear_in: Option<Duration>,
 }
 
+/// What was asked of a mount's origin since the start.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OriginTraffic {
+    /// Path of the mount.
+    pub(crate) mount: String,
+    /// Operation, what came back, how many.
+    pub(crate) requests: Vec<(&'static str, &'static str, u64)>,
+    /// Bytes of bodies that have left.
+    pub(crate) sent_bytes: u64,
+    /// Bytes of objects that have arrived.
+    pub(crate) received_bytes: u64,
+}
+
 /// Which rows of the flush queue are listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RowState {
@@ -94,6 +107,9 @@ pub(crate) trait Core: Send + Sync + 'static {
     fn ready(&self) -> Result<(), String>;
     /// What the upload workers do.
     fn uploads(&self) -> Uploads;
+
+    /// What was asked of the origins, those of forgotten mounts left out.
+    fn origin_traffic(&self) -> Vec<OriginTraffic>;
     /// Mounts and how their origins stand.
     fn mounts(&self) -> Vec<Mount>;
     /// One page of the flush queue, at most `limit` rows after the cursor of an earlier page.

@@ -154,6 +154,22 @@ fn flush_and_origins<C: Core>(core: &C, out: &mut Exposition) {
     for (reason, count) in &uploads.errors {
         errors.sample(&[("reason", reason)], count);
     }
+    let traffic = core.origin_traffic();
+    let help = "Requests to origins, of uploads, look-ups, reads, imports and scrubs alike. code: the HTTP status, or \
+                the class of error if there was no answer; of an origin without HTTP: ok, or the class.";
+    let mut requests = out.family(Kind::Counter, "origin_requests_total", help);
+    for of in &traffic {
+        for (op, code, count) in &of.requests {
+            requests.sample(&[("mount", &of.mount), ("op", op), ("code", code)], count);
+        }
+    }
+    let help =
+        "Bytes of bodies sent to origins, those of requests that failed as well, and received from them.";
+    let mut bytes = out.family(Kind::Counter, "origin_bytes_total", help);
+    for of in &traffic {
+        bytes.sample(&[("mount", &of.mount), ("direction", "sent")], of.sent_bytes);
+        bytes.sample(&[("mount", &of.mount), ("direction", "received")], of.received_bytes);
+    }
     let mut up = out.family(Kind::Gauge, "origin_up", "1 if the origin of a mount takes uploads.");
     for mount in &mounts {
         if let (Some(origin), Some(is_up)) = (&mount.origin, mount.up) {

@@ -7,7 +7,7 @@ use forebay_storage::store::Stats;
 use http_body_util::Full;
 use serde_json::Value;
 
-use super::core::{CoreError, Identity, RowState, Uploads, Which};
+use super::core::{CoreError, Identity, OriginTraffic, RowState, Uploads, Which};
 use super::status::exposure;
 use super::*;
 use crate::api::{
@@ -49,6 +49,15 @@ impl Core for FakeNode {
             unreachable: 4,
             ..Uploads::default()
         }
+    }
+
+    fn origin_traffic(&self) -> Vec<OriginTraffic> {
+        vec![OriginTraffic {
+            mount: "/photos".into(),
+            requests: vec![("PutObject", "200", 7), ("HeadObject", "network", 1)],
+            sent_bytes: 70,
+            received_bytes: 3,
+        }]
     }
 
     fn mounts(&self) -> Vec<Mount> {
@@ -337,6 +346,14 @@ async fn metrics_read_back_with_one_help_and_type_before_each_family() {
         assert!(value.parse::<f64>().is_ok(), "{line}");
     }
     assert!(body.contains("forebay_flush_errors_total{reason=\"auth\"} 2"), "{body}");
+    for sample in [
+        "requests_total{mount=\"/photos\",op=\"PutObject\",code=\"200\"} 7",
+        "requests_total{mount=\"/photos\",op=\"HeadObject\",code=\"network\"} 1",
+        "bytes_total{mount=\"/photos\",direction=\"sent\"} 70",
+        "bytes_total{mount=\"/photos\",direction=\"received\"} 3",
+    ] {
+        assert!(body.contains(&format!("forebay_origin_{sample}\n")), "{sample}: {body}");
+    }
     assert!(body.contains("forebay_origin_up{mount=\"/photos\",origin=\"s3://backup\"} 1"), "{body}");
     assert!(body.contains("forebay_flush_leftover_uploads 7\n"), "{body}");
     assert!(body.contains("forebay_flush_unreachable_uploads 4\n"), "{body}");

@@ -21,7 +21,7 @@ use forebay_storage::store::{Stats, Store};
 use tokio::task::JoinSet;
 
 use super::rate::UploadRate;
-use crate::admin::core::{Core, CoreError, Identity, RowState, Uploads, Which};
+use crate::admin::core::{Core, CoreError, Identity, OriginTraffic, RowState, Uploads, Which};
 use crate::api::{
     FlushPage, FlushRow, Import, ImportState, Mount, RecordedMount, Scrub, ScrubFinding, ScrubRequest,
     ScrubState,
@@ -127,6 +127,18 @@ impl Core for NodeView {
             errors: errors.collect(),
             clear_in: self.rate.time_for(status.pending_objects.saturating_sub(status.parked_objects)),
         }
+    }
+
+    fn origin_traffic(&self) -> Vec<OriginTraffic> {
+        let recorded = self.store.mounts();
+        let shown = self.store.origin_traffic().into_iter().filter_map(|traffic| {
+            let mount = recorded.iter().find(|recorded| recorded.id.0 == traffic.mount)?.path.clone();
+            let requests = traffic.requests.iter().map(|(op, code, count)| (op.as_str(), *code, *count));
+            let requests = requests.collect();
+            let (sent_bytes, received_bytes) = (traffic.sent_bytes, traffic.received_bytes);
+            Some(OriginTraffic { mount, requests, sent_bytes, received_bytes })
+        });
+        shown.collect()
     }
 
     fn mounts(&self) -> Vec<Mount> {

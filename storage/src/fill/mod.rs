@@ -35,7 +35,7 @@ use crate::keyspace::tables::{OriginRow, Table, blob_key, object_key};
 use crate::log_limit::LogLimit;
 use crate::lookup::Reach;
 use crate::object::{BlobId, ObjectRow};
-use crate::origin::{Origin, OriginETag, OriginError, OriginKey};
+use crate::origin::{Origin, OriginETag, OriginError, OriginKey, OriginOp};
 use crate::read::{ReadView, base_error};
 use crate::store::Shared;
 
@@ -100,6 +100,20 @@ struct MountOrigin {
     origin_prefix: String,
     turns: Arc<Semaphore>,
     log_limit: Arc<LogLimit>,
+}
+
+/// What was asked of a mount's origin since the start, by whoever it was: uploads, look-ups, reads, imports, scrubs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OriginTraffic {
+    /// Number of the mount.
+    pub mount: u32,
+    /// Requests that there were any of: operation, what came back (an HTTP status; a class of error where there was no
+    /// answer, or no HTTP), how many.
+    pub requests: Vec<(OriginOp, &'static str, u64)>,
+    /// Bytes of bodies that have left, of requests that failed as well.
+    pub sent_bytes: u64,
+    /// Bytes of objects that have arrived.
+    pub received_bytes: u64,
 }
 
 /// What fills have done since the start.
@@ -192,6 +206,17 @@ impl Fills {
         let (origin, key_prefix, log_limit) =
             (of.origin.clone(), of.key_prefix.clone(), of.log_limit.clone());
         Some(Reach { origin, key_prefix, origin_prefix: of.origin_prefix.clone(), log_limit })
+    }
+
+    /// What was asked of each mount's origin, as far as that is counted.
+    pub(crate) fn traffic(&self) -> Vec<OriginTraffic> {
+        let origins = self.origins.read();
+        let counted = origins.iter().filter_map(|of| {
+            let traffic = of.origin.traffic()?;
+            let (sent_bytes, received_bytes) = (traffic.sent_bytes(), traffic.received_bytes());
+            Some(OriginTraffic { mount: of.mount, requests: traffic.requests(), sent_bytes, received_bytes })
+        });
+        counted.collect()
     }
 
     /// Whether this mount's origin is known.

@@ -1,6 +1,6 @@
 //! The cloud bucket behind a mount: what the flush worker may ask of it, and what an answer proves.
 //!
-//! Owns the [`Origin`] trait, its requests and errors, and the probe of what an origin can. Does not own
+//! Owns the [`Origin`] trait, its requests and errors, the probe of what an origin can, and the count of what it is asked. Does not own
 //! retries, fences or any decision what to do next: that is `flush/`.
 //!
 //! What must hold: an error's [`Landing`] is `NotApplied` only with proof (an HTTP answer that refuses,
@@ -16,6 +16,7 @@ pub mod memory;
 mod page;
 mod probe;
 pub mod s3;
+mod traffic;
 
 use std::fmt;
 use std::ops::Range;
@@ -30,6 +31,7 @@ use futures_util::{Stream, StreamExt};
 pub use body::{BodyError, BodySource, READ_BYTES_MAX, UploadBody};
 pub use classify::ErrorClass;
 pub use probe::PROBE_NAME;
+pub use traffic::{Counted, OriginOp, Traffic};
 
 /// A key in the origin's bucket, prefix included: UTF-8, at most [`OriginKey::BYTES_MAX`] bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -420,6 +422,11 @@ impl OriginError {
 pub trait Origin: Send + Sync {
     /// The bucket as shown to people, `s3://bucket`.
     fn name(&self) -> &str;
+
+    /// What was asked of it so far, if that is counted.
+    fn traffic(&self) -> Option<&Traffic> {
+        None
+    }
 
     /// Puts a whole object, once.
     async fn put(&self, request: PutRequest) -> Result<PutReply, OriginError>;

@@ -2,7 +2,7 @@
 //! ours around it.
 //!
 //! Owns the SDK client and its settings; the SDK is named nowhere but here and in the files below: `config`, `attempt`
-//! one request that changes something, `body` its bytes, `digest` their MD5, `write`, `upload`, `read`, `list` the
+//! one request that changes something, `body` its bytes, `digest` their MD5, `count` how many there were, `write`, `upload`, `read`, `list` the
 //! operations, `text` and `error` how the SDK's values become ours.
 //!
 //! What must hold: the SDK retries nothing; a PUT whose fence fell or whose deadline passed does not
@@ -17,6 +17,7 @@
 mod attempt;
 mod body;
 mod config;
+mod count;
 mod digest;
 mod error;
 mod list;
@@ -47,8 +48,10 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use self::attempt::{Attempt, AttemptInterceptor};
 pub use self::config::{S3OriginConfig, Secret};
+use self::count::CountInterceptor;
 use self::digest::Digests;
 use self::error::{SdkCause, SdkOrTimeout};
+use super::traffic::{OriginOp, Traffic};
 use super::{
     AbortReply, BeginRequest, CompleteRequest, DeleteRequest, Fence, HeadReply, ListReply, ListRequest,
     ListedUpload, Origin, OriginError, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, ReadRequest,
@@ -63,6 +66,7 @@ pub struct S3Origin {
     request_timeout: Duration,
     query_signed: bool,
     digests: Digests,
+    traffic: Arc<Traffic>,
 }
 
 impl S3Origin {
@@ -76,6 +80,7 @@ impl S3Origin {
             None,
             "forebay config",
         );
+        let traffic: Arc<Traffic> = Arc::default();
         let plain = config.endpoint.as_deref().is_some_and(|url| url.starts_with("http://"));
         let mut builder = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())
@@ -86,7 +91,8 @@ impl S3Origin {
             .timeout_config(timeouts)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            .http_client(http_client(plain));
+            .http_client(http_client(plain))
+            .interceptor(CountInterceptor { traffic: traffic.clone() });
         builder.set_endpoint_url(config.endpoint);
         S3Origin {
             client: Client::from_conf(builder.build()),
@@ -95,6 +101,7 @@ impl S3Origin {
             request_timeout: config.request_timeout,
             query_signed: config.query_signed,
             digests: Digests::default(),
+            traffic,
         }
     }
 
@@ -112,11 +119,12 @@ impl S3Origin {
     /// Waits for an answer to what changes no object.
     async fn wait<T, E: SdkCause>(
         &self,
+        op: OriginOp,
         answer: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     ) -> Result<T, SdkOrTimeout<E>> {
         match tokio::time::timeout(self.request_timeout, answer).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(SdkOrTimeout::Sdk(error)),
+            Ok(Err(error)) => Err(SdkOrTimeout::Sdk(op, error)),
             Err(_) => Err(SdkOrTimeout::Timeout),
         }
     }
@@ -126,6 +134,10 @@ impl S3Origin {
 impl Origin for S3Origin {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn traffic(&self) -> Option<&Traffic> {
+        Some(&self.traffic)
     }
 
     async fn put(&self, request: PutRequest) -> Result<PutReply, OriginError> {

@@ -18,7 +18,9 @@ use aws_smithy_runtime_api::client::interceptors::context::{
 use aws_smithy_runtime_api::client::interceptors::dyn_dispatch_hint;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
+use super::count::AttemptOf;
 use super::error::{SdkCause, SdkOrTimeout};
+use crate::origin::traffic::OriginOp;
 use crate::origin::{Fence, Landing, OriginError};
 
 /// What one writing request is allowed, and how far it came.
@@ -39,6 +41,7 @@ impl Attempt {
 
     pub(super) async fn send<T, E: SdkCause>(
         &self,
+        op: OriginOp,
         answer: impl Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     ) -> Result<T, OriginError> {
         if !self.may_go_on() {
@@ -46,7 +49,7 @@ impl Attempt {
         }
         let error = match tokio::time::timeout_at(self.deadline.into(), answer).await {
             Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => SdkOrTimeout::Sdk(error).into_origin_error(),
+            Ok(Err(error)) => SdkOrTimeout::Sdk(op, error).into_origin_error(),
             Err(_) => SdkOrTimeout::<E>::Timeout.into_origin_error(),
         };
         let mut error = error;
@@ -79,6 +82,7 @@ impl Intercept for AttemptInterceptor {
         _components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        config.interceptor_state().store_put(AttemptOf(self.attempt.clone()));
         if !self.query_signed {
             return Ok(());
         }

@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use http_body::{Frame, SizeHint};
 
 use super::attempt::Attempt;
+use crate::origin::traffic::Traffic;
 use crate::origin::{BodyError, UploadBody};
 
 /// Bytes of a body handed to the socket at once; the last piece waits for the fence.
@@ -23,6 +24,7 @@ pub(super) struct FencedBody {
     body: UploadBody,
     at: u64,
     attempt: Arc<Attempt>,
+    traffic: Arc<Traffic>,
     /// The next bytes of a body that is not in memory. The lock is for `Sync` alone: nobody shares it.
     reading: Mutex<Option<BoxFuture<'static, Result<Bytes, BodyError>>>>,
     /// Why the body could not be read.
@@ -30,8 +32,8 @@ pub(super) struct FencedBody {
 }
 
 impl FencedBody {
-    pub(super) fn new(body: UploadBody, attempt: Arc<Attempt>) -> FencedBody {
-        FencedBody { body, at: 0, attempt, reading: Mutex::new(None), unreadable: Arc::default() }
+    pub(super) fn new(body: UploadBody, attempt: Arc<Attempt>, traffic: Arc<Traffic>) -> FencedBody {
+        FencedBody { body, at: 0, attempt, traffic, reading: Mutex::new(None), unreadable: Arc::default() }
     }
 
     /// The next bytes to hand over.
@@ -77,6 +79,7 @@ impl http_body::Body for FencedBody {
             self.attempt.fenced.store(true, Ordering::Release);
             return Poll::Ready(Some(Err("the attempt's deadline or term has passed".into())));
         }
+        self.traffic.count_sent(bytes.len() as u64);
         Poll::Ready(Some(Ok(Frame::data(bytes))))
     }
 

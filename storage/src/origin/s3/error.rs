@@ -10,6 +10,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use crate::origin::classify::{class_of, landing_of};
+use crate::origin::traffic::OriginOp;
 use crate::origin::{ErrorClass, Landing, OriginError};
 
 /// Longest message taken over from an origin, in bytes.
@@ -21,30 +22,31 @@ impl<E: ProvideErrorMetadata + Error + Send + Sync + 'static> SdkCause for E {}
 
 #[expect(clippy::large_enum_variant, reason = "lives for one match, boxing would cost more")]
 pub(super) enum SdkOrTimeout<E> {
-    Sdk(SdkError<E, HttpResponse>),
+    /// Of this request.
+    Sdk(OriginOp, SdkError<E, HttpResponse>),
     Timeout,
 }
 
 impl<E: SdkCause> SdkOrTimeout<E> {
     pub(super) fn status(&self) -> Option<u16> {
         match self {
-            SdkOrTimeout::Sdk(error) => error.raw_response().map(|raw| raw.status().as_u16()),
+            SdkOrTimeout::Sdk(_, error) => error.raw_response().map(|raw| raw.status().as_u16()),
             SdkOrTimeout::Timeout => None,
         }
     }
 
     pub(super) fn code(&self) -> Option<&str> {
         match self {
-            SdkOrTimeout::Sdk(SdkError::ServiceError(error)) => error.err().code(),
+            SdkOrTimeout::Sdk(_, SdkError::ServiceError(error)) => error.err().code(),
             _ => None,
         }
     }
 
     pub(super) fn into_origin_error(self) -> OriginError {
         let network = |outcome, message: &str| OriginError::new(ErrorClass::Network, outcome, message);
-        let error = match self {
+        let (op, error) = match self {
             SdkOrTimeout::Timeout => return network(Landing::Unknown, "timed out waiting for the origin"),
-            SdkOrTimeout::Sdk(error) => error,
+            SdkOrTimeout::Sdk(op, error) => (op, error),
         };
         match &error {
             SdkError::ServiceError(service) => {
@@ -54,6 +56,14 @@ impl<E: SdkCause> SdkOrTimeout<E> {
                 let message = match service.err().message() {
                     Some(message) => shortened(message),
                     None => format!("HTTP status {status}"),
+                };
+                let message = match code {
+                    // A refused HEAD has no body that could say why.
+                    Some("AccessDenied" | "AllAccessDisabled" | "UnauthorizedAccess") => {
+                        refused(op, &message)
+                    }
+                    None if status == 403 => refused(op, &message),
+                    _ => message,
                 };
                 OriginError {
                     class: class_of(status, code),
@@ -93,6 +103,16 @@ impl<E: SdkCause> SdkOrTimeout<E> {
             _ => network(Landing::Unknown, "the request failed"),
         }
     }
+}
+
+/// Names the request that was refused, and what must be allowed.
+fn refused(op: OriginOp, message: &str) -> String {
+    let also = match op {
+        // Without it an absent key is refused instead of being called absent.
+        OriginOp::GetObject | OriginOp::HeadObject => " and s3:ListBucket",
+        _ => "",
+    };
+    format!("{} was refused, which needs {}{also}: {message}", op.as_str(), op.permission())
 }
 
 /// The text of the innermost cause. Outer layers repeat it or name URLs.

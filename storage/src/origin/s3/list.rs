@@ -5,6 +5,7 @@ use aws_sdk_s3::types::EncodingType;
 use super::S3Origin;
 use super::error::SdkOrTimeout;
 use super::text::{millis, unquoted, url_decoded};
+use crate::origin::traffic::OriginOp;
 use crate::origin::{ErrorClass, Landing, ListReply, ListRequest, ListedObject, OriginError, OriginKey};
 
 impl S3Origin {
@@ -20,7 +21,7 @@ impl S3Origin {
             .set_continuation_token(request.token)
             .encoding_type(EncodingType::Url)
             .send();
-        let reply = self.wait(call).await.map_err(SdkOrTimeout::into_origin_error)?;
+        let reply = self.wait(OriginOp::ListObjects, call).await.map_err(SdkOrTimeout::into_origin_error)?;
         let encoded = reply.encoding_type() == Some(&EncodingType::Url);
         let text_of = |text: &str| {
             let text = if encoded { url_decoded(text) } else { Some(text.to_owned()) };

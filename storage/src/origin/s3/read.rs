@@ -4,6 +4,7 @@
 //! announced, or stalls, is an error.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use super::S3Origin;
 use super::error::{SdkOrTimeout, shortened};
 use super::text::{content_range, millis, quoted, unquoted};
+use crate::origin::traffic::{OriginOp, Traffic};
 use crate::origin::{
     ContentHeaders, ErrorClass, HeadReply, Landing, OriginError, OriginKey, ReadReply, ReadRequest,
 };
@@ -32,7 +34,7 @@ impl S3Origin {
             .set_range(header)
             .set_if_match(request.if_match.as_ref().map(quoted))
             .send();
-        let reply = match self.wait(call).await {
+        let reply = match self.wait(OriginOp::GetObject, call).await {
             Ok(reply) => reply,
             Err(error) if error.code() == Some("NoSuchKey") && error.status() == Some(404) => {
                 return Ok(None);
@@ -57,16 +59,22 @@ impl S3Origin {
         let wanted = request.range.unwrap_or(0..u64::MAX);
         let wanted =
             wanted.start.max(range.start)..wanted.end.min(range.end).max(wanted.start.max(range.start));
-        let stall = self.request_timeout;
-        let state =
-            Arrival { body: reply.body, at: range.start, wanted: wanted.clone(), end: range.end, stall };
+        let (stall, traffic) = (self.request_timeout, self.traffic.clone());
+        let state = Arrival {
+            body: reply.body,
+            at: range.start,
+            wanted: wanted.clone(),
+            end: range.end,
+            stall,
+            traffic,
+        };
         let body = futures_util::stream::try_unfold(state, Arrival::next);
         Ok(Some(ReadReply { head, range: wanted, body: Box::pin(body) }))
     }
 
     pub(super) async fn head_object(&self, key: &OriginKey) -> Result<Option<HeadReply>, OriginError> {
         let call = self.client.head_object().bucket(&self.bucket).key(&key.0).send();
-        match self.wait(call).await {
+        match self.wait(OriginOp::HeadObject, call).await {
             Ok(reply) => Ok(Some(head_of_head(&reply))),
             // A 404 to HEAD has no body: a missing bucket looks the same. A GET says which it is.
             Err(error) if error.status() == Some(404) => {
@@ -86,7 +94,9 @@ impl S3Origin {
             .key(&request.key.0)
             .set_if_match(request.if_match.as_ref().map(quoted))
             .send();
-        let head = head_of_head(&self.wait(call).await.map_err(SdkOrTimeout::into_origin_error)?);
+        let head = head_of_head(
+            &self.wait(OriginOp::HeadObject, call).await.map_err(SdkOrTimeout::into_origin_error)?,
+        );
         let end = head.content_length;
         Ok(Some(ReadReply { head, range: end..end, body: Box::pin(futures_util::stream::empty()) }))
     }
@@ -102,6 +112,7 @@ struct Arrival {
     end: u64,
     /// Longest wait for some bytes.
     stall: Duration,
+    traffic: Arc<Traffic>,
 }
 
 impl Arrival {
@@ -119,6 +130,7 @@ impl Arrival {
                 Ok(Some(Err(error))) => return Err(network(format!("reading the body: {error}"))),
                 Ok(Some(Ok(bytes))) => bytes,
             };
+            self.traffic.count_received(bytes.len() as u64);
             let start = self.at;
             self.at += bytes.len() as u64;
             if self.at > self.end {

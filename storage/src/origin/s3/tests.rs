@@ -393,3 +393,74 @@ async fn a_real_origin_serves_every_operation() {
     let error = S3Origin::new(missing).put(small_put()).await.unwrap_err();
     assert_eq!((error.class, error.outcome), (ErrorClass::MissingBucket, Landing::NotApplied), "{error}");
 }
+
+fn counted(origin: &S3Origin) -> Vec<(OriginOp, &'static str, u64)> {
+    origin.traffic().unwrap().requests()
+}
+
+#[tokio::test]
+async fn each_request_counts_once_by_what_came_back() {
+    let busy = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+    let teapot = "HTTP/1.1 418 I'm a teapot\r\ncontent-length: 0\r\n\r\n";
+    for (answer, code) in [
+        (Answer::Reply(CREATED), "200"),
+        (Answer::Reply(busy), "503"),
+        (Answer::Reply(teapot), "4xx"),
+        (Answer::Reply("this is no HTTP\r\n\r\n"), "network"),
+        (Answer::Close, "network"),
+        // Nobody waits any more.
+        (Answer::Silence, "network"),
+    ] {
+        let origin = Server::start(answer).await.origin();
+        let request = put(Bytes::from_static(b"hello"), Duration::from_millis(500), Fence::open());
+        let _ = origin.put(request).await;
+        assert_eq!(counted(&origin), [(OriginOp::PutObject, code, 1)]);
+        assert_eq!(origin.traffic().unwrap().sent_bytes(), 5, "{code}");
+    }
+    // What its own fence stopped is nobody's trouble, and what never left is no request.
+    let body = Bytes::from(vec![7; CHUNK_BYTES * 3]);
+    let asked = AtomicUsize::new(0);
+    let falls = Fence::new(move || asked.fetch_add(1, Ordering::SeqCst) < 2);
+    let origin = Server::start(Answer::Reply(CREATED)).await.origin();
+    let _ = origin.put(put(body, Duration::from_secs(20), falls)).await;
+    assert_eq!(counted(&origin), [(OriginOp::PutObject, "fenced", 1)]);
+    assert_eq!(origin.traffic().unwrap().sent_bytes(), 2 * CHUNK_BYTES as u64, "the last chunk stayed");
+    let origin = Server::start(Answer::Reply(CREATED)).await.origin();
+    let _ = origin.put(put(Bytes::new(), Duration::from_secs(20), Fence::new(|| false))).await;
+    assert_eq!(counted(&origin), []);
+    // Absence takes two requests to be sure of.
+    let missing = "HTTP/1.1 404 Not Found\r\ncontent-length: 60\r\n\r\n\
+        <Error><Code>NoSuchKey</Code><Message>no</Message></Error>  ";
+    let origin = Server::start(Answer::Reply(missing)).await.origin();
+    assert!(origin.head(&OriginKey("k".into())).await.unwrap().is_none());
+    assert_eq!(counted(&origin), [(OriginOp::GetObject, "404", 1), (OriginOp::HeadObject, "404", 1)]);
+    assert_eq!(origin.traffic().unwrap().received_bytes(), 0, "no object's bytes");
+}
+
+#[tokio::test]
+async fn a_refused_request_names_the_right_that_is_missing() {
+    let denied = "HTTP/1.1 403 Forbidden\r\ncontent-length: 61\r\n\r\n\
+        <Error><Code>AccessDenied</Code><Message>no</Message></Error>";
+    let origin = Server::start(Answer::Reply(denied)).await.origin();
+    let key = OriginKey("k".into());
+    let said = |error: OriginError| {
+        assert_eq!(error.class, ErrorClass::Auth);
+        error.to_string()
+    };
+    let put = said(origin.put(small_put()).await.unwrap_err());
+    assert_eq!(put, "auth: PutObject was refused, which needs s3:PutObject: no (AccessDenied)");
+    let head = said(origin.head(&key).await.unwrap_err());
+    assert!(head.contains("HeadObject was refused, which needs s3:GetObject and s3:ListBucket: "), "{head}");
+    let list = said(origin.list(ListRequest::new("", 1)).await.unwrap_err());
+    assert!(list.contains("ListObjectsV2 was refused, which needs s3:ListBucket: "), "{list}");
+    let uploads = said(origin.list_uploads(&key).await.unwrap_err());
+    assert!(uploads.contains("which needs s3:ListBucketMultipartUploads: "), "{uploads}");
+    let upload = UploadId("u".into());
+    let abort = said(origin.abort_upload(&key, &upload).await.unwrap_err());
+    assert!(abort.contains("which needs s3:AbortMultipartUpload: "), "{abort}");
+    // A key that the origin does not know has no rights to name.
+    let unknown = "HTTP/1.1 403 Forbidden\r\ncontent-length: 67\r\n\r\n\
+        <Error><Code>InvalidAccessKeyId</Code><Message>no</Message></Error>";
+    let origin = Server::start(Answer::Reply(unknown)).await.origin();
+    assert_eq!(said(origin.put(small_put()).await.unwrap_err()), "auth: no (InvalidAccessKeyId)");
+}

@@ -19,6 +19,7 @@ use super::S3Origin;
 use super::body::FencedBody;
 use super::error::SdkOrTimeout;
 use super::text::{header_text, millis, quoted, unquoted, url_decoded};
+use crate::origin::traffic::OriginOp;
 use crate::origin::{
     AbortReply, BeginRequest, CompleteRequest, Condition, ErrorClass, Fence, LISTED_UPLOADS_MAX, Landing,
     ListedUpload, NO_SUCH_UPLOAD, OriginError, OriginKey, PartRequest, PutReply, SentPart, UploadId,
@@ -51,7 +52,7 @@ impl S3Origin {
             }),
             None => call,
         };
-        let reply = attempt.send(call.send()).await?;
+        let reply = attempt.send(OriginOp::CreateMultipartUpload, call.send()).await?;
         match reply.upload_id() {
             Some(id) if !id.is_empty() => Ok(UploadId(id.to_owned())),
             _ => {
@@ -69,7 +70,7 @@ impl S3Origin {
             // Read as it is sent, so its digest would come too late for a header.
             _ => None,
         };
-        let body = FencedBody::new(request.body, attempt.clone());
+        let body = FencedBody::new(request.body, attempt.clone(), self.traffic.clone());
         let unreadable = body.unreadable.clone();
         let call = self
             .client
@@ -84,7 +85,7 @@ impl S3Origin {
             .set_checksum_crc32_c(crc32c.map(|crc| base64::encode(crc.to_be_bytes())))
             .customize()
             .interceptor(interceptor);
-        let reply = attempt.send(call.send()).await;
+        let reply = attempt.send(OriginOp::UploadPart, call.send()).await;
         if let Some(error) = unreadable.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take() {
             return Err(OriginError::new(ErrorClass::Fenced, Landing::Unknown, error.to_string()));
         }
@@ -123,7 +124,7 @@ impl S3Origin {
             .set_if_match(if_match)
             .customize()
             .interceptor(interceptor);
-        let reply = attempt.send(call.send()).await?;
+        let reply = attempt.send(OriginOp::CompleteMultipartUpload, call.send()).await?;
         match reply.e_tag() {
             Some(etag) => Ok(PutReply { etag: unquoted(etag) }),
             None => {
@@ -140,7 +141,7 @@ impl S3Origin {
     ) -> Result<AbortReply, OriginError> {
         let call =
             self.client.abort_multipart_upload().bucket(&self.bucket).key(&key.0).upload_id(&upload.0).send();
-        match self.wait(call).await {
+        match self.wait(OriginOp::AbortMultipartUpload, call).await {
             Ok(_) => Ok(AbortReply::GivenUp),
             Err(error) if error.code() == Some(NO_SUCH_UPLOAD) => Ok(AbortReply::NotKnown),
             Err(error) => Err(error.into_origin_error()),
@@ -164,7 +165,10 @@ impl S3Origin {
                 .customize()
                 .interceptor(date.clone())
                 .send();
-            let reply = self.wait(call).await.map_err(SdkOrTimeout::into_origin_error)?;
+            let reply = self
+                .wait(OriginOp::ListMultipartUploads, call)
+                .await
+                .map_err(SdkOrTimeout::into_origin_error)?;
             let encoded = reply.encoding_type() == Some(&EncodingType::Url);
             let now_ms = date.millis();
             for listed in reply.uploads() {

@@ -6,6 +6,7 @@ use aws_smithy_types::base64;
 use super::S3Origin;
 use super::body::FencedBody;
 use super::text::{header_text, quoted, unquoted};
+use crate::origin::traffic::OriginOp;
 use crate::origin::{Condition, DeleteRequest, ErrorClass, Landing, OriginError, PutReply, PutRequest};
 
 impl S3Origin {
@@ -17,7 +18,7 @@ impl S3Origin {
             (None, None, None, None) => Some(self.digests.md5(request.body.clone()).await?),
             (.., md5) => md5.map(Vec::from),
         };
-        let body = FencedBody::new(request.body.into(), attempt.clone());
+        let body = FencedBody::new(request.body.into(), attempt.clone(), self.traffic.clone());
         let headers = request.headers;
         let (if_none_match, if_match) = match request.condition {
             Condition::None => (None, None),
@@ -55,7 +56,7 @@ impl S3Origin {
             }),
             None => call,
         };
-        let reply = attempt.send(call.send()).await?;
+        let reply = attempt.send(OriginOp::PutObject, call.send()).await?;
         match reply.e_tag() {
             Some(etag) => Ok(PutReply { etag: unquoted(etag) }),
             None => {
@@ -75,7 +76,7 @@ impl S3Origin {
             .set_if_match(request.if_match.as_ref().map(quoted))
             .customize()
             .interceptor(interceptor);
-        match attempt.send(call.send()).await {
+        match attempt.send(OriginOp::DeleteObject, call.send()).await {
             Ok(_) => Ok(()),
             Err(error) if error.code.as_deref() == Some("NoSuchKey") => Ok(()),
             Err(error) => Err(error),
