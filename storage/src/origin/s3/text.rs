@@ -2,9 +2,23 @@
 
 use std::ops::Range;
 
+use aws_sdk_s3::client::customize::CustomizableOperation;
 use aws_smithy_types::{DateTime, base64};
 
 use crate::origin::OriginETag;
+
+/// A call that carries `Expires` as a client sent it: the SDK itself takes only dates that it understands.
+pub(super) fn with_expires<T, E, B>(
+    call: CustomizableOperation<T, E, B>,
+    expires: Option<String>,
+) -> CustomizableOperation<T, E, B> {
+    let Some(expires) = expires else { return call };
+    call.mutate_request(move |http| {
+        if let Ok(value) = http::HeaderValue::try_from(&expires) {
+            http.headers_mut().insert("expires", value);
+        }
+    })
+}
 
 /// An ETag as headers have it.
 pub(super) fn quoted(etag: &OriginETag) -> String {

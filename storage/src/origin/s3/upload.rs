@@ -18,7 +18,7 @@ use aws_smithy_types::{DateTime, base64};
 use super::S3Origin;
 use super::body::FencedBody;
 use super::error::SdkOrTimeout;
-use super::text::{header_text, millis, quoted, unquoted, url_decoded};
+use super::text::{header_text, millis, quoted, unquoted, url_decoded, with_expires};
 use crate::origin::traffic::OriginOp;
 use crate::origin::{
     AbortReply, BeginRequest, CompleteRequest, Condition, ErrorClass, Fence, LISTED_UPLOADS_MAX, Landing,
@@ -44,14 +44,7 @@ impl S3Origin {
             .set_checksum_algorithm(request.crc32c.then_some(ChecksumAlgorithm::Crc32C))
             .customize()
             .interceptor(interceptor);
-        let call = match headers.expires {
-            Some(expires) => call.mutate_request(move |http| {
-                if let Ok(value) = http::HeaderValue::try_from(&expires) {
-                    http.headers_mut().insert("expires", value);
-                }
-            }),
-            None => call,
-        };
+        let call = with_expires(call, headers.expires);
         let reply = attempt.send(OriginOp::CreateMultipartUpload, call.send()).await?;
         match reply.upload_id() {
             Some(id) if !id.is_empty() => Ok(UploadId(id.to_owned())),

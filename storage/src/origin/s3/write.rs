@@ -5,7 +5,7 @@ use aws_smithy_types::base64;
 
 use super::S3Origin;
 use super::body::FencedBody;
-use super::text::{header_text, quoted, unquoted};
+use super::text::{header_text, quoted, unquoted, with_expires};
 use crate::origin::traffic::OriginOp;
 use crate::origin::{Condition, DeleteRequest, ErrorClass, Landing, OriginError, PutReply, PutRequest};
 
@@ -47,15 +47,7 @@ impl S3Origin {
             .set_checksum_sha256(checksums.sha256.map(base64::encode))
             .customize()
             .interceptor(interceptor);
-        // The SDK takes only dates it understands; a client's `Expires` is kept as it was sent.
-        let call = match headers.expires {
-            Some(expires) => call.mutate_request(move |http| {
-                if let Ok(value) = http::HeaderValue::try_from(&expires) {
-                    http.headers_mut().insert("expires", value);
-                }
-            }),
-            None => call,
-        };
+        let call = with_expires(call, headers.expires);
         let reply = attempt.send(OriginOp::PutObject, call.send()).await?;
         match reply.e_tag() {
             Some(etag) => Ok(PutReply { etag: unquoted(etag) }),
