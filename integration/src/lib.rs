@@ -10,6 +10,7 @@
 //! Reading order: `ledger` (what "nothing is lost" means), `origin_sim::record` (what "the origin never goes
 //! back" means), `node`, then the tests under `tests/`.
 
+pub mod existing_data;
 pub mod http_wire;
 pub mod ledger;
 pub mod loadgen;

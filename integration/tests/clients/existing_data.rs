@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
-use forebay_integration::node::{ACCESS_KEY_ID, Node, NodeOptions, SECRET_ACCESS_KEY};
+use forebay_integration::existing_data::{get, options, said, start};
+use forebay_integration::node::{ACCESS_KEY_ID, NodeOptions, SECRET_ACCESS_KEY};
 use forebay_integration::origin_sim::OriginSim;
 use forebay_integration::origin_sim::buckets::{StoredObject, md5_hex};
 use forebay_integration::origin_sim::fault::{Fault, Keys, Op, Rule};
@@ -18,42 +19,6 @@ use forebay_integration::wait;
 use crate::s3_clients::aws;
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-/// `/photos` over `cloud/pics`, which holds data.
-fn options(origin: &OriginSim) -> NodeOptions {
-    NodeOptions::default().mount("/photos", origin, "cloud/pics")
-}
-
-/// A node over an origin in which somebody else's objects lie, and a connection to its bucket.
-fn start(origin: &OriginSim, options: NodeOptions) -> (Node, RespWire) {
-    // Without a single object there would be nothing that existed before.
-    origin.foreign_put("cloud", "pics/was-here", "before");
-    let node = Node::start(options).unwrap();
-    let resp = connect(&node);
-    // Until then objects of its probe may lie there.
-    wait::until_true("the origin is ready", LIMIT, || node.log().contains("origin ready")).unwrap();
-    (node, resp)
-}
-
-fn connect(node: &Node) -> RespWire {
-    let mut resp = node.resp();
-    assert_eq!(resp.call(&["FB.USE", "photos"]).unwrap(), b"+OK\r\n");
-    // Until the origin was reached nothing is known of its keys.
-    wait::until("the mount is attached", LIMIT, || {
-        let reply = resp.call(&["EXISTS", "was-here"]).unwrap();
-        if reply.starts_with(b":") { Ok(()) } else { Err(said(&reply)) }
-    })
-    .unwrap();
-    resp
-}
-
-fn said(reply: &[u8]) -> String {
-    reply.escape_ascii().to_string()
-}
-
-fn get(resp: &mut RespWire, key: &str) -> Option<Vec<u8>> {
-    bulk(&resp.call(&["GET", key]).unwrap()).map(<[u8]>::to_vec)
-}
 
 /// Different for each number, and from place to place.
 fn bytes(number: usize, len: usize) -> Vec<u8> {

@@ -7,53 +7,15 @@ use std::time::Duration;
 
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
+use forebay_integration::existing_data::{connect, connect_at_once, get, options, said, start};
 use forebay_integration::http_wire;
-use forebay_integration::node::{Node, NodeOptions, forebay_program};
+use forebay_integration::node::{Node, forebay_program};
 use forebay_integration::origin_sim::OriginSim;
 use forebay_integration::origin_sim::fault::{Calls, Fault, Keys, Op, Rule};
-use forebay_integration::resp_wire::{RespWire, bulk};
+use forebay_integration::resp_wire::RespWire;
 use forebay_integration::wait;
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-fn options(origin: &OriginSim) -> NodeOptions {
-    NodeOptions::default().mount("/photos", origin, "cloud/pics")
-}
-
-/// A node over an origin in which somebody else's objects lie, and a connection to its bucket.
-fn start(origin: &OriginSim, options: NodeOptions) -> (Node, RespWire) {
-    origin.foreign_put("cloud", "pics/was-here", "before");
-    let node = Node::start(options).unwrap();
-    let resp = connect(&node);
-    // Until then objects of its probe may lie there.
-    wait::until_true("the origin is ready", LIMIT, || node.log().contains("origin ready")).unwrap();
-    (node, resp)
-}
-
-/// A connection to the bucket, once its origin was reached.
-fn connect(node: &Node) -> RespWire {
-    let mut resp = connect_at_once(node);
-    wait::until("the mount is attached", LIMIT, || {
-        let reply = resp.call(&["EXISTS", "was-here"]).unwrap();
-        if reply.starts_with(b":") { Ok(()) } else { Err(said(&reply)) }
-    })
-    .unwrap();
-    resp
-}
-
-fn connect_at_once(node: &Node) -> RespWire {
-    let mut resp = node.resp();
-    assert_eq!(resp.call(&["FB.USE", "photos"]).unwrap(), b"+OK\r\n");
-    resp
-}
-
-fn said(reply: &[u8]) -> String {
-    reply.escape_ascii().to_string()
-}
-
-fn get(resp: &mut RespWire, key: &str) -> Option<Vec<u8>> {
-    bulk(&resp.call(&["GET", key]).unwrap()).map(<[u8]>::to_vec)
-}
 
 fn metric(node: &Node, name: &str) -> u64 {
     let text = http_wire::get(node.endpoints().admin, "/metrics", &[]).unwrap().body;
@@ -389,7 +351,7 @@ async fn write_through_is_acknowledged_when_the_origin_has_it() {
     let options = options(&origin)
         .mount_set("mode", "\"write-through\"")
         .mount_set("min_interval", "\"10s\"")
-        .mount_set("write_through_timeout", "\"1s\"");
+        .mount_set("write_through_timeout", "\"5s\"");
     let (mut node, mut resp) = start(&origin, options);
     origin.foreign_put("cloud", "pics/counter", "41");
     for round in 0..4 {
@@ -412,12 +374,12 @@ async fn write_through_is_acknowledged_when_the_origin_has_it() {
     }
     // A pipeline waits once, and a delete waits as well.
     let mut requests = Vec::new();
-    for number in 0..200 {
+    for number in 0..100 {
         let request = ["SET", &format!("p{number}"), "piped"];
         forebay_integration::resp_wire::encode_command(&mut requests, &request);
     }
     resp.send(&requests).unwrap();
-    for number in 0..200 {
+    for number in 0..100 {
         assert_eq!(resp.reply().unwrap(), b"+OK\r\n");
         assert!(origin.object("cloud", &format!("pics/p{number}")).is_some(), "p{number}");
     }
