@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::primitives::ByteStream;
+use aws_sdk_s3::types::{Delete, ObjectIdentifier};
 use forebay_integration::existing_data::{connect, connect_at_once, get, options, said, start};
 use forebay_integration::http_wire;
 use forebay_integration::node::{Node, forebay_program};
@@ -412,6 +413,44 @@ async fn write_through_is_acknowledged_when_the_origin_has_it() {
     assert_eq!(origin.object("cloud", "pics/late").unwrap().body, "2");
     assert_eq!(origin.object("cloud", "pics/late-too").unwrap().body, "w");
     assert!(origin.object("cloud", "pics/p8").is_none());
+
+    // One that can never arrive is an error of its own, in a pipeline and among the keys of a DeleteObjects.
+    let refuse = |op, key: &str| {
+        let rule = Rule::new(&[op], Fault::Answer(400, "InvalidArgument"));
+        origin.add_fault(rule.on(Keys::Exactly(format!("pics/{key}"))))
+    };
+    refuse(Op::Put, "stuck");
+    for number in 0..20 {
+        let key = if number == 7 { "stuck".to_owned() } else { format!("q{number}") };
+        resp.send_command(&["SET", &key, "v"]).unwrap();
+        resp.send_command(&["GET", &key]).unwrap();
+    }
+    for number in 0..20 {
+        let (set, got) = (said(&resp.reply().unwrap()), said(&resp.reply().unwrap()));
+        assert_eq!(got, "$1\\r\\nv\\r\\n", "{number}");
+        if number == 7 {
+            assert!(set.starts_with("-ERR forebay: stored here, not yet in origin ("), "{set}");
+            continue;
+        }
+        assert_eq!(set, "+OK\\r\\n", "{number}");
+        assert!(origin.object("cloud", &format!("pics/q{number}")).is_some(), "{number} was acknowledged");
+    }
+    refuse(Op::Delete, "p10");
+    let named = |key: &str| ObjectIdentifier::builder().key(key).build().unwrap();
+    let wanted = Delete::builder().objects(named("p9")).objects(named("p10")).objects(named("p11"));
+    let delete = node.s3().delete_objects().bucket("photos").delete(wanted.build().unwrap());
+    let answer = delete.send().await.unwrap();
+    let deleted: Vec<_> = answer.deleted().iter().filter_map(|deleted| deleted.key()).collect();
+    assert_eq!(deleted, ["p9", "p11"]);
+    let [error] = answer.errors() else { panic!("{answer:?}") };
+    assert_eq!((error.key(), error.code()), (Some("p10"), Some("ServiceUnavailable")), "{error:?}");
+    assert!(error.message().unwrap_or_default().contains("not yet in origin"), "{error:?}");
+    assert!(origin.object("cloud", "pics/p9").is_none() && origin.object("cloud", "pics/p11").is_none());
+    origin.clear_faults();
+    let retried = node.forebay(&["flush", "retry", "--all"]);
+    assert!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
+    node.flush_wait(LIMIT);
+    assert!(origin.object("cloud", "pics/stuck").is_some() && origin.object("cloud", "pics/p10").is_none());
     origin.record().assert_clean();
     node.finish(&["origin", "flush", "write-through"]);
 }
