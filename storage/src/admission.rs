@@ -101,9 +101,13 @@ impl SpaceWatch {
                 }
             },
         };
-        let usual = DISK_RESERVE_BYTES.min(space.total_bytes / 20);
-        Some((space, self.reserve_bytes.unwrap_or(usual)))
+        Some((space, disk_reserve(self.reserve_bytes, space)))
     }
+}
+
+/// What stays free on a disk: as configured, or the usual share of it.
+pub(crate) fn disk_reserve(configured: Option<u64>, space: Space) -> u64 {
+    configured.unwrap_or(DISK_RESERVE_BYTES.min(space.total_bytes / 20))
 }
 
 impl Shared {

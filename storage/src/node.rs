@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Limits, SpaceWatch};
+use crate::admission::{Limits, SpaceWatch, disk_reserve};
 use crate::background;
 use crate::blob::SegmentConfig;
 use crate::clock::SystemClock;
@@ -397,6 +397,8 @@ impl Node {
     /// directory. The front ends must have been stopped.
     pub async fn stop(self) -> Stopped {
         self.stop.cancel();
+        // Some of those that are waited for below may wait for room in the log, which may never come.
+        self.shared.inbox.announce_stop();
         self.shared.lookups.stop().await;
         match self.flushing.await {
             Ok(Ok(_)) => {}
@@ -485,9 +487,12 @@ fn open_directory(
     let mut nonce = [0; 8];
     getrandom::fill(&mut nonce).map_err(|e| StartError::Threads(std::io::Error::other(e.to_string())))?;
     let nonce = u64::from_le_bytes(nonce);
+    let reserve = |space| disk_reserve(config.limits.disk_reserve_bytes, space);
     let journal = JournalConfig {
         file_bytes: config.journal_file_bytes,
         align: config.journal_align,
+        // A disk that does not say what is free keeps all of it.
+        disk_reserve_bytes: disk.space().map_or(u64::MAX, reserve),
         ..JournalConfig::new(nonce)
     };
     let parts = Parts {

@@ -32,6 +32,8 @@ pub struct Stats {
     pub lmdb_map_bytes: u64,
     /// Bytes of journal files that may be needed.
     pub journal_bytes: u64,
+    /// Journal files kept for the next start alone: with one it needs no free byte on the disk.
+    pub journal_start_files: u64,
     /// Bytes of segment files in use.
     pub segment_bytes: u64,
     /// Index of the last applied entry.
@@ -135,6 +137,7 @@ impl Store {
             lmdb_used_bytes,
             lmdb_map_bytes,
             journal_bytes: shared.journal.bytes_live.load(Relaxed),
+            journal_start_files: shared.journal.files_for_start.load(Relaxed),
             segment_bytes: shared.checkpointer.live_bytes() + shared.segments.staged_bytes(),
             applied_index: shared.status.applied_index.load(Relaxed),
             checkpoint_index: shared.driver.checkpointed.load(Relaxed),

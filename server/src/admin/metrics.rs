@@ -66,7 +66,13 @@ fn render<C: Core>(core: &C, imports: &[Import]) -> String {
     out.gauge("lmdb_used_bytes", "Used pages of the checkpoint store.", stats.lmdb_used_bytes);
     out.gauge("lmdb_map_bytes", "Size of its map.", stats.lmdb_map_bytes);
     out.gauge("journal_bytes", "Journal files, recycled ones included.", stats.journal_bytes);
+    out.gauge(
+        "journal_start_files",
+        "Journal files kept for the next start alone: with one it needs no free byte on the disk.",
+        stats.journal_start_files,
+    );
     out.gauge("segment_bytes", "Segment files of values over 512 bytes.", stats.segment_bytes);
+
 
     for (reason, bytes) in [("capacity", stats.evicted_capacity_bytes), ("disk", stats.evicted_disk_bytes)] {
         out.counter(

@@ -166,9 +166,12 @@ pub trait Preparer: Send {
 
     /// Waits for the job that was begun. `None` if none was.
     fn finish(&mut self) -> Option<Result<Arc<dyn DiskFile>, DiskError>>;
+
+    /// The same, but `None` also while the job runs.
+    fn try_finish(&mut self) -> Option<Result<Arc<dyn DiskFile>, DiskError>>;
 }
 
-/// Prepares when the file is needed, on the writer's thread.
+/// Prepares when the file is needed or asked for, on the writer's thread.
 #[derive(Default)]
 pub struct InlinePreparer {
     job: Option<PrepareJob>,
@@ -181,6 +184,10 @@ impl Preparer for InlinePreparer {
 
     fn finish(&mut self) -> Option<Result<Arc<dyn DiskFile>, DiskError>> {
         self.job.take().map(|job| job.run())
+    }
+
+    fn try_finish(&mut self) -> Option<Result<Arc<dyn DiskFile>, DiskError>> {
+        self.finish()
     }
 }
 
@@ -200,6 +207,13 @@ impl Preparer for BackgroundPreparer {
 
     fn finish(&mut self) -> Option<Result<Arc<dyn DiskFile>, DiskError>> {
         self.thread.take()?.join().ok()
+    }
+
+    fn try_finish(&mut self) -> Option<Result<Arc<dyn DiskFile>, DiskError>> {
+        if !self.thread.as_ref()?.is_finished() {
+            return None;
+        }
+        self.finish()
     }
 }
 

@@ -4,7 +4,7 @@
 //! file    [header 4096][batch][batch]...[room for two empty batches]
 //! header  crc u32 · magic u32 · version u16 · 0 u16 · align u32 · file length u64 · secret u64
 //!         · generation u64 · sequence u64 · previous sequence u64 · previous end u64 · floor u64
-//!         · synced end u64 · zeros to 4096 (not under the crc, so its 512-byte sector is all that counts)
+//!         · synced end u64 · replaced sequence u64 · zeros to 4096 (not under the crc, so its 512-byte sector is all that counts)
 //! batch   [batch header 104][record][record]...[zeros; the next batch begins on a multiple of align]
 //! batch header
 //!         crc u32 · magic u32 · secret u64 · generation u64 · sequence u64 · own offset u64
@@ -24,7 +24,8 @@
 //! the file, at this place, after exactly these records.
 //! A batch header names a position below which all was on disk before the batch was written; a file
 //! header names the same of the file before (`previous end`, where that file's use ends) and of its own
-//! start (`synced end`).
+//! start (`synced end`). `replaced sequence` is that of a file of which a start has put all into this one; 0 in every
+//! other, and in those that were written before there was such a field.
 
 use super::record::{GroupId, Record};
 use std::ops::Range;
@@ -70,6 +71,8 @@ pub(super) struct FileHeader {
     pub(super) floor: u64,
     /// All before this offset was synced before the header was written.
     pub(super) synced_end: u64,
+    /// The file that this one holds a copy of, and stands for.
+    pub(super) replaces: Option<u64>,
 }
 
 impl FileHeader {
@@ -89,6 +92,7 @@ impl FileHeader {
             previous.offset,
             self.floor,
             self.synced_end,
+            self.replaces.unwrap_or(0),
         ] {
             put.u64(value);
         }
@@ -111,8 +115,18 @@ impl FileHeader {
         let previous = Position { sequence: get.u64()?, offset: get.u64()? };
         let previous = (previous.sequence != 0).then_some(previous);
         let (floor, synced_end) = (get.u64()?, get.u64()?);
-        let header =
-            FileHeader { align, file_len, secret, generation, sequence, previous, floor, synced_end };
+        let replaces = Some(get.u64()?).filter(|replaced| *replaced != 0);
+        let header = FileHeader {
+            align,
+            file_len,
+            secret,
+            generation,
+            sequence,
+            previous,
+            floor,
+            synced_end,
+            replaces,
+        };
         let sound = matches!(align, 512 | 4096) && named_len == file_len && sequence > 0;
         sound.then_some(header)
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-/// All counters start at zero with the process, except the two gauges at the end.
+/// All counters start at zero with the process, except the gauges at the end.
 #[derive(Default, Debug)]
 pub struct JournalMetrics {
     /// Batches written, empty ones included.
@@ -26,6 +26,8 @@ pub struct JournalMetrics {
     pub files_live: AtomicU64,
     /// Gauge: bytes of those files.
     pub bytes_live: AtomicU64,
+    /// Gauge: files kept for the next start alone, 0 or 1. With one, a start needs no free byte on the disk.
+    pub files_for_start: AtomicU64,
 }
 
 impl JournalMetrics {

@@ -23,6 +23,7 @@ mod format;
 mod metrics;
 mod record;
 mod recovery;
+mod spares;
 #[cfg(test)]
 mod tests;
 
@@ -34,9 +35,10 @@ pub use record::{CONF_STATE_BYTES_MAX, GroupId, Record};
 pub use recovery::{RecoveredRecord, Recovery, Visitor};
 
 use crate::io::{Disk, DiskError, DiskFile};
-use files::{BatchFacts, FileWriter, FreeFile, LiveFile, Slot, padded_batch_len};
+use files::{BatchFacts, FileWriter, FreeFile, LiveFile, padded_batch_len};
 use format::{BATCH_HEADER, FILE_HEADER, FLAG_RESTATED, FileHeader, record_len};
 use record::Restatement;
+use spares::Spares;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +46,11 @@ use std::time::Instant;
 
 /// The largest configurable file. A start reads one file at a time into memory.
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
+
+/// At each file's end this share of it is only for the first [`START_BYTES`] of a run: a start writes a little, also
+/// where no further file can be had. Enough for hundreds of starts.
+const START_SHARE: u64 = 64;
+const START_BYTES: u64 = 64 << 10;
 
 /// An unusually large batch of small records does not keep its memory.
 const SCRATCH_BYTES_KEPT: usize = 4 << 20;
@@ -65,7 +72,11 @@ pub struct JournalConfig {
     pub hard_cap_bytes: u64,
     /// The most that released files may take that wait to be used again; more are removed. Making one
     /// anew costs writing it twice.
+    /// The next start's own file counts beside them.
     pub spare_bytes: u64,
+    /// What must stay free on the disk when a file is made for the next start alone. Larger: on a disk that is nearly
+    /// full from the beginning there is none, and a start may need another free file.
+    pub disk_reserve_bytes: u64,
     /// A random number from the operating system, a new one for every open: generations come from it.
     pub nonce: u64,
 }
@@ -79,6 +90,7 @@ impl JournalConfig {
             retain_bytes: 0,
             hard_cap_bytes: 4 << 30,
             spare_bytes: 256 << 20,
+            disk_reserve_bytes: 0,
             nonce,
         }
     }
@@ -106,19 +118,16 @@ impl JournalConfig {
 
 /// The journal of one data directory. One owner; calls block.
 pub struct Journal {
-    disk: Arc<dyn Disk>,
     config: JournalConfig,
-    preparer: Box<dyn Preparer>,
-    /// The slot that the preparer is working on.
-    preparing: Option<Slot>,
-    next_slot: u32,
     writer: FileWriter,
+    /// Bytes of batches of this run.
+    run_bytes: u64,
     /// Everything before it is on disk.
     synced: Position,
     /// Files whose records may be needed, oldest first; the last is the one being written.
     live: VecDeque<LiveFile>,
-    /// Files below the floor, and the log on disk says so: any may be overwritten.
-    free: VecDeque<FreeFile>,
+    /// Files that hold nothing any more.
+    spares: Spares,
     /// Files below this sequence are not needed.
     floor: u64,
     released: BTreeMap<GroupId, u64>,
@@ -147,15 +156,12 @@ impl Journal {
         config.validate()?;
         let opened = recovery::open(&disk, &config, visit)?;
         let mut journal = Journal {
-            disk,
+            spares: Spares::new(disk, &config, preparer, opened.free, opened.next_slot),
             config,
-            preparer,
-            preparing: None,
-            next_slot: opened.next_slot,
+            run_bytes: 0,
             synced: opened.writer.position(),
             writer: opened.writer,
             live: opened.live,
-            free: opened.free,
             floor: opened.floor,
             released: BTreeMap::new(),
             state: opened.state,
@@ -165,12 +171,17 @@ impl Journal {
             poisoned: Arc::default(),
             metrics: Arc::default(),
         };
-        journal.trim_spares();
-        journal.maybe_prepare();
-        journal.show_live();
         // Proves the fresh file's header: were it damaged before the first append, its records would
-        // look like a copy that was never finished.
+        // look like a copy that was never finished. Until then the next start may have to go on from what this one
+        // found: nothing of it is touched.
         journal.append_empty_and_sync()?;
+        if let Some(replaced) = opened.replaced {
+            replaced.forget();
+        }
+        opened.unneeded.iter().for_each(|slot| journal.spares.discard(*slot));
+        journal.spares.trim();
+        journal.prepare_next();
+        journal.show_live();
         Ok((journal, opened.recovery))
     }
 
@@ -264,6 +275,13 @@ impl Journal {
         }
     }
 
+    /// To be called now and then, ten times a second or so: sees to it that the next start has a file to go on in, also
+    /// when the disk is full by then. Costs nothing while it has.
+    pub fn tend(&mut self) {
+        self.spares.tend();
+        self.show_live();
+    }
+
     /// The position behind the last batch.
     pub fn written(&self) -> Position {
         self.writer.position()
@@ -312,7 +330,13 @@ impl Journal {
 
     /// Bytes that batches may still take in the current file.
     fn room(&self) -> u64 {
-        self.writer.header.file_len.saturating_sub(self.writer.offset + self.reserve())
+        let for_starts = if self.run_bytes < START_BYTES { 0 } else { self.room_for_starts() };
+        let kept = self.reserve() + for_starts;
+        self.writer.header.file_len.saturating_sub(self.writer.offset + kept)
+    }
+
+    fn room_for_starts(&self) -> u64 {
+        (self.config.file_bytes / START_SHARE).next_multiple_of(u64::from(self.writer.header.align))
     }
 
     /// Kept at a file's end for two empty batches: an idle writer's, and the one that ends the file.
@@ -322,7 +346,8 @@ impl Journal {
 
     /// The same of a file that has only its head.
     fn fresh_room(&self) -> u64 {
-        let head = FILE_HEADER + self.batch_len(&self.state.records()) + self.reserve();
+        let head =
+            FILE_HEADER + self.batch_len(&self.state.records()) + self.reserve() + self.room_for_starts();
         self.config.file_bytes.saturating_sub(head)
     }
 
@@ -344,6 +369,7 @@ impl Journal {
         let len = written.map_err(|error| self.poison(JournalError::WriteFailed(error)))?;
         self.scratch.shrink_to(SCRATCH_BYTES_KEPT);
         self.metrics.note_batch(records.len(), len);
+        self.run_bytes += len;
         self.all_named = false;
         if let Some(file) = self.live.back_mut() {
             file.end = self.writer.offset;
@@ -371,8 +397,8 @@ impl Journal {
             return Err(JournalError::Full { live_bytes, hard_cap_bytes });
         }
         let recyclable = |file: &LiveFile| file.sequence < self.floor && file.len == self.config.file_bytes;
-        let made = match self.free.is_empty() && !self.live.iter().any(recyclable) {
-            true => Some(self.take_prepared()?),
+        let made = match self.spares.is_empty() && !self.live.iter().any(recyclable) {
+            true => Some(self.spares.take_prepared()?),
             false => None,
         };
         let counter = match made {
@@ -383,10 +409,11 @@ impl Journal {
         self.write_batch(&[], 0)?;
         self.sync()?;
         self.retire();
-        let next = made.or_else(|| self.free.pop_front()).expect("a recyclable file was just retired");
+        let next = made.or_else(|| self.spares.take()).expect("a recyclable file was just retired");
         self.begin_file(next)?;
-        self.trim_spares();
-        self.maybe_prepare();
+        self.spares.keep_for_start(self.live.len());
+        self.spares.trim();
+        self.prepare_next();
         self.show_live();
         Ok(())
     }
@@ -396,44 +423,15 @@ impl Journal {
         while self.live.front().is_some_and(|file| file.sequence < self.floor) {
             let Some(LiveFile { slot, file, len, .. }) = self.live.pop_front() else { break };
             match len == self.config.file_bytes {
-                true => self.free.push_back(FreeFile { slot, file }),
-                false => self.discard(slot),
+                true => self.spares.put(FreeFile { slot, file }),
+                false => self.spares.discard(slot),
             }
         }
     }
 
-    /// Removes a file that nothing needs; if that fails the next start does it.
-    fn discard(&self, slot: Slot) {
-        if let Err(error) = self.disk.remove(&slot.path()) {
-            tracing::warn!(%error, "an unneeded journal file stays behind");
-        }
-    }
-
-    /// The file that was made ready, or one that is made now.
-    fn take_prepared(&mut self) -> Result<FreeFile, JournalError> {
-        if let Some(slot) = self.preparing.take()
-            && let Some(Ok(file)) = self.preparer.finish()
-        {
-            return Ok(FreeFile { slot, file });
-        }
-        // It failed in the background, perhaps long ago: what counts is whether it works now.
-        let job = self.next_job();
-        let slot = job.slot;
-        job.run().map(|file| FreeFile { slot, file }).map_err(JournalError::of_preparation)
-    }
-
-    fn next_job(&mut self) -> PrepareJob {
-        let slot = Slot(self.next_slot);
-        self.next_slot += 1;
-        PrepareJob { disk: self.disk.clone(), slot, bytes: self.config.file_bytes }
-    }
-
-    fn maybe_prepare(&mut self) {
-        let allowed = self.bytes_needed() + self.config.file_bytes <= self.config.hard_cap_bytes;
-        if self.free.is_empty() && self.preparing.is_none() && allowed {
-            let job = self.next_job();
-            self.preparing = Some(job.slot);
-            self.preparer.begin(job);
+    fn prepare_next(&mut self) {
+        if self.bytes_needed() + self.config.file_bytes <= self.config.hard_cap_bytes {
+            self.spares.prepare_next();
         }
     }
 
@@ -447,6 +445,7 @@ impl Journal {
             previous: Some(self.synced),
             floor: self.floor,
             synced_end: FILE_HEADER,
+            replaces: None,
             ..self.writer.header
         };
         self.writer = FileWriter::new(file.clone(), header);
@@ -465,16 +464,6 @@ impl Journal {
         written
     }
 
-    /// Removes the free files that are too many.
-    fn trim_spares(&mut self) {
-        let keep = (self.config.spare_bytes / self.config.file_bytes).max(1) as usize;
-        while self.free.len() > keep
-            && let Some(file) = self.free.pop_back()
-        {
-            self.discard(file.slot);
-        }
-    }
-
     /// Lengths of the files that are not below the floor.
     fn bytes_needed(&self) -> u64 {
         self.live.iter().filter(|file| file.sequence >= self.floor).map(|file| file.len).sum()
@@ -483,6 +472,7 @@ impl Journal {
     fn show_live(&self) {
         self.metrics.files_live.store(self.live.len() as u64, Ordering::Relaxed);
         self.metrics.bytes_live.store(self.bytes_needed(), Ordering::Relaxed);
+        self.metrics.files_for_start.store(u64::from(self.spares.has_start_file()), Ordering::Relaxed);
     }
 }
 

@@ -11,6 +11,11 @@
 //! 3. The newest file's own header is such a thing that was only read, unless a batch in it names a
 //!    position in it as synced. Without that, all of it is copied and the fresh file follows its predecessor.
 //! 4. The fresh file takes the place of no file that an un-synced statement alone calls free.
+//! 5. Where files are scarce the fresh one takes all of the newest, and stands for it: so a start leaves as many files that
+//!    nothing needs as it finds, and a disk without a free byte is started from again and again. Until the fresh file
+//!    has proven itself nothing but rule 4's file is touched. A start that finds both ends that first, on disk: if the
+//!    fresh one proves itself the other one's header goes; if not, it is the work of a start that never ended, on which
+//!    nobody relied, and its own header goes.
 
 use super::error::JournalError;
 use super::files::{
@@ -21,9 +26,11 @@ use super::format::{
     decode_record,
 };
 use super::record::{Record, Restatement};
+use super::spares::{is_roomy, start_file_needs};
 use super::{FILE_BYTES_MAX, JournalConfig};
-use crate::io::{Disk, DiskFile};
+use crate::io::{Disk, DiskError, DiskFile};
 use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
 use std::sync::Arc;
 
 /// A record that was found at a start.
@@ -60,10 +67,37 @@ pub(super) struct Opened {
     pub(super) live: VecDeque<LiveFile>,
     /// Files of the configured length that nothing needs, lowest slot first.
     pub(super) free: VecDeque<FreeFile>,
+    /// Files of other lengths that nothing needs once the writer's file has proven itself.
+    pub(super) unneeded: Vec<Slot>,
+    /// The file that the writer's file stands for, likewise.
+    pub(super) replaced: Option<Replaced>,
     pub(super) next_slot: u32,
     pub(super) floor: u64,
     pub(super) state: Restatement,
     pub(super) recovery: Recovery,
+}
+
+/// A file that was copied whole.
+pub(super) struct Replaced {
+    file: Arc<dyn DiskFile>,
+}
+
+impl Replaced {
+    /// Lets the copy alone be the log, also for a start that finds its proof damaged. Not synced: no crash needs it.
+    pub(super) fn forget(self) {
+        if let Err(error) = erase_header(&*self.file) {
+            tracing::warn!(%error, "an unneeded journal file keeps its header");
+        }
+    }
+}
+
+fn erase_header(file: &dyn DiskFile) -> Result<(), DiskError> {
+    file.write_at(&[IoSlice::new(&[0; FILE_HEADER_USED])], 0)
+}
+
+fn erase_header_durably(file: &dyn DiskFile) -> Result<(), JournalError> {
+    erase_header(file).map_err(JournalError::WriteFailed)?;
+    file.sync_data().map_err(JournalError::SyncFailed)
 }
 
 pub(super) fn open(
@@ -72,7 +106,8 @@ pub(super) fn open(
     visit: &mut Visitor<'_>,
 ) -> Result<Opened, JournalError> {
     disk.create_dir(DIR).map_err(JournalError::Disk)?;
-    let files = Files::list(&**disk)?;
+    let mut files = Files::list(&**disk)?;
+    files.end_unfinished_starts()?;
     let mut replay = Replay { visit, state: Restatement::default(), recovery: Recovery::default() };
     let mut live = VecDeque::new();
     let mut newest_bytes = Vec::new();
@@ -96,15 +131,26 @@ pub(super) fn open(
     };
     let Replay { state, mut recovery, .. } = replay;
 
-    let fresh = Fresh::plan(newest.as_ref(), &newest_bytes, config, recovery.commit_index);
+    let chain = newest.as_ref().map(|newest| (newest, files.chain(newest)));
+    let chain = chain.as_ref().map(|(newest, chain)| (*newest, chain));
+    let garbage: Vec<&Found> = files.all.iter().filter(|file| file.is_garbage(chain)).collect();
+    let usable = garbage.iter().filter(|file| file.len == config.file_bytes).count();
+    // Where files are scarce this start leaves as many as it finds.
+    let keeps_newest = usable > 1 && is_roomy(&**disk, start_file_needs(config));
+    let plan = |keeps_newest| {
+        Fresh::plan(newest.as_ref(), &newest_bytes, config, keeps_newest, recovery.commit_index)
+    };
+    let mut fresh = plan(keeps_newest);
+    if fresh.bytes_needed(config, &state) > config.file_bytes {
+        fresh = plan(true);
+    }
     recovery.tail_bytes = fresh.copied_bytes;
-    if fresh.replaces_newest {
-        live.pop_back();
+    let mut replaced = None;
+    if fresh.header.replaces.is_some() {
+        replaced = live.pop_back().map(|LiveFile { file, .. }| Replaced { file });
     } else if let (Some(kept), Some(previous)) = (live.back_mut(), fresh.header.previous) {
         kept.end = previous.offset;
     }
-    let garbage: Vec<&Found> =
-        files.all.iter().filter(|file| file.is_garbage(newest.as_ref(), &live)).collect();
     let (FreeFile { slot, file }, header) = fresh.place(disk, config, &files, &garbage, &state)?;
     let mut current = LiveFile {
         slot,
@@ -118,20 +164,16 @@ pub(super) fn open(
     current.end = writer.offset;
     live.push_back(current);
 
-    // Only now, with the fresh header on disk, are the others garbage.
     let mut free = VecDeque::new();
-    for file in &files.all {
-        if live.iter().any(|live| live.slot == file.slot) {
-            continue;
-        }
-        if file.len == config.file_bytes {
-            free.push_back(FreeFile { slot: file.slot, file: file.file.clone() });
-        } else {
-            remove_if_there(&**disk, file.slot)?;
+    let mut unneeded = Vec::new();
+    for file in files.all.iter().filter(|file| live.iter().all(|live| live.slot != file.slot)) {
+        match file.len == config.file_bytes {
+            true => free.push_back(file.as_free()),
+            false => unneeded.push(file.slot),
         }
     }
     let next_slot = files.all.iter().map(|file| file.slot.0 + 1).chain([slot.0 + 1]).max().unwrap_or(0);
-    Ok(Opened { writer, live, free, next_slot, floor: fresh.floor, state, recovery })
+    Ok(Opened { writer, live, free, unneeded, replaced, next_slot, floor: fresh.floor, state, recovery })
 }
 
 fn remove_if_there(disk: &dyn Disk, slot: Slot) -> Result<(), JournalError> {
@@ -160,17 +202,16 @@ impl Found {
     }
 
     /// Whether nothing needs it, and that is on disk: the fresh file may be written over it.
-    fn is_garbage(&self, newest: Option<&Newest<'_>>, live: &VecDeque<LiveFile>) -> bool {
-        let (Some(header), Some(newest)) = (self.header, newest) else {
+    fn is_garbage(&self, newest: Option<(&Newest<'_>, &Chain)>) -> bool {
+        let (Some(header), Some((newest, chain))) = (self.header, newest) else {
             // Without a readable header: it never was in use, or what it held was never synced.
             return self.header.is_none();
         };
-        // If the newest header is on disk, then its chain is the log, and what that leaves out is not.
-        let left_out = newest.synced_end.is_some()
-            && header.sequence >= newest.floor
-            && self.slot != newest.file.slot
-            && live.iter().all(|live| live.slot != self.slot);
-        header.sequence < newest.floor_synced || left_out
+        header.sequence < newest.floor_synced || chain.leaves_out(header.sequence, newest)
+    }
+
+    fn as_free(&self) -> FreeFile {
+        FreeFile { slot: self.slot, file: self.file.clone() }
     }
 
     fn corrupt(&self, offset: u64, detail: impl Into<String>) -> JournalError {
@@ -212,6 +253,26 @@ impl Files {
     fn newest(&self) -> Option<&Found> {
         let sequence = |file: &&Found| file.header.map(|header| header.sequence);
         self.all.iter().filter(|file| file.header.is_some()).max_by_key(sequence)
+    }
+
+    /// Rule 5: what starts have made of a file that is still there.
+    fn end_unfinished_starts(&mut self) -> Result<(), JournalError> {
+        let mut bytes = Vec::new();
+        while let Some(newest) = self.newest()
+            && let Some(header) = newest.header
+            && let Some(replaced) = header.replaces
+            && let Some(other) =
+                self.all.iter().find(|it| it.header.is_some_and(|it| it.sequence == replaced))
+        {
+            newest.read_into(&mut bytes)?;
+            let is_proven = batches_of(&bytes, &header).any(|batch| batch.synced.sequence == header.sequence);
+            let ended = if is_proven { other } else { newest };
+            // Whether the proof is on disk nobody can tell: a later start may see other than this one.
+            erase_header_durably(&*ended.file)?;
+            let slot = ended.slot;
+            self.all.iter_mut().filter(|file| file.slot == slot).for_each(|file| file.header = None);
+        }
+        Ok(())
     }
 
     /// The highest position that batches in files without a readable header, younger than the newest
@@ -257,6 +318,22 @@ impl Files {
         Ok(older)
     }
 
+    /// The files that the headers name as those before the newest, whether they are needed or not.
+    fn chain(&self, newest: &Newest<'_>) -> Chain {
+        let mut chain = Chain::default();
+        let mut previous = newest.header.previous;
+        while let Some(Position { sequence, .. }) = previous {
+            let headers = self.all.iter().filter_map(|file| file.header);
+            let Some(header) = headers.into_iter().find(|header| header.sequence == sequence) else {
+                chain.unknown_up_to = sequence;
+                break;
+            };
+            chain.sequences.push(sequence);
+            previous = header.previous.filter(|before| before.sequence < sequence);
+        }
+        chain
+    }
+
     /// Names the file that should be at a place in the log, if its batches still tell which it is.
     fn missing(&self, follower: &Found, sequence: u64) -> Result<JournalError, JournalError> {
         let mut bytes = Vec::new();
@@ -270,12 +347,42 @@ impl Files {
     }
 }
 
+/// What comes before the newest file.
+#[derive(Default)]
+struct Chain {
+    sequences: Vec<u64>,
+    /// Of files up to this one nobody can tell: it is not there any more.
+    unknown_up_to: u64,
+}
+
+impl Chain {
+    /// Whether a file is no part of the log, and that is on disk: one that a start has replaced.
+    fn leaves_out(&self, sequence: u64, newest: &Newest<'_>) -> bool {
+        // If the newest header is on disk, then its chain is the log. The file that it follows was synced, whatever
+        // becomes of the newest: the same holds of what is older than that one.
+        let follows = newest.header.previous.map_or(0, |previous| previous.sequence);
+        let is_certain = newest.synced_end.is_some() || sequence < follows;
+        is_certain
+            && sequence > self.unknown_up_to
+            && sequence != newest.header.sequence
+            && !self.sequences.contains(&sequence)
+    }
+}
+
 /// Whole batch headers, whatever their file, at or above an offset.
 fn headers_from(bytes: &[u8], start: u64, align: u64) -> impl Iterator<Item = BatchHeader> + '_ {
     (start..bytes.len() as u64)
         .step_by(align as usize)
         .filter_map(|offset| BatchHeader::decode(bytes, offset))
         .map(|(header, _)| header)
+}
+
+/// The same, of one use of a file.
+fn batches_of(bytes: &[u8], header: &FileHeader) -> impl Iterator<Item = BatchHeader> {
+    let FileHeader { generation, secret, sequence, align, .. } = *header;
+    headers_from(bytes, FILE_HEADER, u64::from(align)).filter(move |batch| {
+        batch.generation == generation && batch.secret == secret && batch.start.sequence == sequence
+    })
 }
 
 /// The file at the log's end and what is proven about it.
@@ -307,13 +414,7 @@ impl<'f> Newest<'f> {
         while let Some(batch) = batches.next(&mut records) {
             floors.push((batch.header.start.offset, batch.header.floor));
         }
-        let readable = headers_from(bytes, FILE_HEADER, u64::from(header.align));
-        let of_this_use = readable.filter(|batch| {
-            batch.generation == header.generation
-                && batch.secret == header.secret
-                && batch.start.sequence == header.sequence
-        });
-        for batch in of_this_use {
+        for batch in batches_of(bytes, &header) {
             named = named.max(batch.synced);
             if batch.synced.sequence == header.sequence {
                 own_synced = own_synced.max(Some(batch.synced.offset));
@@ -455,7 +556,6 @@ struct Fresh<'b> {
     /// The batches to copy, in log order.
     copied: Vec<(BatchHeader, Vec<Record<'b>>)>,
     copied_bytes: u64,
-    replaces_newest: bool,
     commit_index: u64,
     floor: u64,
 }
@@ -465,6 +565,7 @@ impl<'b> Fresh<'b> {
         newest: Option<&Newest<'_>>,
         bytes: &'b [u8],
         config: &JournalConfig,
+        keeps_newest: bool,
         commit_index: u64,
     ) -> Fresh<'b> {
         let mut header = FileHeader {
@@ -476,16 +577,10 @@ impl<'b> Fresh<'b> {
             previous: None,
             floor: 0,
             synced_end: FILE_HEADER,
+            replaces: None,
         };
         let Some(newest) = newest else {
-            return Fresh {
-                header,
-                copied: Vec::new(),
-                copied_bytes: 0,
-                replaces_newest: false,
-                commit_index,
-                floor: 0,
-            };
+            return Fresh { header, copied: Vec::new(), copied_bytes: 0, commit_index, floor: 0 };
         };
         header.secret = newest.header.secret;
         header.sequence = newest.header.sequence + 1;
@@ -495,19 +590,14 @@ impl<'b> Fresh<'b> {
         // A short file is copied whole even if its start is proven: else every start would leave a
         // nearly empty file behind, and a crash loop would fill the disk.
         let short = newest.end - FILE_HEADER <= (config.file_bytes - FILE_HEADER) / 4;
-        let kept_end = newest.synced_end.filter(|_| !short);
+        let kept_end = newest.synced_end.filter(|_| !short && keeps_newest);
         header.previous = match kept_end {
             Some(offset) => Some(Position { sequence: newest.header.sequence, offset }),
             None => newest.header.previous,
         };
-        let mut fresh = Fresh {
-            header,
-            copied: Vec::new(),
-            copied_bytes: 0,
-            replaces_newest: kept_end.is_none(),
-            commit_index,
-            floor: newest.floor,
-        };
+        header.replaces = kept_end.is_none().then_some(newest.header.sequence);
+        let mut fresh =
+            Fresh { header, copied: Vec::new(), copied_bytes: 0, commit_index, floor: newest.floor };
         let mut batches = Batches::new(bytes, &newest.header);
         let mut records = Vec::new();
         while let Some(batch) = batches.next(&mut records) {
@@ -522,6 +612,13 @@ impl<'b> Fresh<'b> {
         fresh
     }
 
+    /// Bytes of the file that takes the states and the copy.
+    fn bytes_needed(&self, config: &JournalConfig, state: &Restatement) -> u64 {
+        let restated = state.records().iter().map(format::record_len).sum();
+        let ends = 2 * u64::from(config.align);
+        FILE_HEADER + padded_batch_len(restated, config.align) + self.copied_bytes + ends
+    }
+
     /// Finds or makes a file that is large enough.
     fn place(
         &self,
@@ -531,21 +628,31 @@ impl<'b> Fresh<'b> {
         garbage: &[&Found],
         state: &Restatement,
     ) -> Result<(FreeFile, FileHeader), JournalError> {
-        let restated = state.records().iter().map(format::record_len).sum();
-        let align = u64::from(config.align);
-        let needed = FILE_HEADER + padded_batch_len(restated, config.align) + self.copied_bytes + 2 * align;
+        let needed = self.bytes_needed(config, state);
         let mut header = self.header;
         header.file_len = config.file_bytes.max(needed.next_multiple_of(format::PAGE));
         if let Some(file) = garbage.iter().find(|file| file.len == header.file_len) {
-            return Ok((FreeFile { slot: file.slot, file: file.file.clone() }, header));
-        }
-        // What a start or a preparation did not finish may be the space that is missing.
-        let half_made = |file: &&Found| file.header.is_none() && file.len != config.file_bytes;
-        for file in files.all.iter().filter(half_made) {
-            remove_if_there(&**disk, file.slot)?;
+            return Ok((file.as_free(), header));
         }
         let slot = Slot(files.all.iter().map(|file| file.slot.0 + 1).max().unwrap_or(0));
         let job = PrepareJob { disk: disk.clone(), slot, bytes: header.file_len };
+        let error = match job.run() {
+            Ok(file) => return Ok((FreeFile { slot, file }, header)),
+            Err(error) if error.is_no_space() => error,
+            Err(error) => return Err(JournalError::of_preparation(error)),
+        };
+        // Of another length, from before the setting was changed.
+        let fitting = garbage.iter().filter(|file| file.len >= needed && file.len <= FILE_BYTES_MAX);
+        if let Some(file) = fitting.min_by_key(|file| file.len) {
+            header.file_len = file.len;
+            return Ok((file.as_free(), header));
+        }
+        // What a start or a preparation did not finish may be the space that is missing.
+        let mut half_made = files.all.iter().filter(|it| it.header.is_none() && it.len != config.file_bytes);
+        if half_made.clone().next().is_none() {
+            return Err(JournalError::of_preparation(error));
+        }
+        half_made.try_for_each(|file| remove_if_there(&**disk, file.slot))?;
         let file = job.run().map_err(JournalError::of_preparation)?;
         Ok((FreeFile { slot, file }, header))
     }

@@ -8,6 +8,7 @@ use crate::io::threads::ThreadsDisk;
 use std::io::ErrorKind;
 
 mod random;
+mod starts;
 
 const GROUP: GroupId = GroupId(0);
 
@@ -124,6 +125,8 @@ fn pitfall_1_unsynced_tail_is_on_disk_before_open_returns() {
 fn pitfall_1_long_proven_file_is_kept_and_only_its_tail_is_copied() {
     let disk = SimDisk::new();
     let (mut journal, _) = open(&disk, 1);
+    // One for the writer and one for the start are there.
+    (0..2).for_each(|_| journal.tend());
     fill(&mut journal, 1..=8, 700);
     journal.sync().unwrap();
     fill(&mut journal, 9..=10, 700);

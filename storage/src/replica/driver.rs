@@ -28,6 +28,9 @@ const SYNC_EVERY: Duration = Duration::from_secs(1);
 /// Pause before a checkpoint that failed for lack of space is tried again.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Longest wait of a stop for a checkpoint.
+const STOP_WAIT: Duration = Duration::from_secs(60);
+
 /// Counters of the checkpoint, for any thread.
 #[derive(Default)]
 pub(crate) struct DriverStats {
@@ -63,6 +66,10 @@ impl CheckpointDone {
     pub(crate) fn wait_or_pause(&self) {
         let mut running = self.running.lock();
         self.ended.wait_for(&mut running, Duration::from_millis(50));
+    }
+
+    fn is_running(&self) -> bool {
+        *self.running.lock() > 0
     }
 
     fn begin(&self) {
@@ -123,12 +130,19 @@ impl Driver {
         threads.extend(touching);
         let driver_inbox = inbox.clone();
         threads.push(spawn("driver", move || {
-            let (relief_jobs, relief_done) = (jobs.clone(), done.clone());
+            let (relief_jobs, relief_done, relief_inbox) = (jobs.clone(), done.clone(), driver_inbox.clone());
             engine.relief = Box::new(move |job| {
                 if let Some(job) = job {
                     send_job(&relief_jobs, &relief_done, job);
                 }
-                relief_done.wait_or_pause();
+                if !relief_inbox.stops_soon() {
+                    relief_done.wait_or_pause();
+                    return true;
+                }
+                relief_done.stopping.store(true, Ordering::Relaxed);
+                let was_running = relief_done.is_running();
+                relief_done.wait(STOP_WAIT);
+                was_running
             });
             engine.prefetcher = Some(prefetcher);
             let mut driving = Driving { jobs, done, syncer };
@@ -214,6 +228,13 @@ fn send_job(jobs: &SyncSender<CheckpointJob>, done: &CheckpointDone, job: Checkp
     }
 }
 
+/// Why the driver works no more.
+enum Ended {
+    Stopped,
+    #[cfg(test)]
+    Dead,
+}
+
 struct Driving {
     jobs: SyncSender<CheckpointJob>,
     done: Arc<CheckpointDone>,
@@ -222,15 +243,31 @@ struct Driving {
 
 impl Driving {
     fn run(&mut self, engine: &mut Engine, inbox: &Inbox) -> Result<(), Fatal> {
+        match self.work(engine, inbox) {
+            Ok(Ended::Stopped) => {}
+            #[cfg(test)]
+            Ok(Ended::Dead) => return Ok(()),
+            Err(error @ Fatal::Stopped) => {
+                tracing::warn!("{error}");
+                inbox.refuse_all();
+                engine.answer_unknown();
+            }
+            Err(fatal) => return Err(fatal),
+        }
+        self.finish(engine)
+    }
+
+    /// Works until told to stop, and works off what there is by then.
+    fn work(&mut self, engine: &mut Engine, inbox: &Inbox) -> Result<Ended, Fatal> {
         engine.start()?;
         let mut next_tick = Instant::now() + TICK;
         let mut named = false;
         loop {
             let wait = if named { TICK } else { QUIET };
             match inbox.take(wait) {
-                Arrived::Stopped => break,
+                Arrived::Stopped => return Ok(Ended::Stopped),
                 #[cfg(test)]
-                Arrived::Dead => return Ok(()),
+                Arrived::Dead => return Ok(Ended::Dead),
                 Arrived::Batch(batch) if batch.is_empty() => {
                     if self.syncer.is_none() && !named {
                         engine.idle()?;
@@ -256,11 +293,15 @@ impl Driving {
                 self.done.wait(Duration::from_secs(1));
             }
         }
+    }
+
+    /// Syncs what was written, and checkpoints it if there is room. Appends nothing but what a file has room for.
+    fn finish(&mut self, engine: &mut Engine) -> Result<(), Fatal> {
         self.done.stopping.store(true, Ordering::Relaxed);
         engine.idle()?;
-        self.done.wait(Duration::from_secs(60));
+        self.done.wait(STOP_WAIT);
         self.maybe_checkpoint(engine, true);
-        self.done.wait(Duration::from_secs(60));
+        self.done.wait(STOP_WAIT);
         engine.release();
         engine.idle()
     }

@@ -59,6 +59,7 @@ impl Pending {
 struct Queue {
     pending: Vec<Pending>,
     stopped: bool,
+    stops_soon: bool,
     #[cfg(test)]
     dead: bool,
 }
@@ -128,9 +129,27 @@ impl Inbox {
         self.arrived.notify_all();
     }
 
-    /// Takes no more; what is in it is still worked off.
+    /// Takes no more; what is in it is still worked off, as far as the log has room.
     pub(crate) fn stop(&self) {
-        self.queue.lock().stopped = true;
+        let mut queue = self.queue.lock();
+        (queue.stopped, queue.stops_soon) = (true, true);
         self.arrived.notify_all();
+    }
+
+    /// A stop will follow: everything goes on but what finds no room in the log, which is not waited for any more. Those
+    /// who wait for it may have to end before the stop can come.
+    pub(crate) fn announce_stop(&self) {
+        self.queue.lock().stops_soon = true;
+    }
+
+    pub(crate) fn stops_soon(&self) -> bool {
+        self.queue.lock().stops_soon
+    }
+
+    /// Takes no more, and refuses what is in it.
+    pub(crate) fn refuse_all(&self) {
+        self.stop();
+        let pending = std::mem::take(&mut self.queue.lock().pending);
+        pending.into_iter().for_each(|pending| pending.answer(Err(Error::Stopping)));
     }
 }

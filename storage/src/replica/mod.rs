@@ -71,6 +71,10 @@ pub(crate) enum Fatal {
     Core(#[from] CoreError),
     #[error(transparent)]
     Base(#[from] BaseError),
+    /// Nothing is wrong: the node was told to stop while the journal had no room for what was under way. That has no
+    /// answer, and is not in the log, or only its beginning.
+    #[error("stopped while the journal had no room; what was not answered was not taken")]
+    Stopped,
 }
 
 /// A frozen memtable on its way to the checkpoint, and what the checkpoint records beside its rows.
@@ -125,8 +129,8 @@ pub(crate) struct EngineStatus {
 pub(crate) type EventSink = Box<dyn FnMut(Vec<FlushEvent>) + Send>;
 
 /// Called while the journal has no room: runs the checkpoint that would free some, if one was due to be
-/// frozen, and waits a moment for it or for space.
-pub(crate) type Relief = Box<dyn FnMut(Option<CheckpointJob>) + Send>;
+/// frozen, and waits a moment for it or for space. `false`: the node stops, and no checkpoint can help any more.
+pub(crate) type Relief = Box<dyn FnMut(Option<CheckpointJob>) -> bool + Send>;
 
 /// A share of a submission in one entry.
 struct Share {
@@ -232,6 +236,7 @@ impl Engine {
 
     /// 100 ms have passed.
     pub(crate) fn tick(&mut self) -> Result<(), Fatal> {
+        self.journal.tend();
         let mut effects = Effects::default();
         self.core.step(Event::Tick, &mut effects)?;
         self.drive(effects)
@@ -368,11 +373,21 @@ impl Engine {
                     drop(full);
                     // Between entries, so that a memtable may be frozen here as well.
                     let job = self.maybe_freeze(true);
-                    (self.relief)(job);
+                    let goes_on = (self.relief)(job);
                     self.release();
+                    if !goes_on {
+                        return Err(Fatal::Stopped);
+                    }
                 }
                 Err(error) => return Err(Fatal::Journal(error)),
             }
+        }
+    }
+
+    /// After [`Fatal::Stopped`]: whoever waits learns that nobody knows. The log may hold the beginning of a long batch.
+    fn answer_unknown(&mut self) {
+        for (_, waiting) in self.waiting.drain() {
+            waiting.pending.answer(Err(Error::Unknown("the node stopped before it answered")));
         }
     }
 

@@ -27,6 +27,7 @@ use crate::object::{BlobId, BucketId};
 use crate::stage::StagedBody;
 
 mod staged;
+mod stop;
 
 const SEEDS: u64 = 60;
 const KEYS: u64 = 12;
@@ -109,6 +110,7 @@ impl World {
                 checkpointer.run(&job.frozen, job.row).unwrap();
                 stats.checkpointed.store(job.row.index, Relaxed);
             }
+            true
         });
         opened.engine.start().map_err(|error| format!("start: {error}"))?;
         self.node = Some(opened);

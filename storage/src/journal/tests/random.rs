@@ -1,6 +1,7 @@
 //! Random histories by seed: append, sync, release, kill, power cut, failing calls, full disk; a crash also
 //! inside a start. After every start the records found must be an unbroken run that begins no later than
-//! what was released allows, reaches at least what was synced, and holds nothing that was never appended.
+//! what was released allows, reaches at least what was synced, and holds nothing that was never appended. Once a start
+//! had a file of its own, no later one lacks space, however full the disk and however often starts have died.
 
 use super::*;
 
@@ -13,7 +14,8 @@ fn seeds() -> std::ops::Range<u64> {
 
 #[test]
 fn everything_synced_is_recovered_and_nothing_else() {
-    seeds().for_each(run);
+    let starts_on_full_disks: u64 = seeds().map(run).sum();
+    assert!(starts_on_full_disks > 100, "{starts_on_full_disks} starts without a free byte");
 }
 
 #[test]
@@ -105,11 +107,23 @@ struct Model {
     synced_state: u64,
     state: u64,
     run: u64,
+    /// A file for starts was there.
+    has_start_file: bool,
+    starts_on_full_disks: u64,
 }
 
 impl Model {
     fn new() -> Model {
-        Model { entries: Vec::new(), synced_index: 0, released_index: 0, synced_state: 0, state: 0, run: 0 }
+        Model {
+            entries: Vec::new(),
+            synced_index: 0,
+            released_index: 0,
+            synced_state: 0,
+            state: 0,
+            run: 0,
+            has_start_file: false,
+            starts_on_full_disks: 0,
+        }
     }
 
     fn note_synced(&mut self) {
@@ -157,13 +171,15 @@ fn bytes(index: u64, term: u64, len: usize) -> Vec<u8> {
     (0..len).map(|at| (index as usize * 31 + term as usize * 7 + at) as u8).collect()
 }
 
-fn run(seed: u64) {
+/// Returns how many starts succeeded without a free byte.
+fn run(seed: u64) -> u64 {
     let mut rng = fastrand::Rng::with_seed(seed);
     let disk = SimDisk::with_seed(seed);
     let config = JournalConfig {
         align: [512, 4096][rng.usize(..2)],
         file_bytes: [28 << 10, 40 << 10][rng.usize(..2)],
         retain_bytes: [0, 0, 50 << 10][rng.usize(..3)],
+        disk_reserve_bytes: [0, 60 << 10][rng.usize(..2)],
         ..config(0)
     };
     let mut model = Model::new();
@@ -172,11 +188,21 @@ fn run(seed: u64) {
         if rng.u8(..4) == 0 {
             fail_something(&disk, &mut rng, 8);
         }
+        let is_full = rng.u8(..3) == 0;
+        if is_full {
+            disk.set_capacity(Some(0));
+        }
         let config = JournalConfig { nonce: rng.u64(..), ..config.clone() };
         match try_open(&disk, config) {
             Ok((mut journal, seen, _)) => {
                 model.check(&seen, seed);
+                model.starts_on_full_disks += u64::from(is_full);
                 live(&mut journal, &disk, &mut model, &mut rng);
+                assert!(journal.spares.has_start_file() || !model.has_start_file, "seed {seed}");
+                model.has_start_file |= journal.spares.has_start_file();
+            }
+            Err(JournalError::NoSpace(error)) => {
+                assert!(!model.has_start_file, "seed {seed}, run {}: {error}", model.run);
             }
             Err(JournalError::Corrupt { file, offset, detail }) => {
                 panic!("seed {seed}, run {}: {file} {offset} {detail}", model.run)
@@ -190,18 +216,20 @@ fn run(seed: u64) {
             _ => {} // kill -9
         }
     }
+    model.starts_on_full_disks
 }
 
 fn fail_something(disk: &SimDisk, rng: &mut fastrand::Rng, calls: u64) {
     use Operation::{Create, Open, Preallocate, Read, Remove, Sync, SyncDir, Write};
     let operation = [Create, Open, Preallocate, Read, Remove, Sync, SyncDir, Write][rng.usize(..8)];
-    disk.fail_nth(operation, rng.u64(1..=calls), ErrorKind::Other);
+    let kind = [ErrorKind::Other, ErrorKind::StorageFull][rng.usize(..2)];
+    disk.fail_nth(operation, rng.u64(1..=calls), kind);
 }
 
 /// One run of the process, until a fatal error or as long as it likes.
 fn live(journal: &mut Journal, disk: &SimDisk, model: &mut Model, rng: &mut fastrand::Rng) {
     for _ in 0..rng.usize(..40) {
-        let result = match rng.u8(..12) {
+        let result = match rng.u8(..13) {
             0..=4 => append(journal, model, rng),
             5..=7 => journal.sync().map(|_| model.note_synced()),
             8 => journal.append_empty_and_sync().map(|_| model.note_synced()),
@@ -212,6 +240,10 @@ fn live(journal: &mut Journal, disk: &SimDisk, model: &mut Model, rng: &mut fast
             10 => {
                 model.released_index = rng.u64(model.released_index..=model.synced_index);
                 journal.release(GROUP, model.released_index);
+                Ok(())
+            }
+            11 => {
+                journal.tend();
                 Ok(())
             }
             _ => {
