@@ -36,6 +36,8 @@ pub struct Stats {
     pub journal_start_files: u64,
     /// Bytes of segment files in use.
     pub segment_bytes: u64,
+    /// Bytes of the same files that nothing needs, or that were not written yet.
+    pub segment_dead_bytes: u64,
     /// Index of the last applied entry.
     pub applied_index: u64,
     /// Index of the last entry in the checkpoint.
@@ -80,6 +82,8 @@ pub struct Stats {
     pub evicted_disk_bytes: u64,
     /// Bytes that eviction copied to other segments, since the start.
     pub copied_forward_bytes: u64,
+    /// Of these, bytes copied because little else in their segment was live.
+    pub compacted_bytes: u64,
     /// Objects found in their origin with no mark of it, and marked, when room was wanted, since the start.
     pub released_objects_total: u64,
     /// Blocks fetched from origins for readers, since the start.
@@ -139,6 +143,10 @@ impl Store {
             journal_bytes: shared.journal.bytes_live.load(Relaxed),
             journal_start_files: shared.journal.files_for_start.load(Relaxed),
             segment_bytes: shared.checkpointer.live_bytes() + shared.segments.staged_bytes(),
+            segment_dead_bytes: shared
+                .segments
+                .named_bytes()
+                .saturating_sub(shared.checkpointer.live_bytes()),
             applied_index: shared.status.applied_index.load(Relaxed),
             checkpoint_index: shared.driver.checkpointed.load(Relaxed),
             last_checkpoint_ms: shared.driver.checkpointed_ms.load(Relaxed),
@@ -161,6 +169,7 @@ impl Store {
             evicted_capacity_bytes: evicted.for_capacity,
             evicted_disk_bytes: evicted.for_disk,
             copied_forward_bytes: evicted.copied,
+            compacted_bytes: evicted.compacted,
             released_objects_total: evicted.released,
             fills_total: fills.blocks,
             fill_bytes: fills.bytes,

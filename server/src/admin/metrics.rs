@@ -73,6 +73,11 @@ fn render<C: Core>(core: &C, imports: &[Import]) -> String {
     );
     out.gauge("segment_bytes", "Segment files of values over 512 bytes.", stats.segment_bytes);
 
+    out.gauge(
+        "segment_dead_bytes",
+        "Bytes of segment files that nothing needs, or that were not written yet.",
+        stats.segment_dead_bytes,
+    );
 
     for (reason, bytes) in [("capacity", stats.evicted_capacity_bytes), ("disk", stats.evicted_disk_bytes)] {
         out.counter(
@@ -85,6 +90,11 @@ fn render<C: Core>(core: &C, imports: &[Import]) -> String {
         "copied_forward_bytes_total",
         "Bytes that eviction moved to other segments.",
         stats.copied_forward_bytes,
+    );
+    out.counter(
+        "compacted_bytes_total",
+        "Of these, bytes moved because little else in their segment was needed.",
+        stats.compacted_bytes,
     );
     out.counter(
         "released_objects_total",

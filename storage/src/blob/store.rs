@@ -345,6 +345,12 @@ impl SegmentStore {
         self.spare.load(Ordering::Relaxed)
     }
 
+    /// Bytes of the files that the tables name.
+    pub(crate) fn named_bytes(&self) -> u64 {
+        let segments = self.segments.read();
+        segments.values().filter(|segment| segment.is_named()).map(|segment| segment.len()).sum()
+    }
+
     /// The longest piece of a staged body.
     pub(crate) fn piece_bytes(&self) -> u64 {
         self.config.piece_bytes

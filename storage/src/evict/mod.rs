@@ -1,7 +1,8 @@
 //! Eviction: room is made by giving up bytes that the origin holds, segment by segment, oldest first.
 //!
 //! Owns when room is wanted, which segments go, and what of a round is waited for. `segment` judges what of one
-//! stays, `copy` takes that elsewhere, `thread` does it again and again; `hold` keeps what is about to be built on;
+//! stays, `copy` takes that elsewhere, `thread` does it again and again; `compact` empties those of which little is live
+//! while no room is wanted; `hold` keeps what is about to be built on;
 //! `recency` says what was read, `release` marks what is clean and not marked. Does not own what is clean (`apply/clean.rs`), nor the places themselves: a
 //! checkpoint commits them (`keyspace/places.rs`).
 //!
@@ -22,6 +23,7 @@
 //!
 //! A crash leaves the old places or the new ones.
 
+mod compact;
 mod copy;
 mod hold;
 mod recency;
@@ -81,6 +83,8 @@ pub(crate) struct EvictCounts {
     pub(crate) for_disk: u64,
     /// Copied to other segments.
     pub(crate) copied: u64,
+    /// Of these, by compaction.
+    pub(crate) compacted: u64,
     /// Objects, not bytes: marked as clean after the mark was missing.
     pub(crate) released: u64,
 }
@@ -127,6 +131,9 @@ pub(crate) struct Evictor {
     for_capacity: AtomicU64,
     for_disk: AtomicU64,
     copied: AtomicU64,
+    compacted: AtomicU64,
+    /// The checkpoint after which compaction has looked at what is live last.
+    looked_at: Mutex<Option<u64>>,
     released: AtomicU64,
     /// Looks for what is clean and not marked. Held by the thread that makes room.
     walk: Mutex<release::Walk>,
@@ -144,12 +151,14 @@ enum Want {
     Capacity(u64),
     /// The file system should have so many bytes more.
     Disk(u64),
+    /// None is wanted, but so many bytes are dead that should not be. Nothing is given up for that.
+    Compaction(u64),
 }
 
 impl Want {
     fn bytes(self) -> u64 {
         match self {
-            Want::Capacity(bytes) | Want::Disk(bytes) => bytes,
+            Want::Capacity(bytes) | Want::Disk(bytes) | Want::Compaction(bytes) => bytes,
         }
     }
 }
@@ -165,6 +174,8 @@ pub(crate) enum Round {
     Vain,
     /// Some was made.
     Made,
+    /// Some was made that nobody wants yet.
+    Compacted,
 }
 
 /// Why a segment was not emptied, or a round ended early; nothing is lost by it, but by a sync that failed.
@@ -203,6 +214,7 @@ impl Evictor {
             for_capacity: self.for_capacity.load(Relaxed),
             for_disk: self.for_disk.load(Relaxed),
             copied: self.copied.load(Relaxed),
+            compacted: self.compacted.load(Relaxed),
             released: self.released.load(Relaxed),
         }
     }
@@ -309,10 +321,17 @@ fn disk_mark(shared: &Shared, reserve: u64) -> u64 {
 
 /// Bytes that a round may copy: the next checkpoint, and one behind it, find their room beside the copies, but where
 /// the reserve is too small for that, at least half of what is there when room is wanted first.
+///
+/// A node that has filled its disk with its own writes has less than that, and must get on by deletes alone: so half of
+/// what the next checkpoint leaves is always there for copies, each of which frees more than it takes. A checkpoint that
+/// finds too little room all the same gives them up, and needs none for them.
 fn copy_budget(shared: &Shared) -> u64 {
     let Some((room, reserve)) = shared.disk_room(true) else { return u64::MAX };
     let kept_free = (2 * shared.memtable_bytes).min(disk_mark(shared, reserve) / 2);
-    room.saturating_sub(kept_free)
+    let memtables = shared.keyspace.memtables();
+    let frozen = memtables.frozen.as_ref().map_or(0, |frozen| frozen.rows.bytes());
+    let left = room.saturating_sub((memtables.active.bytes() + frozen) as u64);
+    room.saturating_sub(kept_free).max(left / 2)
 }
 
 /// One round: looks whether room is wanted, and makes some. Blocks, also for a checkpoint: `wait` returns when the
@@ -326,7 +345,7 @@ pub(crate) fn round(shared: &Arc<Shared>, wait: &dyn Fn(&Batch) -> bool) -> Resu
         Some(wanted) => make_room(shared, wanted, wait),
         None => {
             evictor.barren.store(false, Relaxed);
-            Ok(Round::Idle)
+            compact::compact(shared, compact::USUAL, wait)
         }
     }
 }
@@ -363,6 +382,19 @@ fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) 
         evictor.barren.store(true, Relaxed);
         return Ok(Round::Barren);
     }
+    let round = run_round(shared, wanted, None, wait)?;
+    evictor.barren.store(round == Round::Barren, Relaxed);
+    Ok(round)
+}
+
+/// Takes as many segments as are needed, of these or of all, and sees the round to its end.
+fn run_round(
+    shared: &Arc<Shared>,
+    wanted: Want,
+    segments: Option<&[SegmentUse]>,
+    wait: &dyn Fn(&Batch) -> bool,
+) -> Result<Round, EvictError> {
+    let evictor = &shared.evictor;
     let _round = evictor.rounds.lock();
     let mut course = Course {
         batch: Arc::default(),
@@ -374,7 +406,10 @@ fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) 
         coming: 0,
         spared: false,
     };
-    let begun = begin(shared, wanted, &mut course);
+    let begun = match segments {
+        Some(segments) => begin_with(shared, wanted, segments, &mut course),
+        None => begin(shared, wanted, &mut course),
+    };
     let Course { batch, dropping, segments, extents, coming, spared, .. } = course;
     let waits = extents > 0;
     if waits || coming > 0 {
@@ -390,18 +425,16 @@ fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) 
     evictor.copied.fetch_add(moved_bytes, Relaxed);
     shared.segments.free_unused();
     begun?;
-    let round = match wanted {
+    Ok(match wanted {
         _ if dropped_bytes > 0 => Round::Made,
         // Whoever is in the way of all of them is there the next time, too.
-        Want::Disk(_) if moved_bytes > 0 => {
+        Want::Disk(_) | Want::Compaction(_) if moved_bytes > 0 => {
             let is_free = |(id, use_of): &SegmentUse| shared.segments.pin_use(*id, *use_of).is_none();
             if segments.iter().any(is_free) { Round::Made } else { Round::Barren }
         }
         _ if waits || coming > 0 || spared => Round::Vain,
         _ => Round::Barren,
-    };
-    evictor.barren.store(round == Round::Barren, Relaxed);
-    Ok(round)
+    })
 }
 
 /// Gives up places whose bytes are damaged, of blobs that the origin of a mount that stays holds; returns those that
@@ -486,6 +519,22 @@ fn begin<'e>(shared: &'e Arc<Shared>, wanted: Want, course: &mut Course<'e>) -> 
     Ok(())
 }
 
+/// The same of segments that are known to be worth it.
+fn begin_with<'e>(
+    shared: &'e Arc<Shared>,
+    wanted: Want,
+    segments: &[SegmentUse],
+    course: &mut Course<'e>,
+) -> Result<(), EvictError> {
+    for segment in segments {
+        if course.is_enough(wanted) || shared.evictor.stopping.load(Relaxed) {
+            return Ok(());
+        }
+        take(shared, wanted, *segment, GAIN_PERCENT[1], course)?;
+    }
+    Ok(())
+}
+
 /// What a look at a segment came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
@@ -536,7 +585,10 @@ fn try_take<'e>(
         return Ok(if gain_percent_of < GAIN_PERCENT[1] { Taken::Done } else { Taken::Poor });
     }
     let mut dropping = Dropping::new(&shared.evictor);
-    let judged = looked.judge(shared, wanted, &mut dropping)?;
+    let judged = match wanted {
+        Want::Compaction(_) => looked.keep_all(),
+        Want::Capacity(_) | Want::Disk(_) => looked.judge(shared, wanted, &mut dropping)?,
+    };
     let gained = looked.gain_of(shared, wanted, segment.0, &judged);
     if gained == 0 {
         course.spared |= judged.warm;

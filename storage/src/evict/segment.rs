@@ -29,9 +29,10 @@ const BLOCK: u64 = 4096;
 pub(super) type SegmentUse = (SegmentId, Generation);
 
 /// A segment's extents that tables name: the rest is garbage.
-#[derive(Default)]
 pub(super) struct Looked {
     pub(super) live: Vec<FoundExtent>,
+    /// The tables by which they are live.
+    at: Version,
     /// What stays if only what is not clean stays.
     kept: Kept,
     live_bytes: u64,
@@ -78,7 +79,9 @@ fn gain(shared: &Shared, wanted: Want, segment: SegmentId, live_bytes: u64, kept
         Want::Capacity(_) => live_bytes - kept.live_bytes,
         // Its file, less the copies; and where those of many segments lie behind each other, the room for one of
         // them is lost at a segment's end.
-        Want::Disk(_) => shared.segments.file_bytes(segment).saturating_sub(kept.copy_bytes + kept.longest),
+        Want::Disk(_) | Want::Compaction(_) => {
+            shared.segments.file_bytes(segment).saturating_sub(kept.copy_bytes + kept.longest)
+        }
     }
 }
 
@@ -86,8 +89,9 @@ fn gain(shared: &Shared, wanted: Want, segment: SegmentId, live_bytes: u64, kept
 pub(super) fn look(shared: &Shared, (segment, generation): SegmentUse) -> Result<Looked, EvictError> {
     let mut found = Vec::new();
     shared.segments.scan(segment, &mut |extent| found.push(extent))?;
-    let mut looked = Looked::default();
     let view = View::latest(&shared.keyspace);
+    let (live, at, kept) = (Vec::new(), view.at(), Kept::default());
+    let mut looked = Looked { live, at, kept, live_bytes: 0, coming_bytes: 0 };
     for extent in found {
         let key = blob_key(Table::Blob, extent.blob);
         let named = shared.keyspace.base.get(&key)?.as_deref().and_then(decode_pointer);
@@ -131,7 +135,7 @@ impl Looked {
         let mut warm_bytes = match wanted {
             Want::Capacity(_) => shared.segments.segment_bytes() / 100 * WARM_PERCENT,
             // Copies take room first.
-            Want::Disk(_) => 0,
+            Want::Disk(_) | Want::Compaction(_) => 0,
         };
         for share in self.live.chunks(SHARE_EXTENTS) {
             let _alone = match evictor.gate.try_write() {
@@ -158,6 +162,16 @@ impl Looked {
             dropping.extend(judged.drop[dropped..].iter().map(|(extent, _)| extent.blob));
         }
         Ok(judged)
+    }
+
+    /// All of it stays, whatever the origin holds: nobody is kept waiting for that, and nothing counts as read.
+    pub(super) fn keep_all(&self) -> Judgement {
+        let mut judged = Judgement::default();
+        for extent in &self.live {
+            judged.kept.add(&extent.pointer);
+            judged.keep.push((*extent, self.at));
+        }
+        judged
     }
 
     /// What the segment gives if it becomes that of it.

@@ -22,6 +22,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// After a round in vain: pause in terms of its time, and the shortest if somebody asks for the next one.
 const REST: u32 = 8;
 const REST_ASKED: u32 = 2;
+/// After a round of compaction: pause in terms of its time. A fifth of the time at most goes into it.
+const REST_COMPACTED: u32 = 4;
 /// Longest pause of all.
 const REST_MAX: Duration = Duration::from_secs(60);
 /// Longest wait for a checkpoint before its state is looked at again.
@@ -72,6 +74,9 @@ fn rest(round: Round, took: Duration, last: Duration) -> Rest {
     match round {
         Round::Made => Rest { asked: Duration::ZERO, unasked: Duration::ZERO },
         Round::Idle => Rest { asked: Duration::ZERO, unasked: PAUSE },
+        Round::Compacted => {
+            Rest { asked: Duration::ZERO, unasked: (took * REST_COMPACTED).clamp(PAUSE, REST_MAX) }
+        }
         Round::Vain => Rest { asked: PAUSE, unasked: PAUSE },
         Round::Barren => Rest {
             asked: (took * REST_ASKED).clamp(PAUSE, REST_MAX),
@@ -151,6 +156,7 @@ mod tests {
         let (none, long) = (Duration::ZERO, Duration::from_secs(3));
         assert_eq!(rest(Round::Made, long, none), Rest { asked: none, unasked: none });
         assert_eq!(rest(Round::Idle, none, none).asked, none);
+        assert_eq!(rest(Round::Compacted, long, none), Rest { asked: none, unasked: 4 * long });
         let Rest { asked, unasked } = rest(Round::Barren, long, PAUSE);
         assert!(asked >= 2 * long && unasked >= 8 * long);
         let mut last = PAUSE;

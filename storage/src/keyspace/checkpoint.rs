@@ -21,7 +21,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::blob::{BlobError, BlobId, Pointer, SegmentId, SegmentPin, SegmentStore, SegmentUsage};
+use crate::blob::{
+    BlobError, BlobId, Generation, Pointer, SegmentId, SegmentPin, SegmentStore, SegmentUsage,
+};
 use crate::keyspace::audit::{Audits, UsageDifference};
 use crate::keyspace::base::{Base, BaseError, Change};
 use crate::keyspace::memtable::{KeyBytes, RowKey};
@@ -61,6 +63,9 @@ pub(crate) struct Checkpointer {
     keyspace: Arc<Keyspace>,
     segments: Arc<SegmentStore>,
     live_bytes: AtomicU64,
+    /// The same by use of a segment, and how many checkpoints have changed it. Held for a look, or an update.
+    live: Mutex<BTreeMap<(SegmentId, Generation), u64>>,
+    commits: AtomicU64,
     /// Places that are to change with the next checkpoint.
     pub(crate) places: PlaceChanges,
     pub(crate) audits: Audits,
@@ -103,6 +108,10 @@ impl Checkpointer {
             keyspace,
             segments,
             live_bytes,
+            live: Mutex::new(
+                usage.iter().map(|usage| ((usage.segment, usage.generation), usage.live_bytes)).collect(),
+            ),
+            commits: AtomicU64::new(0),
             places: PlaceChanges::default(),
             audits: Audits::default(),
             corrections: Mutex::default(),
@@ -113,6 +122,16 @@ impl Checkpointer {
     /// Bytes of segments that rows point to.
     pub(crate) fn live_bytes(&self) -> u64 {
         self.live_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The same of each use of a segment that has any.
+    pub(crate) fn live_bytes_by_segment(&self) -> BTreeMap<(SegmentId, Generation), u64> {
+        self.live.lock().clone()
+    }
+
+    /// Checkpoints of this run.
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(Ordering::Acquire)
     }
 
     /// Has the next checkpoint put usage rows right.
@@ -325,6 +344,17 @@ impl Checkpointer {
     /// been let go of and somebody looks for them again, the next checkpoint at the latest.
     fn retire(&self, usage: UsageChanges) {
         self.live_bytes.store((self.live_bytes() as i64 + usage.delta).max(0) as u64, Ordering::Relaxed);
+        {
+            let mut live = self.live.lock();
+            for usage in usage.segments.values() {
+                let of = (usage.segment, usage.generation);
+                match usage.live_bytes {
+                    0 => live.remove(&of),
+                    bytes => live.insert(of, bytes),
+                };
+            }
+        }
+        self.commits.fetch_add(1, Ordering::Release);
         for dead in usage.segments.values().filter(|usage| usage.live_bytes == 0) {
             match self.segments.recycle(dead.segment, dead.generation) {
                 Ok(()) | Err(BlobError::InUse { .. }) => {}

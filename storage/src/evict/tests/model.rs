@@ -16,11 +16,13 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
-use super::super::{Sabotage, Want, make_room, submit_held};
+use super::super::compact::{Thresholds, compact};
+use super::super::{EvictError, Round, Sabotage, Want, make_room, submit_held};
 use crate::admission::{Limits, SpaceWatch};
 use crate::error::Error;
 use crate::io::threads::ReadPool;
 use crate::keyspace::Keyspace;
+use crate::keyspace::places::Batch;
 use crate::keyspace::tables::{QueueRow, Table, split_queue_key};
 use crate::keyspace::view::View;
 use crate::mutation::{Existence, MountMode, Mutation, Outcome, Payload, Refusal, SetExpiry};
@@ -526,8 +528,24 @@ impl Site {
 
     /// Makes room; a crash may come between the queueing and the checkpoint.
     fn evict(&mut self) -> Result<bool, String> {
-        let shared = self.shared();
         let bytes = self.random.borrow_mut().u64(1..2_000_000);
+        self.round(|shared, wait| make_room(shared, Want::Capacity(bytes), wait))
+    }
+
+    /// Empties segments of which anything is dead; likewise.
+    fn compact(&mut self) -> Result<bool, String> {
+        let eager = Thresholds { live_percent: 99, dead_percent: 0, dead_segments: 0 };
+        self.round(|shared, wait| {
+            shared.evictor.looked_at.lock().take();
+            compact(shared, eager, wait)
+        })
+    }
+
+    fn round(
+        &mut self,
+        make: impl Fn(&Arc<Shared>, &dyn Fn(&Batch) -> bool) -> Result<Round, EvictError>,
+    ) -> Result<bool, String> {
+        let shared = self.shared();
         let crash = self.random.borrow_mut().u8(0..4) == 0;
         let failed = RefCell::new(None);
         let wait = |_: &_| {
@@ -536,7 +554,7 @@ impl Site {
             }
             !crash
         };
-        let round = make_room(&shared, Want::Capacity(bytes), &wait);
+        let round = make(&shared, &wait);
         drop(shared);
         if let Some(error) = failed.into_inner() {
             return Err(error);
@@ -557,6 +575,7 @@ struct Seen {
     kept: u64,
     scrubbed: u64,
     released: u64,
+    compacted: u64,
 }
 
 fn history(seed: u64, missing: Missing) -> Result<Seen, String> {
@@ -569,13 +588,14 @@ fn history(seed: u64, missing: Missing) -> Result<Seen, String> {
         seen.fetched += fills.blocks;
         seen.kept += fills.kept;
         seen.released += evicted.released;
+        seen.compacted += evicted.compacted;
     };
     let steps = site.random.borrow_mut().u64(40..160);
     for _ in 0..steps {
         site.scrub()?;
         let (what, number, other) = {
             let mut random = site.random.borrow_mut();
-            (random.u8(0..29), random.u64(0..KEYS), random.u64(0..KEYS))
+            (random.u8(0..31), random.u64(0..KEYS), random.u64(0..KEYS))
         };
         match what {
             0..5 => site.set(number)?,
@@ -627,6 +647,13 @@ fn history(seed: u64, missing: Missing) -> Result<Seen, String> {
                 site.verify(false)?;
             }
             24 => site.evict_under_a_copy(number, other)?,
+            29.. => {
+                if site.compact()? {
+                    count(&site);
+                    site.crash()?;
+                }
+                site.verify(false)?;
+            }
             27.. => {
                 site.release_late(number, other)?;
                 site.verify(false)?;
@@ -671,12 +698,14 @@ fn objects_outlive_evictions_fills_and_crashes() {
                 all.kept += seen.kept;
                 all.scrubbed += seen.scrubbed;
                 all.released += seen.released;
+                all.compacted += seen.compacted;
             }
             Err(wrong) => panic!("seed {seed}: {wrong} (run it alone with FOREBAY_SEED={seed})"),
         }
     }
     println!("{all:?}");
     let busy = all.dropped_bytes > 0 && all.moved_bytes > 0 && all.fetched > 0 && all.kept > 0;
+    let busy = busy && all.compacted > 0;
     assert!(busy && all.scrubbed > 0 && all.released > 0, "the histories try nothing: {all:?}");
 }
 

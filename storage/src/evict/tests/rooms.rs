@@ -181,6 +181,85 @@ fn what_the_next_checkpoint_frees_by_itself_is_waited_for_and_not_counted() {
     assert_eq!(round(&site, MUCH).unwrap(), Round::Barren);
 }
 
+/// What a node does by itself, round by round, until it wants no more or gets no further.
+fn make_all_room(site: &Site) -> usize {
+    let shared = site.shared();
+    let wait = |_: &Batch| {
+        site.checkpoint().unwrap();
+        true
+    };
+    for rounds in 0..1000 {
+        // A look at the disk as it is now.
+        shared.disk_room(true);
+        if super::super::round(&shared, &wait).unwrap() != Round::Made {
+            return rounds;
+        }
+    }
+    panic!("rounds are made for ever");
+}
+
+#[test]
+fn deletes_alone_make_room_on_a_disk_that_its_own_writes_have_filled() {
+    // Less than the reserve is left: the log of the deletes, and what they have made of the tables.
+    for room in [SEGMENT, SEGMENT / 2] {
+        let mut site = site(24);
+        let disk = site.world.borrow().disk.clone();
+        disk.set_capacity(Some(disk.used() + room));
+        // One in twelve stays, so that no segment becomes free by itself.
+        let gone = (0..24 * BODIES).filter(|number| number % BODIES != number / BODIES % BODIES);
+        gone.for_each(|number| site.delete(number).unwrap());
+        site.checkpoint().unwrap();
+        assert!(site.shared().disk_room(true).unwrap().0 <= room, "room came without a copy");
+        let rounds = make_all_room(&site);
+        let (room, reserve) = site.shared().disk_room(true).unwrap();
+        assert!(room >= reserve + 2 * SEGMENT, "{rounds} rounds, {} of {reserve} KiB", room >> 10);
+        site.verify(false).unwrap();
+        for number in 1000..1050 {
+            site.put(number, body(number)).unwrap();
+        }
+        site.checkpoint().unwrap();
+        site.verify(false).unwrap();
+    }
+}
+
+#[test]
+fn segments_of_which_little_is_live_are_emptied_before_anybody_wants_room() {
+    let mut site = site(24);
+    // All of it may be given up, and nothing is.
+    site.flush(ALL).unwrap();
+    let gone = (0..24 * BODIES).filter(|number| number % BODIES != number / BODIES % BODIES);
+    gone.for_each(|number| site.delete(number).unwrap());
+    site.flush(ALL).unwrap();
+    site.checkpoint().unwrap();
+    let shared = site.shared();
+    let wait = |_: &Batch| {
+        site.checkpoint().unwrap();
+        true
+    };
+    let dead = || shared.segments.named_bytes() - shared.checkpointer.live_bytes();
+    let before = dead();
+    let mut rounds = 0;
+    while super::super::round(&shared, &wait).unwrap() == Round::Compacted {
+        rounds += 1;
+        assert!(rounds < 100, "{} of {before} bytes are dead", dead());
+    }
+    assert!(before > 20 * SEGMENT && rounds > 1, "{before} bytes were dead, {rounds} rounds");
+    // What is borne, and the segment that is being written.
+    let borne = shared.checkpointer.live_bytes() / 2 + 3 * SEGMENT;
+    assert!(dead() <= borne, "{} dead bytes, {borne} are borne", dead());
+    let counts = shared.evictor.counts();
+    assert_eq!((counts.for_capacity, counts.for_disk, counts.compacted), (0, 0, counts.copied));
+    // Each round copies what one segment takes, at most.
+    assert!(counts.copied > 0 && counts.copied <= rounds * SEGMENT);
+    assert_eq!(shared.fills.counts().blocks, 0);
+    site.verify(false).unwrap();
+    assert_eq!(shared.fills.counts().blocks, 0, "some of it had gone");
+    // Nothing has changed: nobody looks again.
+    let reads = || site.world.borrow().disk.metrics().of(Operation::Read).calls.load(Relaxed);
+    let before = reads();
+    assert_eq!((super::super::round(&shared, &wait).unwrap(), reads()), (Round::Idle, before));
+}
+
 #[test]
 fn padding_at_the_end_of_segments_is_not_copied_about() {
     // Files with their whole length on the disk: a use before this one filled them.
