@@ -39,6 +39,112 @@ fn small_disk(kind: Kind, bytes: u64) -> Option<SmallDisk> {
     }
 }
 
+/// Somebody else takes every byte of the disk. `kills` starts, each after kill -9, find none free.
+fn lives_without_a_free_byte(kind: Kind) {
+    let Some(disk) = small_disk(kind, DISK_BYTES) else { return };
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let mut node = Node::start(Written::mounted(options(&disk), &origin)).unwrap();
+    node.attach_mounts(&["redis-0", S3_BUCKET], LIMIT);
+    // What it holds would be given up for room.
+    origin.set_outage(true);
+    let mut written = Written::default();
+    let mut clients = Clients::of(&node);
+    let api_of = |number: usize| if number.is_multiple_of(2) { Api::Resp } else { Api::S3 };
+    // Bodies in rows, in the log, and in segments; more of them than a journal file holds.
+    let length_of = |number: usize| [100, 3_000, 40_000, 200_000][number / 2 % 4];
+    for number in 0..400 {
+        written.write(&mut clients, api_of(number), &format!("k{number:03}"), length_of(number)).unwrap();
+    }
+    wait::until_true("a journal file for the next start", LIMIT, || {
+        node.metric("journal_start_files") == 1.0
+    })
+    .unwrap();
+    disk.fill();
+    let mut next = 0..400;
+    for start in 0..=2 {
+        if start > 0 {
+            node.kill();
+            // Not even what a crash has let go of.
+            disk.fill();
+            node.restart().unwrap_or_else(|error| panic!("start {start}: {error}\n{}", node.log_tail()));
+            clients = Clients::of(&node);
+        }
+        for api in [Api::Resp, Api::S3] {
+            let refused = wait::until("growth is refused", LIMIT, || {
+                match written.write(&mut clients, api, &format!("more-{start}"), 5_000) {
+                    Ok(()) => Err("it was taken"),
+                    Err(refused) => Ok(refused),
+                }
+            });
+            let refused = refused.unwrap_or_else(|error| panic!("{error}\n{}", node.log_tail()));
+            assert!(refused.0.contains("free on the disk") || refused.0.contains("space"), "{refused}");
+        }
+        for number in next.by_ref().take(60) {
+            written.delete(&mut clients, api_of(number), &format!("k{number:03}"));
+        }
+        written.check_node(&mut clients, 1);
+    }
+    disk.release();
+    for number in 0..40 {
+        written.write_patiently(&mut clients, api_of(number), &format!("after{number}"), length_of(number));
+    }
+    written.check_node(&mut clients, 1);
+    tokio::runtime::Runtime::new().unwrap().block_on(written.check_list(&node));
+    origin.set_outage(false);
+    node.flush_wait(LIMIT);
+    written.check_origin(&origin);
+    assert!(node.terminate().unwrap().success(), "{}", node.log_tail());
+    node.restart().unwrap();
+    written.check_node(&mut Clients::of(&node), 1);
+    node.finish(&ALLOWED);
+}
+
+#[test]
+fn f6_a_node_on_an_ext4_without_a_free_byte_reads_deletes_starts_twice_and_comes_back() {
+    lives_without_a_free_byte(Kind::Ext4);
+}
+
+#[test]
+fn f6_a_node_on_a_tmpfs_without_a_free_byte_reads_deletes_starts_twice_and_comes_back() {
+    lives_without_a_free_byte(Kind::Tmpfs);
+}
+
+/// The disk is filled by nobody else, and nothing can be given up: there is no origin. Nine of ten objects are deleted
+/// where they lie, so that no segment becomes free by itself.
+#[test]
+fn f6_deletes_make_room_on_an_ext4_that_its_own_writes_have_filled() {
+    let Some(disk) = small_disk(Kind::Ext4, DISK_BYTES) else { return };
+    let mut node = Node::start(options(&disk).set("capacity", "\"320MiB\"")).unwrap();
+    node.create_bucket(S3_BUCKET);
+    let mut written = Written::default();
+    let mut clients = Clients::of(&node);
+    let api_of = |number: usize| if number.is_multiple_of(2) { Api::Resp } else { Api::S3 };
+    let fill = |written: &mut Written, clients: &mut Clients, name: &str| {
+        for number in 0.. {
+            let key = format!("{name}{number:05}");
+            if let Err(refused) = written.write(clients, api_of(number), &key, 150_000) {
+                return (number, refused);
+            }
+        }
+        unreachable!("the disk has an end");
+    };
+    let (count, refused) = fill(&mut written, &mut clients, "a");
+    eprintln!("{count} objects, {} MiB free, then {refused}", disk.free_bytes() >> 20);
+    assert!(refused.0.contains("disk_reserve"), "{refused}");
+    for number in (0..count).filter(|number| !number.is_multiple_of(10)) {
+        written.delete(&mut clients, api_of(number), &format!("a{number:05}"));
+    }
+    // More than half of what was deleted fits again.
+    for number in 0..count / 2 {
+        written.write_patiently(&mut clients, api_of(number), &format!("b{number:05}"), 150_000);
+    }
+    written.check_node(&mut clients, 1);
+    node.kill();
+    node.restart().unwrap();
+    written.check_node(&mut Clients::of(&node), 3);
+    node.finish(&ALLOWED);
+}
+
 /// Rows fill the map of the checkpoint store, deletes make room in it again.
 #[tokio::test]
 async fn f6_a_full_map_refuses_growth_and_deletes_make_room() {

@@ -22,6 +22,9 @@ const READERS_MAX: u32 = 512;
 /// What a process of 64 bits can map, with some to spare for all else.
 const MAP_BYTES_MAX: u64 = 96 << 40;
 
+/// More than LMDB writes at once: a disk that took a part of that has less free.
+const WRITE_BYTES_MAX: u64 = 1 << 20;
+
 /// What LMDB calls its file.
 const FILE: &str = "data.mdb";
 /// What it calls the table of readers, which it writes through a map.
@@ -96,13 +99,24 @@ impl Lmdb {
             }
             // The map is sparse: the disk may be full before it is.
             heed::Error::Io(error)
-                if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+                if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+                    || self.is_short_write(&error) =>
             {
                 let (used, map) = self.usage();
                 BaseError::Full { used, map }
             }
             other => failed(other),
         }
+    }
+
+    /// Whether LMDB could write only a part of some pages, which it calls an input/output error: the disk took what it
+    /// had room for. A try anew writes all of the transaction's pages again.
+    fn is_short_write(&self, error: &std::io::Error) -> bool {
+        let is_full = || {
+            let free = rustix::fs::statvfs(self.env.path()).map(|stat| stat.f_bavail * stat.f_frsize);
+            free.is_ok_and(|free| free < WRITE_BYTES_MAX)
+        };
+        error.raw_os_error() == Some(libc::EIO) && is_full()
     }
 }
 
