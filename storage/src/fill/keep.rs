@@ -16,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
+use super::block::Block;
 use super::{BLOCK_BYTES, OriginBody, OriginPart, block_of};
 use crate::error::{Error, Result};
 use crate::keyspace::checkpoint::decode_pointer;
@@ -131,8 +132,10 @@ pub(super) fn consider(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPar
         turns: body.turns.clone(),
         kept: body.kept,
     };
+    // Before the reader's own fetch is over: one that fails is not tried again for this.
+    let first = shared.fills.blocks.begin(shared, &body, part, block_of(part, 0));
     tokio::spawn(async move {
-        match running.keep(&body).await {
+        match running.keep(&body, first).await {
             Ok(()) => {}
             Err(error) => tracing::debug!(%error, blob = ?running.part.blob, "a blob is not kept"),
         }
@@ -172,14 +175,13 @@ impl Drop for Running {
 }
 
 impl Running {
-    async fn keep(&self, body: &OriginBody) -> Result<()> {
+    async fn keep(&self, body: &OriginBody, mut next: Block) -> Result<()> {
         let (shared, part) = (&self.shared, &self.part);
         if self.is_here().await? {
             return Ok(());
         }
         let len = part.in_blob.end;
         let blocks = &shared.fills.blocks;
-        let mut next = blocks.begin(shared, body, part, block_of(part, 0));
         let mut writer = shared.stager.begin_extent(part.blob, len)?;
         let mut at = 0;
         while at < len {
