@@ -458,9 +458,18 @@ impl SegmentStore {
         }
     }
 
+    /// Gives the bytes of all free segments back to the disk.
+    pub(crate) fn remove_spares(&self) {
+        self.trim_to(&mut self.free.lock(), 0);
+    }
+
     fn trim_spares(&self, free: &mut FreeSegments) {
+        self.trim_to(free, self.config.spare_bytes);
+    }
+
+    fn trim_to(&self, free: &mut FreeSegments, most: u64) {
         let mut bytes: u64 = free.segments.iter().map(|segment| segment.len()).sum();
-        while bytes > self.config.spare_bytes
+        while bytes > most
             && let Some(segment) = free.take_shortest()
         {
             bytes -= segment.len();

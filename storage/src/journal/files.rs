@@ -5,7 +5,7 @@
 
 use super::format::{BATCH_HEADER, BatchEncoder, BatchHeader, FILE_HEADER, FileHeader, Position, record_len};
 use super::record::{GroupId, Record};
-use crate::io::{Disk, DiskError, DiskFile};
+use crate::io::{Disk, DiskError, DiskFile, Operation};
 use smallvec::SmallVec;
 use std::io::IoSlice;
 use std::sync::Arc;
@@ -148,6 +148,11 @@ impl PrepareJob {
     /// Does it. After an error nothing of the file is left, as far as the disk allows.
     pub fn run(&self) -> Result<Arc<dyn DiskFile>, DiskError> {
         let path = self.slot.path();
+        // One that cannot succeed would take what others need, if only for a moment.
+        if self.disk.free_bytes().is_ok_and(|free| free < self.bytes) {
+            let full = std::io::ErrorKind::StorageFull.into();
+            return Err(DiskError::new(&path, Operation::Preallocate, None, full));
+        }
         let file = self.disk.create(&path)?;
         let prepared = file.preallocate_zeroed(self.bytes).and_then(|()| self.disk.sync_dir(DIR));
         if let Err(error) = prepared {

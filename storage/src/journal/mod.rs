@@ -48,9 +48,9 @@ use std::time::Instant;
 pub const FILE_BYTES_MAX: u64 = 1 << 30;
 
 /// At each file's end this share of it is only for the first [`START_BYTES`] of a run: a start writes a little, also
-/// where no further file can be had. Enough for hundreds of starts.
+/// where no further file can be had. In a file of 64 MiB enough for 64 starts, whatever their clients send.
 const START_SHARE: u64 = 64;
-const START_BYTES: u64 = 64 << 10;
+const START_BYTES: u64 = 16 << 10;
 
 /// An unusually large batch of small records does not keep its memory.
 const SCRATCH_BYTES_KEPT: usize = 4 << 20;
@@ -330,8 +330,9 @@ impl Journal {
 
     /// Bytes that batches may still take in the current file.
     fn room(&self) -> u64 {
-        let for_starts = if self.run_bytes < START_BYTES { 0 } else { self.room_for_starts() };
-        let kept = self.reserve() + for_starts;
+        // No single batch of the run's beginning takes more of it than is this start's.
+        let own = START_BYTES.saturating_sub(self.run_bytes);
+        let kept = self.reserve() + self.room_for_starts().saturating_sub(own);
         self.writer.header.file_len.saturating_sub(self.writer.offset + kept)
     }
 

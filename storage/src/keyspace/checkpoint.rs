@@ -165,7 +165,15 @@ impl Checkpointer {
         let committed = keyspace.base.commit(&complete.changes);
         self.audits.committed(&*keyspace.base, &complete.changes, committed.is_ok());
         if let Err(error) = committed {
-            *self.prepared.lock() = Some(self.undo(complete, prepared));
+            match error {
+                BaseError::Full { .. } => {
+                    *self.prepared.lock() = Some(self.undo(complete, prepared));
+                    // Free segments are of no use to the checkpoint store, but their bytes are.
+                    self.segments.remove_spares();
+                }
+                // Perhaps it is on disk: until the process ends nothing that it names may be used again.
+                BaseError::Failed(_) => std::mem::forget((complete, prepared)),
+            }
             return Err(error.into());
         }
         let objects = complete.changes.iter().map(|(key, _)| key);

@@ -22,8 +22,8 @@ const READERS_MAX: u32 = 512;
 /// What a process of 64 bits can map, with some to spare for all else.
 const MAP_BYTES_MAX: u64 = 96 << 40;
 
-/// More than LMDB writes at once: a disk that took a part of that has less free.
-const WRITE_BYTES_MAX: u64 = 1 << 20;
+/// A disk with more free than that was not full a moment ago either, whatever was made and removed on it meanwhile.
+const NEARLY_FULL_BYTES: u64 = 256 << 20;
 
 /// What LMDB calls its file.
 const FILE: &str = "data.mdb";
@@ -43,6 +43,8 @@ pub(crate) struct Lmdb {
     resident_bytes: u64,
     used_bytes: AtomicU64,
     file_bytes: AtomicU64,
+    /// LMDB's file once more, to learn of writes that failed behind LMDB's back.
+    witness: std::fs::File,
 }
 
 impl Lmdb {
@@ -75,6 +77,7 @@ impl Lmdb {
             resident_bytes,
             used_bytes: AtomicU64::new(0),
             file_bytes: AtomicU64::new(0),
+            witness: std::fs::File::open(dir.join(FILE)).map_err(|error| io_failed(dir, &error))?,
         };
         lmdb.note_usage()?;
         Ok(lmdb)
@@ -91,32 +94,48 @@ impl Lmdb {
         Ok(())
     }
 
-    fn commit_error(&self, error: heed::Error) -> BaseError {
-        match error {
-            heed::Error::Mdb(MdbError::MapFull) => {
-                let (used, map) = self.usage();
-                BaseError::Full { used, map }
+    fn write(&self, changes: &[Change]) -> Result<(), heed::Error> {
+        let mut txn = self.env.write_txn()?;
+        for (key, value) in changes {
+            match value {
+                Some(value) => self.rows.put_with_flags(&mut txn, PutFlags::empty(), key, value)?,
+                None => drop(self.rows.delete(&mut txn, key)?),
             }
-            // The map is sparse: the disk may be full before it is.
-            heed::Error::Io(error)
-                if matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-                    || self.is_short_write(&error) =>
-            {
-                let (used, map) = self.usage();
-                BaseError::Full { used, map }
-            }
-            other => failed(other),
         }
+        txn.commit()
     }
 
-    /// Whether LMDB could write only a part of some pages, which it calls an input/output error: the disk took what it
-    /// had room for. A try anew writes all of the transaction's pages again.
-    fn is_short_write(&self, error: &std::io::Error) -> bool {
-        let is_full = || {
-            let free = rustix::fs::statvfs(self.env.path()).map(|stat| stat.f_bavail * stat.f_frsize);
-            free.is_ok_and(|free| free < WRITE_BYTES_MAX)
+    /// What became of a transaction that failed, and has ended. Full is only what has certainly left nothing behind.
+    fn commit_error(&self, error: heed::Error) -> BaseError {
+        let is_full = match &error {
+            heed::Error::Mdb(MdbError::MapFull) => true,
+            // The map is sparse: the disk may be full before it is.
+            heed::Error::Io(io) => self.is_full_disk(io) && self.is_unhurt(),
+            _ => false,
         };
-        error.raw_os_error() == Some(libc::EIO) && is_full()
+        if !is_full {
+            return failed(error);
+        }
+        let (used, map) = self.usage();
+        BaseError::Full { used, map }
+    }
+
+    /// Whether LMDB had no room. Of some pages it may have written a part, which it calls an input/output error: the
+    /// disk took what it had room for. A try anew writes all of the transaction's pages again.
+    fn is_full_disk(&self, error: &std::io::Error) -> bool {
+        let is_nearly_full = || {
+            let free = rustix::fs::statvfs(self.env.path()).map(|stat| stat.f_bavail * stat.f_frsize);
+            free.is_ok_and(|free| free < NEARLY_FULL_BYTES)
+        };
+        matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+            || (error.raw_os_error() == Some(libc::EIO) && is_nearly_full())
+    }
+
+    /// Whether no sync has failed, and no page that says which transaction is the last: LMDB takes no further
+    /// transaction after the latter, and the kernel tells of bytes that it could not write by each file that was
+    /// opened before.
+    fn is_unhurt(&self) -> bool {
+        self.env.write_txn().map(drop).is_ok() && self.witness.sync_data().is_ok()
     }
 }
 
@@ -195,19 +214,7 @@ impl Base for Lmdb {
     }
 
     fn commit(&self, changes: &[Change]) -> Result<(), BaseError> {
-        let mut txn = self.env.write_txn().map_err(failed)?;
-        for (key, value) in changes {
-            match value {
-                Some(value) => self
-                    .rows
-                    .put_with_flags(&mut txn, PutFlags::empty(), key, value)
-                    .map_err(|e| self.commit_error(e))?,
-                None => {
-                    self.rows.delete(&mut txn, key).map_err(|e| self.commit_error(e))?;
-                }
-            }
-        }
-        txn.commit().map_err(|e| self.commit_error(e))?;
+        self.write(changes).map_err(|error| self.commit_error(error))?;
         self.note_usage()
     }
 

@@ -289,7 +289,11 @@ impl Driving {
             engine.release();
             self.maybe_checkpoint(engine, false);
             // While the checkpoint waits for space, only what shrinks is admitted, and that must go on.
-            while engine.overgrown() && engine.status.checkpoint_full.lock().is_none() {
+            // Before a stop the last one may have been given up: then there is none to wait for.
+            while engine.overgrown()
+                && engine.status.checkpoint_full.lock().is_none()
+                && self.done.is_running()
+            {
                 self.done.wait(Duration::from_secs(1));
             }
         }
