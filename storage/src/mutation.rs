@@ -118,6 +118,8 @@ pub enum TransferStep<'a> {
     /// The origin does not know it any more. One whose completion may have been sent, or at the origin of a mount that
     /// the key has left, is stale from here on; any other is forgotten.
     Lost,
+    /// As `Lost` was written at first, and is still read: one that was tried is forgotten, too.
+    Forgotten,
     /// The origin is about to be asked to begin one, whose name nobody knows yet; unmet if one is recorded.
     Asked {
         /// The request leaves after this, milliseconds since the Unix epoch.

@@ -29,9 +29,18 @@ use crate::submission::{Outcomes, Submission};
 struct Change {
     /// Index of the mutation's outcome.
     outcome: usize,
+    /// Whether it deletes: one that finds nothing waits for the delete that took it away, like whoever sends a delete
+    /// again because its first answer was an error.
+    deletes: bool,
     bucket: BucketId,
     key: Bytes,
     mount: MountId,
+}
+
+impl Change {
+    fn is_awaited(&self, outcome: &Outcome) -> bool {
+        has_changed(outcome) || (self.deletes && *outcome == Outcome::Unmet)
+    }
 }
 
 /// What a submission has changed under write-through mounts, on its way to their origins. Dropped, nobody waits for
@@ -101,7 +110,7 @@ pub(crate) async fn submit(shared: &Arc<Shared>, submission: Submission) -> Resu
     }
     let mut changes = changes_of(shared, &submission);
     let outcomes = submit_held(shared, submission).await?;
-    changes.retain(|change| outcomes.results.get(change.outcome).is_some_and(has_changed));
+    changes.retain(|change| outcomes.results.get(change.outcome).is_some_and(|it| change.is_awaited(it)));
     if changes.is_empty() {
         return Ok((outcomes, Arrival::default()));
     }
@@ -127,9 +136,11 @@ fn has_changed(outcome: &Outcome) -> bool {
 
 /// What a submission may change under write-through mounts.
 fn changes_of(shared: &Shared, submission: &Submission) -> Vec<Change> {
-    fn add(mutation: &Mutation<'_>, outcome: &mut usize, visit: &mut dyn FnMut(usize, BucketId, &[u8])) {
+    type Visit<'v> = dyn FnMut(usize, bool, BucketId, &[u8]) + 'v;
+    fn add(mutation: &Mutation<'_>, outcome: &mut usize, visit: &mut Visit<'_>) {
         let own = *outcome;
         *outcome += 1;
+        let deletes = matches!(mutation, Mutation::Delete { .. });
         match mutation {
             Mutation::SetString { bucket, key, .. }
             | Mutation::Append { bucket, key, .. }
@@ -141,10 +152,10 @@ fn changes_of(shared: &Shared, submission: &Submission) -> Vec<Change> {
             | Mutation::PutObject { bucket, key, .. }
             | Mutation::Copy { to_bucket: bucket, to: key, .. }
             | Mutation::CopyObject { to_bucket: bucket, to: key, .. }
-            | Mutation::CompleteUpload { bucket, key, .. } => visit(own, *bucket, key),
+            | Mutation::CompleteUpload { bucket, key, .. } => visit(own, deletes, *bucket, key),
             Mutation::Rename { bucket, from, to, .. } => {
-                visit(own, *bucket, from);
-                visit(own, *bucket, to);
+                visit(own, deletes, *bucket, from);
+                visit(own, deletes, *bucket, to);
             }
             Mutation::Atomic { mutations, .. } => {
                 mutations.iter().for_each(|mutation| add(mutation, outcome, visit));
@@ -156,12 +167,13 @@ fn changes_of(shared: &Shared, submission: &Submission) -> Vec<Change> {
     let mut changes = Vec::new();
     let (mut bytes, mut outcome) = (&submission.bytes[..], 0);
     while let Some(mutation) = Mutation::decode(&mut bytes) {
-        add(&mutation, &mut outcome, &mut |outcome, bucket, key| {
+        add(&mutation, &mut outcome, &mut |outcome, deletes, bucket, key| {
             if let Some(mount) =
                 shared.with_mount(bucket, key, |mount, row| row.write_through.then_some(mount))
             {
                 changes.push(Change {
                     outcome,
+                    deletes,
                     bucket,
                     key: Bytes::copy_from_slice(key),
                     mount: MountId(mount),

@@ -154,10 +154,14 @@ impl Pipeline {
             return Ok(false);
         };
         carry(long, &mut submission);
+        let from = self.out.len();
         let (outcomes, arrival) = self.submit(submission).await?;
         let ran = self.finish_group(queue, &planned, &outcomes).await?;
         drop(outcomes);
-        arrival.all().await?;
+        if let Err(error) = arrival.all().await {
+            // It ran all the same, and what it changed of the session holds.
+            reply_error(&mut self.out, &mut self.tally, from, &error.into());
+        }
         Ok(ran)
     }
 

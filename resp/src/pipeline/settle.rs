@@ -32,24 +32,34 @@ pub(super) enum Wait {
 }
 
 impl Pipeline {
-    /// Makes the replies of these steps final, in turn; what stands between and behind them stays as it is.
+    /// Makes the replies of these steps final; what stands between and behind them stays as it is. Commands are tried
+    /// again first, so that none comes later because of another's origin.
     pub(super) async fn settle(&mut self, unsettled: Vec<Unsettled>, mut arrival: Arrival, parser: &Parser) {
+        if unsettled.is_empty() {
+            return;
+        }
         let mut pieces = Vec::with_capacity(unsettled.len());
         for Unsettled { reply, step, wait } in unsettled.into_iter().rev() {
             let behind = self.out.split_off(reply.end);
             let own = self.out.split_off(reply.start);
             pieces.push((own, step, wait, behind));
         }
-        while let Some((own, step, wait, behind)) = pieces.pop() {
+        pieces.reverse();
+        let before = self.out.len();
+        for (own, step, wait, _) in &mut pieces {
+            if let Wait::Again(refusal) = wait {
+                self.run_alone(step, parser.args(step.args.clone()), Some(refusal.clone())).await;
+                *own = self.out.split_off(before);
+            }
+        }
+        for (own, step, wait, behind) in pieces {
             let from = self.out.len();
             match wait {
+                Wait::Again(_) => self.out.append(own),
                 Wait::Arrival(outcomes) => match arrival.of(outcomes).await {
                     Ok(()) => self.out.append(own),
                     Err(error) => reply_error(&mut self.out, &mut self.tally, from, &error.into()),
                 },
-                Wait::Again(refusal) => {
-                    self.run_alone(&step, parser.args(step.args.clone()), Some(refusal)).await;
-                }
             }
             if step.silent {
                 self.out.truncate(from);

@@ -117,6 +117,11 @@ impl Applier {
                 queued.transfer = false;
                 self.put_queue_row(version, bucket, key, Some(&queued));
             }
+            (TransferStep::Forgotten, Some(row)) if row.upload_id == upload_id => {
+                self.end_transfer(version, mount == Some(row.mount))?;
+                queued.transfer = false;
+                self.put_queue_row(version, bucket, key, Some(&queued));
+            }
             _ => return Ok(Outcome::Unmet),
         }
         Ok(Outcome::Done(self.version()))
@@ -220,15 +225,16 @@ impl Applier {
         version: Version,
         mount: Option<u32>,
     ) -> Result<Outcome, BaseError> {
-        let mount = match mount {
-            Some(mount) => Some(mount),
-            // Then there was one at most, in the place of the wanted one.
-            None => self.transfer_row(version)?.filter(|row| row.stale).map(|row| row.mount),
+        let mounts = match mount {
+            Some(mount) => mount..=mount,
+            // As it was written at first, when there was one at most.
+            None => 1..=self.state.next_mount,
         };
-        match mount {
-            Some(mount) if self.drop_stale(version, mount)? => Ok(Outcome::Done(self.version())),
-            _ => Ok(Outcome::Unmet),
+        let mut dropped = false;
+        for mount in mounts {
+            dropped |= self.drop_stale(version, mount)?;
         }
+        Ok(if dropped { Outcome::Done(self.version()) } else { Outcome::Unmet })
     }
 
     fn drop_stale(&mut self, version: Version, mount: u32) -> Result<bool, BaseError> {

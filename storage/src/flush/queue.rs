@@ -352,7 +352,9 @@ impl FlushQueue {
             if settled {
                 entry.phase = Phase::Idle;
             }
-            let after = self.flights.get(&slot).and_then(|flight| flight.after);
+            // A look may tell of an older version than the one that it is for: then nothing says what came after that.
+            let flight = self.flights.get(&slot).filter(|flight| flight.version == flushed.version);
+            let after = flight.and_then(|flight| flight.after);
             let before = entry.land(flushed.version, after);
             self.landed(slot, before, after);
         }

@@ -201,7 +201,7 @@ impl<'a> Mutation<'a> {
                         out.extend_from_slice(&number.to_le_bytes());
                         put_bytes(out, etag.as_bytes());
                     }
-                    TransferStep::Lost => out.push(2),
+                    TransferStep::Forgotten => out.push(2),
                     TransferStep::Asked { from_ms, until_ms } => {
                         out.push(3);
                         out.extend_from_slice(&from_ms.to_le_bytes());
@@ -213,6 +213,7 @@ impl<'a> Mutation<'a> {
                         out.extend_from_slice(&mount.to_le_bytes());
                         out.extend_from_slice(&until_ms.to_le_bytes());
                     }
+                    TransferStep::Lost => out.push(6),
                 }
             }
             Mutation::TransferGone { version, mount } => {
@@ -467,10 +468,11 @@ impl<'a> Mutation<'a> {
                         let crc32c = Some(take_u32(b)?).filter(|_| present);
                         TransferStep::Sent { number: take_u32(b)?, etag: take_str(b)?, crc32c }
                     }
-                    2 => TransferStep::Lost,
+                    2 => TransferStep::Forgotten,
                     3 => TransferStep::Asked { from_ms: take_u64(b)?, until_ms: take_u64(b)? },
                     4 => TransferStep::Refused,
                     5 => TransferStep::Looked { mount: take_u32(b)?, until_ms: take_u64(b)? },
+                    6 => TransferStep::Lost,
                     _ => return None,
                 };
                 Mutation::Transfer { bucket, key, version, upload_id, step }

@@ -119,6 +119,7 @@ fn examples<'a>(key: &'a [u8], bytes: &'a [u8], text: &'a str, number: u64) -> V
             step: TransferStep::Sent { number: 7, etag: text, crc32c: Some(9) },
         },
         Mutation::Transfer { bucket, key, version, upload_id: text, step: TransferStep::Lost },
+        Mutation::Transfer { bucket, key, version, upload_id: text, step: TransferStep::Forgotten },
         Mutation::Transfer {
             bucket,
             key,

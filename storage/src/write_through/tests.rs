@@ -156,6 +156,30 @@ async fn pitfall_29_a_write_that_does_not_reach_the_origin_is_an_error_and_stays
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pitfall_29_a_delete_that_is_sent_again_is_not_done_before_the_first_is() {
+    let world = World::start(Duration::from_millis(300)).await;
+    let (bucket, key) = (world.bucket, &b"through/a"[..]);
+    world.submit(&[world.set(key, b"1")]).await.unwrap();
+    world.origin.set_hook(|call| match call.operation {
+        Operation::Delete => {
+            Fault::Refuse(OriginError::new(ErrorClass::ServerError, Landing::NotApplied, "not now"))
+        }
+        _ => Fault::Ok,
+    });
+    for _ in 0..2 {
+        let deleted = world.submit(&[Mutation::Delete { bucket, key }]).await;
+        assert!(matches!(deleted, Err(Error::NotInOrigin(_))), "{deleted:?}");
+        assert!(world.origin_has("through/a").is_some());
+    }
+    world.origin.clear_hook();
+    let limit = Some(Duration::from_secs(20));
+    assert_eq!(world.store.flush_wait(None, limit).await.unwrap(), (0, 0));
+    assert_eq!(world.submit(&[Mutation::Delete { bucket, key }]).await.unwrap(), [Outcome::Unmet]);
+    assert_eq!(world.origin_has("through/a"), None);
+    world.node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_is_set_aside_is_told_at_once_with_the_reason() {
     let world = World::start(NEVER).await;
     let key = &b"through/a"[..];

@@ -182,3 +182,20 @@ fn a_late_flushed_of_an_older_version_keeps_the_row_and_its_fence() {
     story.queue.observe(FlushEvent::Flushed(old));
     assert_eq!(story.state("a"), RowState::Fenced { until_ms: 10_600 });
 }
+
+#[test]
+fn a_look_that_tells_of_an_older_version_says_nothing_of_those_between() {
+    let mut story = Story::new();
+    let first = story.put("k");
+    let start = story.start_one();
+    story.fail(&start, ErrorClass::Network, Landing::Unknown);
+    let second = story.put("k");
+    let look = story.wait_for_start();
+    assert_eq!(look.version, second);
+    story.put("k");
+    let (key, origin_etag) = (look.key.clone(), Some("e".to_owned()));
+    let flushed = Flushed { bucket: BUCKET, key, version: first, mount: Some(MOUNT), origin_etag };
+    let event = story.rows.flushed(flushed);
+    story.queue.observe(event);
+    assert_eq!(story.queue.pending(second, Some(&[(BUCKET, look.key)])).rows, 1, "it has not arrived");
+}
