@@ -181,7 +181,7 @@ fn f5_writes_above_the_drain_rate_go_oldest_first_and_are_slowed_by_name() {
         .set("flush.concurrency", &CONCURRENCY.to_string());
     let node = Node::start(Written::mounted(options, &origin)).unwrap();
     node.attach_mounts(&[Api::Resp.bucket(), Api::S3.bucket()], LIMIT);
-    origin.add_fault(Rule::new(&[Op::Put], Fault::Slow(Duration::from_millis(20))));
+    origin.add_fault(Rule::new(&[Op::Put], Fault::Slow(Duration::from_millis(60))));
 
     let mut written = Written::default();
     let mut clients = Clients::of(&node);
@@ -217,7 +217,9 @@ fn f5_writes_above_the_drain_rate_go_oldest_first_and_are_slowed_by_name() {
             }
         }
     }
-    assert!(refusals[0] > 0 && refusals[1] > 0, "nobody was slowed: {refusals:?}");
+    // Most are slowed down before they meet the limit.
+    let slowed = node.metric("writes_throttled_total{reason=\"dirty_limit\"}");
+    assert!(slowed > 0.0, "nobody was slowed: {refusals:?}");
     node.flush_wait(LIMIT);
     written.check_origin(&origin);
     assert_eq!(node.metric("flush_oldest_pending_age_seconds"), 0.0);
@@ -229,7 +231,7 @@ fn f5_writes_above_the_drain_rate_go_oldest_first_and_are_slowed_by_name() {
     // However often it changes, it goes when what was written before its oldest change has gone.
     assert!(gap <= BACKLOG_MAX + DISORDER_MAX, "the key that always changes was passed by {gap} others");
     eprintln!(
-        "{objects} objects: {refusals:?} refusals over RESP and S3, the oldest waited {oldest:?}, at most {off} places \
+        "{objects} objects: {slowed} slowed, {refusals:?} refused over RESP and S3, the oldest waited {oldest:?}, at most {off} places \
          out of turn; the hot key arrived {arrived} times, at most {gap} changes apart"
     );
     node.finish(&["origin", "flush", "dirty"]);
