@@ -1,7 +1,9 @@
 """Cases with large bodies: `large` (PutObject and GetObject), `flush` (beside rclone), `cold` (read-through)."""
 
+import concurrent.futures
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import signal
@@ -21,16 +23,17 @@ COLD_KEPT = 2
 EVICTED_LIMIT_SECONDS = 60
 
 
-class MemoryHttp(Server):
-    """A bare hyper server that sends the same bytes from memory."""
+class BareHttp(Server):
+    """hyper and nothing else: sends the same bytes from memory, or passes on what another server says."""
 
     stdin = subprocess.PIPE
     ready = S3sFs.ready
 
-    def __init__(self, bench, body_bytes):
+    def __init__(self, bench, *answers):
         self.s3_port = free_port()
-        command = [bench.options.target / "memory-http", "--listen", f"127.0.0.1:{self.s3_port}", "--bytes", body_bytes]
-        super().__init__(bench, "memory-http", command)
+        command = [bench.options.target / "bare-http", "--listen", f"127.0.0.1:{self.s3_port}", *answers]
+        super().__init__(bench, "bare-http", command)
+        self.is_proxy = answers[0] == "--upstream"
 
 
 class OriginSim(Server):
@@ -49,7 +52,7 @@ def s3_load(bench, server, operation, body_bytes, clients, keys, seconds, first=
     """With zero seconds every key is used once."""
     # Of the origin the same objects are asked, where the mount has put them.
     access, secret, bucket, prefix = (ACCESS_KEY, SECRET_KEY, "bench", "")
-    if isinstance(server, OriginSim):
+    if isinstance(server, OriginSim) or isinstance(server, BareHttp) and server.is_proxy:
         access, secret, bucket, prefix = (ORIGIN_KEY, ORIGIN_SECRET, "cloud", "bench/")
     # What others have left to the kernel is not to be written at this sample's cost.
     os.sync()
@@ -109,6 +112,27 @@ def large_beside_peer(bench, size):
     return rows
 
 
+def disk_writes(bench):
+    """What four threads write past the page cache, in MiB/s: what is kept can come no faster."""
+    directory, pieces, threads = bench.directory("disk"), 256, 4
+    body = mmap.mmap(-1, MIB)
+    body.write(os.urandom(MIB))
+
+    def write(number):
+        file = os.open(directory / f"file-{number}", os.O_CREAT | os.O_WRONLY | os.O_DIRECT)
+        for piece in range(pieces):
+            os.pwrite(file, body, piece * MIB)
+        os.fdatasync(file)
+        os.close(file)
+
+    begin = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        list(pool.map(write, range(threads)))
+    seconds = time.monotonic() - begin
+    shutil.rmtree(directory)
+    return threads * pieces / seconds
+
+
 def openssl_md5(bench):
     """MD5 as OpenSSL computes it, in MiB/s: a second opinion of what a core can."""
     body = os.urandom(64 * MIB)
@@ -121,7 +145,7 @@ def openssl_md5(bench):
 
 def large_alone(bench):
     body_bytes, clients, keys = SIZES["256M"]
-    ours, peer = Forebay(bench, "forebay", "always"), MemoryHttp(bench, body_bytes)
+    ours, peer = Forebay(bench, "forebay", "always"), BareHttp(bench, "--bytes", body_bytes)
     create_bucket(ours.s3_port)
     s3_load(bench, ours, "put", body_bytes, clients, keys, 0)
     puts, md5, openssl, gets, memory = [], [], [], [], []
@@ -129,10 +153,12 @@ def large_alone(bench):
         md5.append(bench.run_loadgen(["md5", "--seconds", str(bench.options.seconds / 2)]))
         openssl.append({"mib_per_second": openssl_md5(bench)})
         puts.append(s3_load(bench, ours, "put", body_bytes, clients, keys, bench.options.seconds))
+    # They were written past the page cache; memory is compared with memory.
+    from_disk = s3_load(bench, ours, "get", body_bytes, clients, keys, 0)
     for _ in range(bench.options.rounds):
         gets.append(s3_load(bench, ours, "get", body_bytes, clients, keys, bench.options.seconds))
         memory.append(s3_load(bench, peer, "get", body_bytes, clients, keys, bench.options.seconds))
-    bench.keep(md5=md5, openssl=openssl)
+    bench.keep(md5=md5, openssl=openssl, from_disk=from_disk)
     for server in (ours, peer):
         server.stop(signal.SIGKILL)
     shutil.rmtree(ours.data)
@@ -142,6 +168,7 @@ def large_alone(bench):
         row("PutObject 256 MiB beside OpenSSL's MD5, MiB/s", puts["mib_per_second"], openssl["mib_per_second"]),
         row("PutObject 256 MiB, server CPU us/MiB", puts["cpu_us_per_mib"], 0),
         row("GetObject 256 MiB beside hyper from memory, MiB/s", gets["mib_per_second"], memory["mib_per_second"], 0.8),
+        row("  the first time, from the disk, MiB/s", from_disk["mib_per_second"], 0),
         row("GetObject 256 MiB, server CPU us/MiB", gets["cpu_us_per_mib"], memory["cpu_us_per_mib"]),
     ]
 
@@ -238,7 +265,8 @@ def timed(begin, cpu, origin_cpu, total_bytes):
 
 
 def cold(bench):
-    """GetObject of 1 GiB that was evicted, beside the same GET of the origin itself, over each of `--lines`."""
+    """GetObject of 1 GiB that was evicted, beside the same GET of the origin itself, and through a proxy that keeps
+    nothing, over each of `--lines`."""
     rows = []
     for line in bench.options.lines.split(","):
         title, arguments = "origin in memory", []
@@ -270,7 +298,7 @@ def cold_over(bench, title, line):
 
     def get(of, number):
         """With the CPU time of everybody who had to do with it."""
-        processes = {"server": server, "origin": origin}
+        processes = {"server": of if of is proxy else server, "origin": origin}
         before = {name: process.cpu_seconds() for name, process in processes.items()}
         filled, times = server.counters()["forebay_fill_bytes_total"], os.times()
         sample = s3_load(bench, of, "get", body_bytes, 1, 1, 0, first=number)
@@ -281,23 +309,28 @@ def cold_over(bench, title, line):
         sample["client_us_per_mib"] = client * 1e6 * MIB / body_bytes
         return sample
 
-    ours, peer = [], []
+    ours, peer, passed = [], [], []
+    proxy = BareHttp(bench, "--upstream", f"127.0.0.1:{origin.s3_port}")
     for number in range(objects):
         ours.append(get(server, number))
         if (filled := ours[-1]["filled_mib"]) < 0.99 * body_bytes / MIB:
             raise SystemExit(f"object {number} was not cold: {filled:.0f} MiB came from the origin")
         peer.append(get(origin, number))
+        passed.append(get(proxy, number))
     again = get(server, objects - 1)
     kept = server.counters()["forebay_fills_kept_total"]
-    bench.keep(line=line, evicted=evicted, kept=kept, ours=ours, peer=peer, again=again)
-    for process in (server, origin):
+    disk = disk_writes(bench)
+    bench.keep(line=line, evicted=evicted, kept=kept, ours=ours, peer=peer, passed=passed, again=again, disk=disk)
+    for process in (server, origin, proxy):
         process.stop(signal.SIGKILL)
     shutil.rmtree(server.data)
-    ours, peer = medians(ours), medians(peer)
+    ours, peer, passed = medians(ours), medians(peer), medians(passed)
     rows = [
         row(f"cold GetObject 1 GiB, {title}, MiB/s", ours["mib_per_second"], peer["mib_per_second"], 0.8),
+        row("  beside a proxy that keeps nothing, MiB/s", ours["mib_per_second"], passed["mib_per_second"]),
+        row("  beside the disk's own writes, MiB/s", ours["mib_per_second"], disk),
         row("  fetched from the origin, MiB", ours["filled_mib"], body_bytes / MIB),
-        row("  CPU us/MiB: the server's", ours["server_us_per_mib"], 0),
+        row("  CPU us/MiB: the server's, the proxy's", ours["server_us_per_mib"], passed["server_us_per_mib"]),
         row("  CPU us/MiB: the origin's", ours["origin_us_per_mib"], peer["origin_us_per_mib"]),
         row("  CPU us/MiB: the client's", ours["client_us_per_mib"], peer["client_us_per_mib"]),
         row("  the same object once more, MiB/s", again["mib_per_second"], peer["mib_per_second"]),

@@ -291,12 +291,7 @@ impl Pipeline {
                 }
                 Blocked::Away(command) => match self.bring_here(command, request.clone(), args, parser).await
                 {
-                    Ok(()) => {
-                        next = self.plan(command, request.clone(), args);
-                        if next.is_none() {
-                            self.close(parser).await;
-                        }
-                    }
+                    Ok(()) => next = self.plan(command, request.clone(), args),
                     Err(error) => self.answer(request.clone(), |reply| reply.error(&error)),
                 },
                 Blocked::Wait(wait) => self.wait(wait, args).await,
@@ -304,6 +299,9 @@ impl Pipeline {
                     self.exec(command, queue, request.clone(), parser).await;
                 }
             }
+        }
+        if self.look_ups.is_alone(&request) {
+            self.close(parser).await;
         }
     }
 

@@ -198,8 +198,11 @@ impl Shared {
         }
         self.admissions.note_rejected(Reason::MaxLag);
         let (oldest, limit) = (age(lag.age.as_secs()), age(lag.limit.as_secs()));
-        let outage = self.outage();
-        Err(full(format!("forebay: changes wait {oldest} for {}, max_lag {limit}{outage}", lag.origin)))
+        let why = match lag.behind_parked {
+            true => ", behind one that is set aside: see forebay flush ls --state parked".to_owned(),
+            false => self.outage(),
+        };
+        Err(full(format!("forebay: changes wait {oldest} for {}, max_lag {limit}{why}", lag.origin)))
     }
 
     fn lag(&self, buckets: &[BucketId]) -> Option<Lag> {

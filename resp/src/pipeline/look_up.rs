@@ -60,6 +60,11 @@ impl LookUps {
         self.alone = None;
     }
 
+    /// Whether the request is answered before anything behind it is planned.
+    pub(super) fn is_alone(&self, request: &Range<usize>) -> bool {
+        self.alone == Some(request.start)
+    }
+
     fn of(&self, request: &Range<usize>) -> Option<&Result<(), CommandError>> {
         self.done.iter().find(|(start, _)| *start == request.start).map(|(_, done)| done)
     }
@@ -96,7 +101,7 @@ impl Pipeline {
         args: Args<'_>,
     ) -> bool {
         let database = self.session.database();
-        self.look_ups.alone != Some(request.start) && !self.away_keys(command, args, database).is_empty()
+        !self.look_ups.is_alone(request) && !self.away_keys(command, args, database).is_empty()
     }
 
     /// Answers what stands before; what the request returns and replaces is brought here. One that only returns it

@@ -4,7 +4,8 @@
 //! grow something in the mount's bucket wait, longer the nearer it comes: what is written while the age is half of
 //! `max_lag` waits behind as much again. At `max_lag` they are refused, with the age, the limit, and how long the origin
 //! has been down. Deletes, reads, and changes of other buckets go on; so does the queue, which is what helps. Changes
-//! that are set aside do not count: they wait for a hand, not for the origin.
+//! that are set aside do not count: they wait for a hand, not for the origin. What cannot go before one of those does, and
+//! the refusal says so.
 
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(crate) struct Lag {
     pub(crate) age: Duration,
     /// The mount's `max_lag`.
     pub(crate) limit: Duration,
+    /// Whether, beyond it, that change cannot go before one that is set aside.
+    pub(crate) behind_parked: bool,
 }
 
 impl Lag {
@@ -42,7 +45,8 @@ mod tests {
     use super::*;
 
     fn lag(age_s: u64) -> Lag {
-        Lag { origin: "s3://b".to_owned(), age: Duration::from_secs(age_s), limit: Duration::from_secs(100) }
+        let (age, limit) = (Duration::from_secs(age_s), Duration::from_secs(100));
+        Lag { origin: "s3://b".to_owned(), age, limit, behind_parked: false }
     }
 
     #[test]

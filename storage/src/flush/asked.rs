@@ -31,12 +31,20 @@ struct Known {
     asked: AskedUpload,
     /// When the last request is dead.
     due: Instant,
+    /// Until then a look would say nothing new.
+    settles: Option<Instant>,
+}
+
+impl Known {
+    fn look_at(&self) -> Instant {
+        self.settles.map_or(self.due, |settles| settles.max(self.due))
+    }
 }
 
 impl AskedUploads {
     /// Takes one up whose requests are dead by `due`, or what was asked again.
     pub(crate) fn add(&self, asked: &AskedUpload, due: Instant) {
-        let fresh = Known { asked: asked.clone(), due };
+        let fresh = Known { asked: asked.clone(), due, settles: None };
         self.known.lock().insert((asked.version, asked.mount), fresh);
     }
 
@@ -53,11 +61,18 @@ impl AskedUploads {
         }
     }
 
+    /// One was looked for, and what was found is gone by `settles` only.
+    pub(crate) fn settles(&self, asked: &AskedUpload, settles: Instant) {
+        if let Some(known) = self.known.lock().get_mut(&(asked.version, asked.mount)) {
+            known.settles = Some(settles);
+        }
+    }
+
     /// Those to look for now, and when the next is due.
     pub(crate) fn due(&self, now: Instant) -> (Vec<AskedUpload>, Option<Instant>) {
         let known = self.known.lock();
-        let due = known.values().filter(|known| known.due <= now).map(|known| known.asked.clone());
-        let next = known.values().map(|known| known.due).filter(|due| *due > now).min();
+        let due = known.values().filter(|known| known.look_at() <= now).map(|known| known.asked.clone());
+        let next = known.values().map(Known::look_at).filter(|at| *at > now).min();
         (due.collect(), next)
     }
 

@@ -129,8 +129,11 @@ impl Courier {
                 return Err(Ended::NotStarted);
             }
             // Its record is in the way.
-            None if self.stale.contains(start.version, start.mount) => return Err(given_up_first()),
-            None => {}
+            None => {
+                if let Some(trouble) = self.stale.trouble_of(start.version, start.mount) {
+                    return Err(given_up_first(trouble));
+                }
+            }
         }
         let (headers, user_metadata) = self.headers(start, &object.meta, &object.etag);
         let crc32c = target.capabilities.checksums;
@@ -288,9 +291,10 @@ impl Courier {
     }
 }
 
-/// The end of an attempt of a version whose last upload is not given up yet.
-fn given_up_first() -> Ended {
-    let message = "an upload of it that was begun before is given up first";
+/// The end of an attempt of a version whose last upload is not given up yet, and why that is so.
+fn given_up_first(trouble: Option<String>) -> Ended {
+    let why = trouble.map(|trouble| format!("; so far: {trouble}")).unwrap_or_default();
+    let message = format!("an upload of it that was begun before is given up first{why}");
     failed(OriginError::new(ErrorClass::Fenced, Landing::NotApplied, message), 0)
 }
 

@@ -47,7 +47,7 @@ use self::lane::{Bucket, Lane, ReadySet};
 pub use self::load::QueueLoad;
 use self::mount::MountEntry;
 pub use self::mount::{MountHealth, QueueMount};
-use self::row::{Flight, KeyEntry, ParkReason, Phase, QueueRow, Spot};
+use self::row::{Age, Flight, KeyEntry, ParkReason, Phase, QueueRow, Spot};
 pub use self::view::{Pending, RowPlace, RowState, RowView};
 use super::classify::{FAST, SLOW};
 use super::contract::{FlushEvent, FlushRow, Flushed, MountId, RowId, StaleTransfer};
@@ -293,9 +293,10 @@ impl FlushQueue {
             // Told again (it was loaded already); but what it replaced has just gone, and it stands for
             // that too.
             if let Some(replaced) = replaced.filter(|replaced| replaced.since < known.since) {
-                let before = known.since;
-                (known.since, known.since_ms) = (replaced.since, replaced.since_ms);
-                self.age_anew(slot, before, replaced.since);
+                let before = known.age();
+                known.take_over(&replaced);
+                let now = known.age();
+                self.age_anew(slot, (before, now));
             }
             return self.place(slot);
         }
@@ -307,7 +308,7 @@ impl FlushQueue {
                 // What flies brings the older changes; what counts after it is from here on.
                 flight.after.get_or_insert((fresh.version, fresh.since_ms));
             }
-            (fresh.since, fresh.since_ms) = (replaced.since, replaced.since_ms);
+            fresh.take_over(&replaced);
             if replaced.parked.is_some() {
                 entry.reset_failures();
             } else if let Some(trouble) = &mut entry.trouble {
@@ -322,8 +323,7 @@ impl FlushQueue {
         if fresh.parked.is_some() {
             self.parked.insert((fresh.version, slot));
         }
-        self.oldest.insert((fresh.since, slot));
-        let ages = fresh.parked.is_none().then_some(fresh.since);
+        let age = fresh.age();
         self.rows += 1;
         self.bytes += fresh.bytes;
         // What a barrier waits for does not wait for `min_interval`.
@@ -331,11 +331,7 @@ impl FlushQueue {
             if fresh.barrier { bucket.cooling.iter().copied().collect() } else { Vec::new() };
         let at = entry.rows.partition_point(|known| known.version < fresh.version);
         entry.rows.insert(at, fresh);
-        if let Some(since) = ages
-            && let Some(aging) = self.aging_of(slot)
-        {
-            aging.insert((since, slot));
-        }
+        self.add_age(slot, age);
         self.place(slot);
         hurried.into_iter().for_each(|slot| self.place(slot));
     }
@@ -355,8 +351,8 @@ impl FlushQueue {
             // A look may tell of an older version than the one that it is for: then nothing says what came after that.
             let flight = self.flights.get(&slot).filter(|flight| flight.version == flushed.version);
             let after = flight.and_then(|flight| flight.after);
-            let before = entry.land(flushed.version, after);
-            self.landed(slot, before, after);
+            let aged = entry.land(flushed.version, after);
+            aged.into_iter().for_each(|aged| self.age_anew(slot, aged));
         }
         self.place(slot);
     }
@@ -365,20 +361,18 @@ impl FlushQueue {
         let Some(slot) = self.find(id.bucket, &id.key) else { return };
         let Some(entry) = self.keys[slot as usize].as_mut() else { return };
         let Some(row) = entry.rows.iter_mut().find(|row| row.version == id.version) else { return };
+        let before = row.age();
         row.parked = reason.map(ParkReason::boxed);
-        let (since, parked) = (row.since, row.parked.is_some());
-        if parked {
+        if row.parked.is_some() {
             self.parked.insert((id.version, slot));
-        } else {
-            self.parked.remove(&(id.version, slot));
+        } else if self.parked.remove(&(id.version, slot)) {
+            row.waits_since_ms = self.now_ms;
+        }
+        let (now, parked) = (row.age(), row.parked.is_some());
+        if !parked {
             entry.reset_failures();
         }
-        if let Some(aging) = self.aging_of(slot) {
-            match parked {
-                true => aging.remove(&(since, slot)),
-                false => aging.insert((since, slot)),
-            };
-        }
+        self.age_anew(slot, (before, now));
         self.place(slot);
     }
 
@@ -390,38 +384,37 @@ impl FlushQueue {
         let bucket = &mut self.buckets[self.lanes[entry.lane as usize].bucket];
         bucket.pending.remove(&(version, slot));
         bucket.barriers.remove(&(version, slot));
-        self.oldest.remove(&(row.since, slot));
         self.parked.remove(&(version, slot));
         self.rows -= 1;
         self.bytes -= row.bytes;
-        if let Some(aging) = self.aging_of(slot) {
-            aging.remove(&(row.since, slot));
-        }
+        self.remove_age(slot, row.age());
         Some(row)
     }
 
     /// The ages of a key's mount, if they are asked for.
-    fn aging_of(&mut self, slot: u32) -> Option<&mut BTreeSet<(Version, u32)>> {
+    fn aging_of(&mut self, slot: u32) -> Option<&mut BTreeSet<(u64, Version, u32)>> {
         let lane = self.entry(slot)?.lane as usize;
         let entry = self.mounts.get_mut(self.lanes[lane].mount?)?;
         entry.mount.tells_age.then_some(&mut entry.aging)
     }
 
-    /// A row stands for another oldest change.
-    fn age_anew(&mut self, slot: u32, before: Version, since: Version) {
-        self.oldest.remove(&(before, slot));
-        self.oldest.insert((since, slot));
-        if let Some(aging) = self.aging_of(slot)
-            && aging.remove(&(before, slot))
-        {
-            aging.insert((since, slot));
+    fn add_age(&mut self, slot: u32, age: Age) {
+        self.oldest.insert((age.since, slot));
+        if let (Some((since_ms, version)), Some(aging)) = (age.waits, self.aging_of(slot)) {
+            aging.insert((since_ms, version, slot));
         }
     }
 
-    fn landed(&mut self, slot: u32, before: Option<Version>, after: Option<(Version, u64)>) {
-        if let (Some(before), Some((since, _))) = (before, after) {
-            self.age_anew(slot, before, since);
+    fn remove_age(&mut self, slot: u32, age: Age) {
+        self.oldest.remove(&(age.since, slot));
+        if let (Some((since_ms, version)), Some(aging)) = (age.waits, self.aging_of(slot)) {
+            aging.remove(&(since_ms, version, slot));
         }
+    }
+
+    fn age_anew(&mut self, slot: u32, (before, now): (Age, Age)) {
+        self.remove_age(slot, before);
+        self.add_age(slot, now);
     }
 
     fn advance(&mut self, now_ms: u64) {

@@ -88,9 +88,9 @@ impl StaleUploads {
         self.known.lock().remove(&(transfer.version, transfer.mount));
     }
 
-    /// Whether one of this version is in the way of another at the same mount.
-    pub(crate) fn contains(&self, version: Version, mount: MountId) -> bool {
-        self.known.lock().contains_key(&(version, mount))
+    /// One of this version, in the way of another at the same mount: why it could not be given up yet, if that is known.
+    pub(crate) fn trouble_of(&self, version: Version, mount: MountId) -> Option<Option<String>> {
+        self.known.lock().get(&(version, mount)).map(|known| known.trouble.clone())
     }
 
     /// Notes why one could not be given up yet, for people.

@@ -170,6 +170,7 @@ impl Flusher {
         }
         if again {
             // Until it is seen that nothing is there.
+            self.asked.settles(&asked, Instant::now() + margin);
             return Err(Later::After(margin));
         }
         let step = TransferStep::Looked { mount: asked.mount, until_ms: asked.until_ms };

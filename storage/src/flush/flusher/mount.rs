@@ -22,7 +22,7 @@ use crate::origin::{Capabilities, OriginKey};
 pub(super) struct Mount {
     pub(super) spec: MountSpec,
     pub(super) state: Mutex<MountState>,
-    /// Commit time of its oldest change, if it has a `max_lag` and something waits; else `u64::MAX`.
+    /// Since when its oldest change waits, if it has a `max_lag` and something waits; else `u64::MAX`.
     pub(super) oldest_ms: AtomicU64,
 }
 
@@ -105,7 +105,7 @@ impl Flusher {
     /// Notes how old what waits for each mount is, for writers.
     pub(super) fn note_ages(&self, queue: &FlushQueue) {
         for mount in self.mounts.iter().filter(|mount| mount.spec.max_lag.is_some()) {
-            let oldest_ms = queue.oldest_since_ms_of(mount.spec.id).unwrap_or(u64::MAX);
+            let oldest_ms = queue.waits_since_ms(mount.spec.id).unwrap_or(u64::MAX);
             mount.oldest_ms.store(oldest_ms, Ordering::Relaxed);
         }
     }
@@ -123,7 +123,8 @@ impl Flusher {
                 counts.then(|| (age.as_secs_f64() / limit.as_secs_f64(), age, limit, mount))
             });
         let (_, age, limit, mount) = lags.max_by(|a, b| a.0.total_cmp(&b.0))?;
-        Some(Lag { origin: mount.shown_origin(), age, limit })
+        let behind = || self.with_queue(|queue| queue.waits_for_parked(mount.spec.id)) == Some(true);
+        Some(Lag { origin: mount.shown_origin(), age, limit, behind_parked: age >= limit && behind() })
     }
 
     pub(super) fn target(&self, id: MountId) -> Option<Target> {

@@ -174,9 +174,9 @@ impl FlushQueue {
                 entry.reset_failures();
                 entry.not_before_ms = now_ms.saturating_add(mount.mount.min_interval_ms);
                 entry.cooling = true;
-                let before = entry.land(version, flight.after);
+                let aged = entry.land(version, flight.after);
                 mount.succeeded();
-                self.landed(slot, before, flight.after);
+                aged.into_iter().for_each(|aged| self.age_anew(slot, aged));
                 self.remove_row(slot, version);
                 None
             }

@@ -41,14 +41,14 @@ impl QueueLoad {
         let mut queue = self.queue;
         let mut pending = vec![Places::new(); queue.buckets.len()];
         let mut oldest = Places::with_capacity(queue.keys.len());
-        let mut aging = vec![Places::new(); queue.mounts.len()];
+        let mut aging = vec![Vec::new(); queue.mounts.len()];
         for (slot, entry) in (0..).zip(&queue.keys) {
             let Some(entry) = entry else { continue };
             let Lane { bucket, mount, .. } = queue.lanes[entry.lane as usize];
             let asked = mount.filter(|mount| queue.mounts[*mount].mount.tells_age);
             for row in &entry.rows {
-                if let (Some(mount), None) = (asked, &row.parked) {
-                    aging[mount].push((row.since, slot));
+                if let (Some(mount), Some((since_ms, version))) = (asked, row.age().waits) {
+                    aging[mount].push((since_ms, version, slot));
                 }
                 pending[bucket].push((row.version, slot));
                 oldest.push((row.since, slot));
@@ -114,6 +114,6 @@ impl QueueLoad {
     }
 }
 
-fn sorted(places: Places) -> BTreeSet<(Version, u32)> {
+fn sorted<T: Ord>(places: Vec<T>) -> BTreeSet<T> {
     places.into_iter().collect()
 }

@@ -75,8 +75,8 @@ pub(super) struct MountEntry {
     pub(super) trial_in_flight: bool,
     /// Counts successes; wraps.
     pub(super) successes: u32,
-    /// Its rows that are not parked, by the oldest change that each stands for, if the age is asked for.
-    pub(super) aging: BTreeSet<(Version, u32)>,
+    /// Its rows that are not parked, by how long each has waited, if the age is asked for.
+    pub(super) aging: BTreeSet<(u64, Version, u32)>,
     /// Keys that failed since the last success.
     failing: SmallVec<[u32; DOWN_AFTER_KEYS]>,
     down: Option<Down>,

@@ -54,6 +54,8 @@ pub(super) struct QueueRow {
     pub(super) since: Version,
     /// Commit time of that change.
     pub(super) since_ms: u64,
+    /// Since when something has waited for the origin: the same, but what was set aside before waited for a hand.
+    pub(super) waits_since_ms: u64,
     pub(super) bytes: u64,
     /// Why it was set aside; behind a thin pointer because few rows were.
     pub(super) parked: Option<Box<ParkReason>>,
@@ -61,6 +63,15 @@ pub(super) struct QueueRow {
     pub(super) barrier: bool,
     pub(super) overwrite: bool,
     pub(super) blind: bool,
+}
+
+/// What a row is sorted by where ages count.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Age {
+    /// The oldest change it stands for.
+    pub(super) since: Version,
+    /// Since when it waits for the origin, and its version; `None` if it is set aside.
+    pub(super) waits: Option<(u64, Version)>,
 }
 
 /// Why a row was set aside.
@@ -79,6 +90,7 @@ impl QueueRow {
             version: row.version,
             since: row.version,
             since_ms: row.stamp_ms,
+            waits_since_ms: row.stamp_ms,
             bytes: row.bytes,
             parked: row.parked.clone().map(ParkReason::boxed),
             kind: row.kind,
@@ -86,6 +98,19 @@ impl QueueRow {
             overwrite: row.overwrite,
             blind: row.blind,
         }
+    }
+
+    /// It stands for what another stood for, too. What that one waited for a hand does not count.
+    pub(super) fn take_over(&mut self, replaced: &QueueRow) {
+        (self.since, self.since_ms) = (replaced.since, replaced.since_ms);
+        if replaced.parked.is_none() {
+            self.waits_since_ms = self.waits_since_ms.min(replaced.waits_since_ms);
+        }
+    }
+
+    pub(super) fn age(&self) -> Age {
+        let waits = self.parked.is_none().then_some((self.waits_since_ms, self.version));
+        Age { since: self.since, waits }
     }
 
     /// Whether no reader of the origin can miss what was there before: it adds a key and touches nothing
@@ -179,12 +204,12 @@ impl KeyEntry {
     }
 
     /// The origin has `version`: a row that took over its changes stands only for what came `after` it. Returns the
-    /// oldest change that such a row stood for.
-    pub(super) fn land(&mut self, version: Version, after: Option<(Version, u64)>) -> Option<Version> {
+    /// row's age before and now.
+    pub(super) fn land(&mut self, version: Version, after: Option<(Version, u64)>) -> Option<(Age, Age)> {
         let (since, since_ms) = after.filter(|(since, _)| *since > version)?;
         let row = self.rows.iter_mut().find(|row| row.version > version && row.since <= version)?;
-        let before = row.since;
-        (row.since, row.since_ms) = (since, since_ms);
-        Some(before)
+        let before = row.age();
+        (row.since, row.since_ms, row.waits_since_ms) = (since, since_ms, since_ms);
+        Some((before, row.age()))
     }
 }

@@ -138,30 +138,68 @@ impl Story {
     }
 }
 
+fn waits_since(story: &Story) -> Option<u64> {
+    story.queue.waits_since_ms(MOUNT)
+}
+
 #[test]
 fn the_age_of_a_mount_is_that_of_its_oldest_change_that_is_not_set_aside() {
     let mut story = Story::new();
-    assert_eq!(story.queue.oldest_since_ms_of(MOUNT), None);
+    assert_eq!(story.queue.waits_since_ms(MOUNT), None);
     let first = story.put("a");
     story.now += 10;
     story.put("b");
     story.now += 10;
     // Stands for the change before it, too.
     story.put("a");
-    assert_eq!(story.queue.oldest_since_ms_of(MOUNT), Some(10_000));
+    assert_eq!(waits_since(&story), Some(10_000));
     let row = RowId { bucket: BUCKET, key: Bytes::from_static(b"a"), version: Version(first.0 + 2) };
     let parked = story.rows.park(row.clone(), Some("no".to_owned()));
     story.queue.observe(parked);
-    assert_eq!(story.queue.oldest_since_ms_of(MOUNT), Some(10_010));
+    assert_eq!(waits_since(&story), Some(10_010));
     story.reload(None);
-    assert_eq!(story.queue.oldest_since_ms_of(MOUNT), Some(10_010));
+    assert_eq!(waits_since(&story), Some(10_010));
+    // It waited for a hand: its time counts from now on.
+    story.now += 500;
+    let started = story.starts();
     let unparked = story.rows.park(row, None);
     story.queue.observe(unparked);
-    for start in story.starts() {
+    for start in started.into_iter().chain(story.starts()) {
         story.done(&start);
+        let left = waits_since(&story);
+        assert!(left.is_none_or(|since_ms| since_ms == 10_520), "{left:?}");
     }
-    assert_eq!(story.queue.oldest_since_ms_of(MOUNT), None);
-    assert_eq!(story.queue.oldest_since_ms_of(MountId(99)), None);
+    assert_eq!(story.queue.waits_since_ms(MOUNT), None);
+    assert_eq!(story.queue.waits_since_ms(MountId(99)), None);
+}
+
+#[test]
+fn what_replaces_a_change_that_was_set_aside_does_not_inherit_its_age() {
+    let mut story = Story::new();
+    let version = story.put("a");
+    let row = RowId { bucket: BUCKET, key: Bytes::from_static(b"a"), version };
+    let parked = story.rows.park(row, Some("no".to_owned()));
+    story.queue.observe(parked);
+    story.now += 10_000;
+    story.put("a");
+    assert_eq!(waits_since(&story), Some(20_000));
+    // A wait for the first change is one for the second, all the same.
+    assert_eq!(story.queue.oldest_since_ms(), Some(10_000));
+}
+
+#[test]
+fn a_change_behind_one_that_is_set_aside_says_so() {
+    let mut story = Story::new();
+    story.put("old");
+    let version = story.barrier("manifest");
+    story.delete("old");
+    assert!(!story.queue.waits_for_parked(MOUNT));
+    let first = story.start_one();
+    story.done(&first);
+    let row = RowId { bucket: BUCKET, key: Bytes::from_static(b"manifest"), version };
+    let parked = story.rows.park(row, Some("no".to_owned()));
+    story.queue.observe(parked);
+    assert!(story.starts().is_empty() && story.queue.waits_for_parked(MOUNT));
 }
 
 #[test]

@@ -135,11 +135,28 @@ impl FlushQueue {
         self.entry(slot)?.rows.iter().find(|row| row.since == since).map(|row| row.since_ms)
     }
 
-    /// The same of a mount whose age is asked for, rows that are set aside left out.
-    pub fn oldest_since_ms_of(&self, mount: MountId) -> Option<u64> {
+    /// Since when the change of a mount whose age is asked for has waited that has waited longest, milliseconds since the
+    /// Unix epoch; rows that are set aside are left out.
+    pub fn waits_since_ms(&self, mount: MountId) -> Option<u64> {
         let entry = self.mounts.iter().find(|entry| entry.mount.id == mount)?;
-        let (since, slot) = *entry.aging.first()?;
-        self.entry(slot)?.rows.iter().find(|row| row.since == since).map(|row| row.since_ms)
+        entry.aging.first().map(|(since_ms, ..)| *since_ms)
+    }
+
+    /// Whether that one cannot go before something that is set aside.
+    pub fn waits_for_parked(&self, mount: MountId) -> bool {
+        let entry = self.mounts.iter().find(|entry| entry.mount.id == mount);
+        let Some((_, version, slot)) = entry.and_then(|entry| entry.aging.first()).copied() else {
+            return false;
+        };
+        let Some(key) = self.entry(slot) else { return false };
+        let Some(at) = key.rows.iter().position(|row| row.version == version) else { return false };
+        match self.state(key, slot, at) {
+            RowState::BehindBarrier { parked, .. } | RowState::BehindOlderRows { parked, .. } => {
+                parked.is_some()
+            }
+            RowState::BehindOwnKey => key.rows[..at].iter().any(|row| row.parked.is_some()),
+            _ => false,
+        }
     }
 
     /// What a wait for all changes up to `up_to` still waits for; for `keys` only, if given.
