@@ -24,7 +24,7 @@ EVICTED_LIMIT_SECONDS = 60
 
 
 class BareHttp(Server):
-    """hyper and nothing else: sends the same bytes from memory, or passes on what another server says."""
+    """hyper and nothing else: sends the same bytes from memory or a file, or passes on what another server says."""
 
     stdin = subprocess.PIPE
     ready = S3sFs.ready
@@ -146,9 +146,12 @@ def openssl_md5(bench):
 def large_alone(bench):
     body_bytes, clients, keys = SIZES["256M"]
     ours, peer = Forebay(bench, "forebay", "always"), BareHttp(bench, "--bytes", body_bytes)
+    path = bench.directory("file") / "body"
+    path.write_bytes(os.urandom(body_bytes))
+    file_peer = BareHttp(bench, "--file", path)
     create_bucket(ours.s3_port)
     s3_load(bench, ours, "put", body_bytes, clients, keys, 0)
-    puts, md5, openssl, gets, memory = [], [], [], [], []
+    puts, md5, openssl, gets, memory, file = [], [], [], [], [], []
     for _ in range(bench.options.rounds):
         md5.append(bench.run_loadgen(["md5", "--seconds", str(bench.options.seconds / 2)]))
         openssl.append({"mib_per_second": openssl_md5(bench)})
@@ -158,16 +161,20 @@ def large_alone(bench):
     for _ in range(bench.options.rounds):
         gets.append(s3_load(bench, ours, "get", body_bytes, clients, keys, bench.options.seconds))
         memory.append(s3_load(bench, peer, "get", body_bytes, clients, keys, bench.options.seconds))
+        file.append(s3_load(bench, file_peer, "get", body_bytes, clients, keys, bench.options.seconds))
     bench.keep(md5=md5, openssl=openssl, from_disk=from_disk)
-    for server in (ours, peer):
+    for server in (ours, peer, file_peer):
         server.stop(signal.SIGKILL)
     shutil.rmtree(ours.data)
-    puts, md5, openssl, gets, memory = map(medians, (puts, md5, openssl, gets, memory))
+    path.unlink()
+    puts, md5, openssl, gets, memory, file = map(medians, (puts, md5, openssl, gets, memory, file))
     return [
         row("PutObject 256 MiB beside MD5 alone, MiB/s", puts["mib_per_second"], md5["mib_per_second"], 0.8),
         row("PutObject 256 MiB beside OpenSSL's MD5, MiB/s", puts["mib_per_second"], openssl["mib_per_second"]),
         row("PutObject 256 MiB, server CPU us/MiB", puts["cpu_us_per_mib"], 0),
         row("GetObject 256 MiB beside hyper from memory, MiB/s", gets["mib_per_second"], memory["mib_per_second"], 0.8),
+        row("  beside hyper from a cached file, MiB/s", gets["mib_per_second"], file["mib_per_second"]),
+        row("  beside it, server CPU us/MiB", gets["cpu_us_per_mib"], file["cpu_us_per_mib"]),
         row("  the first time, from the disk, MiB/s", from_disk["mib_per_second"], 0),
         row("GetObject 256 MiB, server CPU us/MiB", gets["cpu_us_per_mib"], memory["cpu_us_per_mib"]),
     ]

@@ -1,7 +1,8 @@
-//! `bare-http (--bytes N | --upstream H:P) [--listen H:P]`: hyper and nothing else, as a peer of our own server. With
-//! `--bytes` it answers every request with the same bytes from memory: the peer of GetObject. With `--upstream` it passes
-//! every request on and its answer back, and keeps nothing: what is left, on the same cores, of a plain GET with a third
-//! process in between. Prints one line of JSON when it listens and runs until its standard input is closed or it is killed.
+//! `bare-http (--bytes N | --file PATH | --upstream H:P) [--listen H:P]`: hyper and nothing else, as a peer of our own
+//! server. With `--bytes` it answers every request with the same bytes from memory, with `--file` with what a file holds:
+//! the peers of GetObject. With `--upstream` it passes every request on and its answer back, and keeps nothing: what is
+//! left, on the same cores, of a plain GET with a third process in between. Prints one line of JSON when it listens and runs
+//! until its standard input is closed or it is killed.
 
 use std::error::Error;
 use std::io::Read;
@@ -9,20 +10,26 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use http::{Request, Response};
-use http_body_util::{Either, Full};
-use hyper::body::Incoming;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper::{client, server};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::io::ReaderStream;
 
-const USAGE: &str = "usage: bare-http (--bytes N | --upstream HOST:PORT) [--listen HOST:PORT]";
+const USAGE: &str = "usage: bare-http (--bytes N | --file PATH | --upstream HOST:PORT) [--listen HOST:PORT]";
+/// Bytes of a file that are read at a time: as many as our own server reads.
+const FILE_PIECE_BYTES: usize = 512 << 10;
 
 /// Where the answers come from.
 #[derive(Clone)]
 enum Answers {
     Memory(Bytes),
+    File(String),
     Upstream(SocketAddr),
 }
 
@@ -49,11 +56,12 @@ fn run() -> Result<(), Trouble> {
                 fastrand::Rng::with_seed(1).fill(&mut body);
                 answers = Some(Answers::Memory(Bytes::from(body)));
             }
+            ("--file", Some(value)) => answers = Some(Answers::File(value)),
             ("--upstream", Some(value)) => answers = Some(Answers::Upstream(value.parse()?)),
             (other, _) => return Err(format!("what is {other}?").into()),
         }
     }
-    let answers = answers.ok_or("--bytes or --upstream is missing")?;
+    let answers = answers.ok_or("--bytes, --file or --upstream is missing")?;
     let runtime = tokio::runtime::Runtime::new()?;
     let listener = runtime.block_on(TcpListener::bind(&listen))?;
     let line = serde_json::json!({ "addr": listener.local_addr()?.to_string() });
@@ -86,14 +94,26 @@ async fn serve(listener: TcpListener, answers: Answers) {
 async fn answer(
     answers: Answers,
     request: Request<Incoming>,
-) -> Result<Response<Either<Full<Bytes>, Incoming>>, Trouble> {
-    let upstream = match answers {
-        Answers::Memory(body) => return Ok(Response::new(Either::Left(Full::new(body)))),
-        Answers::Upstream(upstream) => upstream,
-    };
-    let stream = TcpStream::connect(upstream).await?;
-    stream.set_nodelay(true)?;
-    let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    tokio::spawn(connection);
-    Ok(sender.send_request(request).await?.map(Either::Right))
+) -> Result<Response<UnsyncBoxBody<Bytes, Trouble>>, Trouble> {
+    match answers {
+        Answers::Memory(body) => {
+            Ok(Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync()))
+        }
+        Answers::File(path) => {
+            let mut file = tokio::fs::File::open(path).await?;
+            let len = file.metadata().await?.len();
+            file.set_max_buf_size(FILE_PIECE_BYTES);
+            let pieces = ReaderStream::with_capacity(file, FILE_PIECE_BYTES);
+            let body = StreamBody::new(pieces.map_ok(Frame::data).map_err(Trouble::from)).boxed_unsync();
+            Ok(Response::builder().header(http::header::CONTENT_LENGTH, len).body(body)?)
+        }
+        Answers::Upstream(upstream) => {
+            let stream = TcpStream::connect(upstream).await?;
+            stream.set_nodelay(true)?;
+            let (mut sender, connection) = client::conn::http1::handshake(TokioIo::new(stream)).await?;
+            tokio::spawn(connection);
+            let answer = sender.send_request(request).await?;
+            Ok(answer.map(|body| body.map_err(Trouble::from).boxed_unsync()))
+        }
+    }
 }
