@@ -6,7 +6,8 @@
 
 use crate::object::{BucketId, Version};
 
-pub use adopt::{ADOPTED_PIECE_BYTES, AdoptedHead, ImportState};
+pub(crate) use adopt::piece_bytes;
+pub use adopt::{AdoptedHead, BLOCK_BYTES, ImportState};
 pub(crate) use codec::{encode_atomic_head, import_state, import_tag};
 pub(crate) use multipart::{COPIED_EXTENTS_MAX, OBJECT_EXTENTS_MAX};
 pub use multipart::{OBJECT_BYTES_MAX, PART_BYTES_MIN, PART_NUMBER_MAX, PartNames};

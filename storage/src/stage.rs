@@ -28,7 +28,7 @@ use crate::io::buffers::WriteBuffer;
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{Table, blob_key};
-use crate::mutation::{Payload, StagedPart, StagedParts};
+use crate::mutation::{Payload, StagedPart, StagedParts, piece_bytes};
 use crate::object::{BlobId, BucketId};
 use crate::store::Shared;
 
@@ -97,7 +97,7 @@ impl Stager {
         let _ = self.run.set(Run { node, boot });
     }
 
-    /// A body of `len` bytes. Its blobs are counted from the first byte on.
+    /// A body of `len` bytes, in the longest pieces. Its blobs are counted from the first byte on.
     pub(crate) fn begin(self: &Arc<Self>, len: u64) -> Result<BodyWriter> {
         let run = *self.run.get().ok_or(Error::Unavailable("this node has not started yet"))?;
         self.promised.fetch_add(len, Relaxed);
@@ -105,6 +105,7 @@ impl Stager {
         Ok(BodyWriter {
             run,
             lane: Lane::of_body(len),
+            piece_bytes: self.segments.piece_bytes(),
             body,
             taken: 0,
             promised: len,
@@ -217,6 +218,8 @@ impl std::fmt::Debug for StagedBody {
 pub struct BodyWriter {
     run: Run,
     lane: Lane,
+    /// Of each piece, but the last.
+    piece_bytes: u64,
     body: StagedBody,
     /// Bytes taken of the body.
     taken: u64,
@@ -247,6 +250,19 @@ impl BodyWriter {
     pub(crate) fn within(mut self, shared: &Arc<Shared>, bucket: BucketId) -> BodyWriter {
         self.within = Some((Arc::downgrade(shared), bucket));
         self
+    }
+
+    /// The same body, in pieces of which each can be given up and read back by itself; at most `pieces` of them, if that
+    /// is possible.
+    pub(crate) fn in_blocks(mut self, pieces: usize) -> BodyWriter {
+        self.piece_bytes = piece_bytes(self.body.len, pieces).min(self.piece_bytes);
+        self
+    }
+
+    /// Length of its pieces.
+    #[cfg(test)]
+    pub(crate) fn piece_bytes(&self) -> u64 {
+        self.piece_bytes
     }
 
     /// Length of the whole body, as announced.
@@ -328,7 +344,7 @@ impl BodyWriter {
         let (blob, len) = match &self.again {
             Some(again) => (again.blob, self.body.len),
             None => {
-                let len = (self.body.len - self.taken).min(stager.segments.piece_bytes());
+                let len = (self.body.len - self.taken).min(self.piece_bytes);
                 let blob = BlobId::staged(self.run.node, self.run.boot, stager.next.fetch_add(1, Relaxed));
                 // Known before its extent is: whatever happens from here on, a drop gives it up.
                 self.body.blobs.push(blob);

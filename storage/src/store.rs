@@ -27,7 +27,7 @@ use crate::keyspace::tables::{OriginRow, QueueRow, Table, queue_key};
 use crate::keyspace::view::View;
 use crate::keyspace::{Got, Keyspace, PREFETCH_KEYS};
 use crate::lookup::Lookups;
-use crate::mutation::{Mutation, Outcome, Payload};
+use crate::mutation::{Mutation, OBJECT_EXTENTS_MAX, Outcome, PART_NUMBER_MAX, Payload};
 use crate::object::{BucketId, ClusterId, KEY_BYTES_MAX, ObjectRow, Version};
 use crate::read::{Lookup, ReadView, base_error, judge, view_error};
 use crate::registry::Registry;
@@ -189,9 +189,23 @@ impl Store {
     /// Begins to take a body of `len` bytes into segments, for a mutation in this bucket. [`Error::Full`] when
     /// there is no room for it, as [`Store::submit`]. What becomes of it: see [`BodyWriter`], [`StagedBody`].
     pub fn stage_body(&self, bucket: BucketId, len: u64) -> Result<BodyWriter> {
+        self.stage(bucket, len, OBJECT_EXTENTS_MAX)
+    }
+
+    /// The same for the body of one part of an upload, which has fewer pieces.
+    pub fn stage_part(&self, bucket: BucketId, len: u64) -> Result<BodyWriter> {
+        self.stage(bucket, len, OBJECT_EXTENTS_MAX / usize::from(PART_NUMBER_MAX))
+    }
+
+    fn stage(&self, bucket: BucketId, len: u64, pieces: usize) -> Result<BodyWriter> {
         let shared = &self.shared;
         shared.admit_staged(bucket, len)?;
-        Ok(shared.stager.begin(len)?.within(shared, bucket))
+        let writer = shared.stager.begin(len)?.within(shared, bucket);
+        Ok(match shared.any_mounted(&[bucket]) {
+            true => writer.in_blocks(pieces),
+            // Nothing of it is given up before somebody mounts the bucket.
+            false => writer,
+        })
     }
 
     /// Largest transaction, in encoded bytes.

@@ -15,9 +15,7 @@ use crate::keyspace::tables::{
     BodyPart, ImportRow, OriginRow, RowHead, Table, blob_key, decode_deletes, deletes_key, encode_deletes,
     numbered_key,
 };
-use crate::mutation::{
-    ADOPTED_PIECE_BYTES, AdoptedHead, OBJECT_BYTES_MAX, OBJECT_EXTENTS_MAX, Outcome, Refusal,
-};
+use crate::mutation::{AdoptedHead, OBJECT_BYTES_MAX, OBJECT_EXTENTS_MAX, Outcome, Refusal, piece_bytes};
 use crate::object::{BlobId, BucketId, Version};
 use crate::slot::{SLOTS, slot_of};
 
@@ -162,7 +160,7 @@ impl Applier {
         if len == 0 {
             return head.row_inline(&[], &mut self.scratch);
         }
-        let piece = piece_bytes(len);
+        let piece = piece_bytes(len, OBJECT_EXTENTS_MAX);
         let mut parts = Vec::with_capacity(len.div_ceil(piece) as usize);
         for number in 0..len.div_ceil(piece) {
             let blob = BlobId { a: head.version.0, b: number };
@@ -182,10 +180,4 @@ impl Applier {
         self.put(RowKey::encoded(&numbered_key(Table::Import, mount)), Some(note.encode()));
         Outcome::Done(self.version())
     }
-}
-
-/// Length of the pieces of an adopted body of `len` bytes, in bytes.
-fn piece_bytes(len: u64) -> u64 {
-    let blocks = len.div_ceil(ADOPTED_PIECE_BYTES);
-    ADOPTED_PIECE_BYTES * blocks.div_ceil(OBJECT_EXTENTS_MAX as u64).max(1)
 }

@@ -17,11 +17,12 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::Mutex;
 
 use super::block::Block;
-use super::{BLOCK_BYTES, OriginBody, OriginPart, block_of};
+use super::{OriginBody, OriginPart, block_of};
 use crate::error::{Error, Result};
 use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::places::PlaceChange;
 use crate::keyspace::tables::{Table, blob_key};
+use crate::mutation::BLOCK_BYTES;
 use crate::object::BlobId;
 use crate::read::base_error;
 use crate::store::Shared;

@@ -34,6 +34,7 @@ use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::tables::{OriginRow, Table, blob_key, object_key};
 use crate::log_limit::LogLimit;
 use crate::lookup::Reach;
+use crate::mutation::BLOCK_BYTES;
 use crate::object::{BlobId, ObjectRow};
 use crate::origin::{Origin, OriginETag, OriginError, OriginKey, OriginOp};
 use crate::read::{ReadView, base_error};
@@ -43,9 +44,6 @@ use blocks::Blocks;
 use ghost::Ghosts;
 use keep::Keeping;
 pub(crate) use keep::Wish;
-
-/// Bytes of a block, counted from the blob's beginning: what one request asks for.
-pub(crate) const BLOCK_BYTES: u64 = 4 << 20;
 
 /// An object's body in the origin.
 pub(crate) struct OriginBody {

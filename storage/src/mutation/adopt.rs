@@ -1,8 +1,12 @@
 //! Objects that were found in an origin: what is taken over of them, and in which pieces.
 
-/// Length of a piece of an adopted body: the block that is read back from an origin at once. A body that would
-/// have too many pieces has longer ones, multiples of this.
-pub const ADOPTED_PIECE_BYTES: u64 = 4 << 20;
+/// Length of a piece of a body that an origin has, or will have: the block that is read back from there at once.
+pub const BLOCK_BYTES: u64 = 4 << 20;
+
+/// Length of the pieces of such a body of `len` bytes: a block, or as many of them as leave at most `pieces` pieces.
+pub(crate) fn piece_bytes(len: u64, pieces: usize) -> u64 {
+    BLOCK_BYTES * len.div_ceil(BLOCK_BYTES).div_ceil(pieces as u64).max(1)
+}
 
 /// Whether an import goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

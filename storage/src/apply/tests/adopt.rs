@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::keyspace::tables::{ImportRow, deletes_key};
-use crate::mutation::{ADOPTED_PIECE_BYTES, AdoptedHead, ImportState, PartNames, Payload};
+use crate::mutation::{AdoptedHead, BLOCK_BYTES, ImportState, PartNames, Payload};
 use crate::slot::slot_of;
 
 const FAR: u64 = 1 << 40;
@@ -86,7 +86,7 @@ impl Story {
 #[test]
 fn an_adopted_object_is_one_whose_bytes_were_given_up() {
     let mut story = Story::existing();
-    let len = 3 * ADOPTED_PIECE_BYTES + 5;
+    let len = 3 * BLOCK_BYTES + 5;
     let meta = ObjectMeta { content_type: Some("text/plain".to_owned()), ..ObjectMeta::default() };
     let encoded = encode_meta(&meta);
     let read_at = story.visible();
@@ -97,7 +97,7 @@ fn an_adopted_object_is_one_whose_bytes_were_given_up() {
     assert_eq!((row.modified_ms(), row.meta()), (77, meta));
     assert_eq!(row.etag(ClusterId([0; 16])).to_string(), "ours");
     let pieces: Vec<u64> = row.parts().map(|part| part.len()).collect();
-    let piece = ADOPTED_PIECE_BYTES;
+    let piece = BLOCK_BYTES;
     assert_eq!(pieces, [piece, piece, piece, 5]);
     assert_eq!(story.blob_marks(b"k"), (4, 4, 0));
     let origin = story.origin(b"k");

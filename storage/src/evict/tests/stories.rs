@@ -230,6 +230,30 @@ pub(crate) async fn away(store: &Store, bucket: BucketId, count: usize) -> usize
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_may_be_given_up_lies_in_blocks_that_come_back_one_by_one() {
+    let (dir, origin) = (tempfile::tempdir().unwrap(), Arc::new(MemoryOrigin::capable()));
+    let node = Node::start(config(dir.path(), &origin, 1 << 30)).await.unwrap();
+    let store = node.store();
+    let (data, plain) = (store.bucket(b"data").unwrap(), store.open_bucket(b"plain").await.unwrap());
+    let long = body(1, 10 << 20);
+    let pieces = |bucket, key: &'static [u8]| {
+        let store = store.clone();
+        async move {
+            let row = store.view().unwrap().fetch(bucket, key).await.unwrap().unwrap();
+            row.parts().map(|part| part.len() >> 20).collect::<Vec<_>>()
+        }
+    };
+    put(&store, data, "a", &long).await.unwrap();
+    assert_eq!(pieces(data, b"a").await, [4, 4, 2]);
+    put(&store, plain, "a", &long).await.unwrap();
+    assert_eq!(pieces(plain, b"a").await, [10]);
+    // An object of many long parts would have too many.
+    let part = |len: u64| store.stage_part(data, len).unwrap().piece_bytes() >> 20;
+    assert_eq!([24, 25, 40, 48, 49].map(|mib| part(mib << 20)), [4, 8, 8, 8, 12]);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_hundred_cold_readers_of_a_block_make_one_get() {
     let (dir, origin) = (tempfile::tempdir().unwrap(), Arc::new(MemoryOrigin::capable()));
     let node = Node::start(config(dir.path(), &origin, CAPACITY)).await.unwrap();

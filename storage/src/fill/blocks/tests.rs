@@ -5,8 +5,8 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::evict::tests::stories;
-use crate::fill::BLOCK_BYTES;
 use crate::io::buffers::PIECE_BYTES;
+use crate::mutation::BLOCK_BYTES;
 use crate::node::{Node, OriginBackend, StorageConfig};
 use crate::origin::memory::{Fault, MemoryOrigin};
 use crate::origin::{

@@ -1,7 +1,7 @@
 //! Mounts over data that was there before, on a real directory: attached as they are, read, forgotten.
 
 use super::*;
-use crate::mutation::{ADOPTED_PIECE_BYTES, AdoptedHead, ExpireIf};
+use crate::mutation::{AdoptedHead, BLOCK_BYTES, ExpireIf};
 use crate::origin::memory::Operation;
 use crate::origin::{Origin, OriginKey};
 
@@ -77,7 +77,7 @@ async fn a_prefix_that_holds_data_is_attached_and_what_is_written_blindly_wins()
 #[tokio::test(flavor = "multi_thread")]
 async fn an_adopted_object_is_read_expires_and_is_built_on_and_a_foreign_change_is_a_conflict() {
     let (dir, origin) = (tempfile::tempdir().unwrap(), Arc::new(MemoryOrigin::capable()));
-    let long: Vec<u8> = (0..2 * ADOPTED_PIECE_BYTES as usize + 77).map(|n| (n % 251) as u8).collect();
+    let long: Vec<u8> = (0..2 * BLOCK_BYTES as usize + 77).map(|n| (n % 251) as u8).collect();
     let long: &'static [u8] = long.leak();
     origin.put_foreign("p/long", long);
     origin.put_foreign("p/short", b"theirs");
