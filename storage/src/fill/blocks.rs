@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, watch};
@@ -27,7 +26,7 @@ use super::block::{Arrived, Block, Gathering};
 use super::{OriginBody, OriginPart, read_here};
 use crate::error::{Error, Result};
 use crate::object::BlobId;
-use crate::origin::{ErrorClass, Origin, OriginETag, OriginError, OriginKey, ReadRequest};
+use crate::origin::{ErrorClass, OriginError, ReadRequest};
 use crate::store::Shared;
 
 /// Fetches at once from one mount's origin, of at most 4 MiB each. More use a long line better and take more memory.
@@ -310,18 +309,10 @@ fn fetch(
     let len = name.end - name.start;
     let (arriving, block) = Block::begin(len);
     state.fetches.insert(name.clone(), block.clone());
-    let asked = Asked {
-        origin: body.origin.clone(),
-        key: body.key.clone(),
-        of: body.of.clone(),
-        etag: body.etag.clone(),
-        body_len: body.len,
-        turns: body.turns.clone(),
-        range: in_body..in_body + len,
-    };
+    let (of, in_body) = (body.clone(), in_body..in_body + len);
     let mut run = Run { shared: shared.clone(), name, block: block.clone(), whole: false };
     tokio::spawn(async move {
-        let fetched = run.fetch(&asked, &arriving).await;
+        let fetched = run.fetch(&of, &in_body, &arriving).await;
         run.whole = fetched.is_ok();
         // Before anybody is told: who comes after an error asks again.
         drop(run);
@@ -330,19 +321,6 @@ fn fetch(
         }
     });
     block
-}
-
-/// What is asked of the origin.
-struct Asked {
-    origin: Arc<dyn Origin>,
-    key: OriginKey,
-    /// The mount, and the object's key.
-    of: (u32, Bytes),
-    etag: OriginETag,
-    body_len: u64,
-    turns: Arc<Semaphore>,
-    /// Of the body.
-    range: Range<u64>,
 }
 
 /// A fetch under way; dropped, it is under way no more, whatever became of it.
@@ -361,11 +339,17 @@ impl Drop for Run {
 }
 
 impl Run {
-    async fn fetch(&self, asked: &Asked, arriving: &watch::Sender<Arrived>) -> Result<()> {
+    /// `in_body`: where in the body the block's bytes are.
+    async fn fetch(
+        &self,
+        of: &OriginBody,
+        in_body: &Range<u64>,
+        arriving: &watch::Sender<Arrived>,
+    ) -> Result<()> {
         let fills = &self.shared.fills;
-        let turn = tokio::time::timeout(TURN_TIMEOUT, asked.turns.acquire()).await;
+        let turn = tokio::time::timeout(TURN_TIMEOUT, of.turns.acquire()).await;
         let Ok(turn) = turn else {
-            tracing::warn!(key = %asked.key, origin = asked.origin.name(), "reads through the origin do not end");
+            of.log_failure("reads do not end");
             return Err(Error::Unavailable(
                 "the bytes are only in the origin, which does not answer in time",
             ));
@@ -380,7 +364,7 @@ impl Run {
         let mut tries = 0;
         loop {
             tries += 1;
-            let tried = tokio::time::timeout(TRY_TIMEOUT, self.ask(asked, arriving)).await;
+            let tried = tokio::time::timeout(TRY_TIMEOUT, self.ask(of, in_body, arriving)).await;
             match tried.unwrap_or(Err(Trouble::Passing("the origin took too long".to_owned()))) {
                 Ok(()) => {
                     fills.counters.blocks.fetch_add(1, Relaxed);
@@ -388,14 +372,14 @@ impl Run {
                     return Ok(());
                 }
                 Err(Trouble::Changed(what)) => {
-                    self.shared.lookups.doubt(asked.of.0, &asked.of.1);
-                    tracing::error!(key = %asked.key, origin = asked.origin.name(), what, "a read found the object changed in the origin");
+                    self.shared.lookups.doubt(of.of.0, &of.of.1);
+                    tracing::error!(key = %of.key, origin = of.origin.name(), what, "a read found the object changed in the origin");
                     let text = format!("forebay: the object's bytes are only in the origin, where {what}");
                     return Err(Error::ChangedInOrigin(text.into()));
                 }
                 Err(Trouble::Passing(_)) if tries < TRIES => tokio::time::sleep(RETRY_PAUSE).await,
                 Err(Trouble::Passing(what)) => {
-                    tracing::warn!(key = %asked.key, origin = asked.origin.name(), what, "a read through the origin failed");
+                    of.log_failure(&what);
                     return Err(Error::Unavailable(
                         "the bytes are only in the origin, which does not give them now",
                     ));
@@ -405,21 +389,26 @@ impl Run {
     }
 
     /// One try, from where the one before broke off.
-    async fn ask(&self, asked: &Asked, arriving: &watch::Sender<Arrived>) -> Result<(), Trouble> {
+    async fn ask(
+        &self,
+        of: &OriginBody,
+        in_body: &Range<u64>,
+        arriving: &watch::Sender<Arrived>,
+    ) -> Result<(), Trouble> {
         let checked = self.checked();
-        let start = asked.range.start + arriving.borrow().len();
-        let range = start..asked.range.end;
+        let start = in_body.start + arriving.borrow().len();
+        let range = start..in_body.end;
         let request = ReadRequest {
-            key: asked.key.clone(),
+            key: of.key.clone(),
             range: Some(range.clone()),
-            if_match: checked.then(|| asked.etag.clone()),
+            if_match: checked.then(|| of.etag.clone()),
         };
-        let reply = asked.origin.read(request).await.map_err(trouble)?;
+        let reply = of.origin.read(request).await.map_err(trouble)?;
         let Some(mut reply) = reply else {
             return Err(Trouble::Changed("somebody has removed it".to_owned()));
         };
         // Not every origin honours the condition.
-        if checked && (reply.head.etag != asked.etag || reply.head.content_length != asked.body_len) {
+        if checked && (reply.head.etag != of.etag || reply.head.content_length != of.len) {
             return Err(Trouble::Changed(format!("somebody has changed it (ETag {})", reply.head.etag.0)));
         }
         if reply.range != range {

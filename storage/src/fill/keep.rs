@@ -124,15 +124,7 @@ pub(super) fn consider(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPar
         shared.fills.blocks.hold(part.blob);
     }
     let running = Running { shared: shared.clone(), part: part.clone() };
-    let body = OriginBody {
-        origin: body.origin.clone(),
-        key: body.key.clone(),
-        of: body.of.clone(),
-        etag: body.etag.clone(),
-        len: body.len,
-        turns: body.turns.clone(),
-        kept: body.kept,
-    };
+    let body = body.clone();
     // Before the reader's own fetch is over: one that fails is not tried again for this.
     let first = shared.fills.blocks.begin(shared, &body, part, block_of(part, 0));
     tokio::spawn(async move {

@@ -22,6 +22,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::RwLock;
@@ -45,7 +46,8 @@ use ghost::Ghosts;
 use keep::Keeping;
 pub(crate) use keep::Wish;
 
-/// An object's body in the origin.
+/// An object's body in the origin. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct OriginBody {
     origin: Arc<dyn Origin>,
     key: OriginKey,
@@ -57,11 +59,19 @@ pub(crate) struct OriginBody {
     len: u64,
     /// Turns of fetches from this origin.
     turns: Arc<Semaphore>,
+    log_limit: Arc<LogLimit>,
     /// Its bucket is one whose objects are kept.
     kept: bool,
 }
 
 impl OriginBody {
+    /// Says why bytes did not come, unless the origin has just been named for that.
+    fn log_failure(&self, what: &str) {
+        if let Some(not_shown) = self.log_limit.admit(Instant::now()) {
+            tracing::warn!(key = %self.key, origin = self.origin.name(), what, not_shown, "a read through the origin failed");
+        }
+    }
+
     /// Asks the origin, once, whether it has the body as it is known; else what it has.
     pub(crate) async fn differs(&self) -> std::result::Result<Option<String>, OriginError> {
         Ok(match self.origin.head(&self.key).await? {
@@ -267,8 +277,8 @@ impl Fills {
         let rest = key.strip_prefix(&*of.key_prefix).ok_or_else(|| lost("its mount has another prefix"))?;
         let (name, of_key) = (origin_key(&of.origin_prefix, rest), Bytes::copy_from_slice(key));
         let (origin, etag, len) = (of.origin.clone(), OriginETag(etag), row.body_len());
-        let (turns, kept) = (of.turns.clone(), shared.keeps(bucket));
-        Ok(OriginBody { origin, key: name, of: (of.mount, of_key), etag, len, turns, kept })
+        let (turns, log_limit, kept) = (of.turns.clone(), of.log_limit.clone(), shared.keeps(bucket));
+        Ok(OriginBody { origin, key: name, of: (of.mount, of_key), etag, len, turns, log_limit, kept })
     }
 }
 

@@ -1,6 +1,7 @@
 use std::time::Instant;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::*;
@@ -11,7 +12,8 @@ use crate::node::{Node, OriginBackend, StorageConfig};
 use crate::origin::memory::{Fault, MemoryOrigin};
 use crate::origin::{
     AbortReply, BeginRequest, CompleteRequest, DeleteRequest, HeadReply, ListReply, ListRequest,
-    ListedUpload, PartRequest, PutReply, PutRequest, ReadReply, SentPart, UploadId,
+    ListedUpload, Origin, OriginETag, OriginKey, PartRequest, PutReply, PutRequest, ReadReply, SentPart,
+    UploadId,
 };
 use crate::store::Store;
 
@@ -139,6 +141,7 @@ pub(in crate::fill) fn body_in(origin: &Arc<impl Origin + 'static>, body: &Bytes
         etag,
         len: body.len() as u64,
         turns: turns(),
+        log_limit: Arc::default(),
     }
 }
 
