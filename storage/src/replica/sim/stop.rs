@@ -81,18 +81,42 @@ fn stop(driver: Driver) {
     end.recv_timeout(LIMIT).expect("the stop never ends");
 }
 
+/// The threads over a world whose disk is full, and how many were acknowledged before one found no room; it waits.
+fn start_without_room(world: &mut World, bucket: BucketId) -> (Running, u64, Answer) {
+    // The journal has what it makes ahead, for the writer and for the next start.
+    (0..2).for_each(|_| world.engine().tick().unwrap());
+    let running = start(world);
+    world.disk.set_capacity(Some(world.disk.used()));
+    let (acknowledged, under_way) = write_until_full(&running, bucket);
+    assert!(acknowledged > 20, "{acknowledged}");
+    (running, acknowledged, under_way)
+}
+
+#[test]
+fn whoever_waits_for_room_is_answered_when_a_stop_is_announced() {
+    let mut world = World::new(1);
+    world.open().unwrap();
+    let bucket = world.bucket();
+    let (running, _, mut under_way) = start_without_room(&mut world, bucket);
+    assert!(under_way.try_recv().is_err(), "it waits for room");
+    // A node waits for those who ask, before it stops the driver.
+    running.inbox.announce_stop();
+    let mut answer = None;
+    until("an answer", || {
+        answer = under_way.try_recv().ok();
+        answer.is_some()
+    });
+    assert!(matches!(answer, Some(Err(Error::Unknown(_)))), "it may be in the log");
+    stop(running.driver);
+}
+
 #[test]
 fn a_stop_while_the_journal_has_no_room_ends_and_loses_nothing_that_was_answered() {
     for power in [false, true] {
         let mut world = World::new(1);
         world.open().unwrap();
         let bucket = world.bucket();
-        // The journal has what it makes ahead, for the writer and for the next start.
-        (0..2).for_each(|_| world.engine().tick().unwrap());
-        let running = start(&mut world);
-        world.disk.set_capacity(Some(world.disk.used()));
-        let (acknowledged, mut under_way) = write_until_full(&running, bucket);
-        assert!(acknowledged > 20, "{acknowledged}");
+        let (running, acknowledged, mut under_way) = start_without_room(&mut world, bucket);
         let mut behind = set(&running.inbox, bucket, 9_999);
         assert!(under_way.try_recv().is_err() && behind.try_recv().is_err(), "they wait for room");
         stop(running.driver);
