@@ -264,6 +264,24 @@ mod tests {
         assert_eq!(lmdb.get(&key(2)).unwrap(), None);
     }
 
+    /// Full means that nothing was left behind; where a sync has failed nobody knows, and the process has to end.
+    #[test]
+    fn a_commit_without_room_is_full_only_while_no_sync_has_failed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut lmdb = Lmdb::open(dir.path(), MAP_BYTES, MEMTABLE_BYTES, MAP_BYTES).unwrap();
+        let commit_error =
+            |lmdb: &Lmdb, errno| lmdb.commit_error(heed::Error::Io(std::io::Error::from_raw_os_error(errno)));
+        for errno in [libc::ENOSPC, libc::EDQUOT] {
+            assert!(matches!(commit_error(&lmdb, errno), BaseError::Full { .. }));
+        }
+        assert!(matches!(commit_error(&lmdb, libc::EBADF), BaseError::Failed(_)));
+        // A file that no sync succeeds on.
+        lmdb.witness = std::fs::File::open("/dev/null").unwrap();
+        for errno in [libc::ENOSPC, libc::EDQUOT, libc::EIO] {
+            assert!(matches!(commit_error(&lmdb, errno), BaseError::Failed(_)));
+        }
+    }
+
     #[test]
     fn the_table_of_readers_has_all_its_blocks() {
         use std::os::unix::fs::MetadataExt;
