@@ -4,6 +4,7 @@
 //! Must hold (PITFALLS 13): a segment is pinned before the view goes that led to it, so that a body reads whole
 //! however the object fares meanwhile. A pointer that has become stale is looked up again.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -157,6 +158,8 @@ fn find_parts(
     wait: bool,
 ) -> Result<Option<Vec<Part>>> {
     let (mut parts, mut start) = (Vec::new(), 0u64);
+    // How many parts name each blob; counted once one of them is away.
+    let mut named: Option<HashMap<BlobId, usize>> = None;
     for part in row.parts().filter(|part| !part.is_empty()) {
         let source = match part {
             BodyPart::Inline(bytes) => Source::Bytes(Bytes::copy_from_slice(bytes)),
@@ -166,7 +169,14 @@ fn find_parts(
                 match find_blob(view, segments, blob, wait)? {
                     None => return Ok(None),
                     Some(Found::Elsewhere) => {
-                        let only = row.parts().filter(|part| part.blob() == Some(blob)).count() == 1;
+                        let named = named.get_or_insert_with(|| {
+                            let blobs = row.parts().filter_map(|part| part.blob());
+                            blobs.fold(HashMap::new(), |mut named, blob| {
+                                *named.entry(blob).or_default() += 1;
+                                named
+                            })
+                        });
+                        let only = named.get(&blob) == Some(&1);
                         // Bytes that no part of the object names are not in the origin.
                         let whole = only && offset == 0;
                         Source::Origin(OriginPart {

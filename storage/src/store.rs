@@ -120,7 +120,20 @@ pub(crate) struct Shared {
     pub(crate) flusher: Arc<OnceLock<Weak<Flusher>>>,
 }
 
+/// Pieces of a value of 512 MiB.
+const VALUE_PIECES_MAX: usize = 16;
+
 impl Shared {
+    /// Begins a body of an object of this bucket: under a mount in blocks, each to be given up and read back by itself, as
+    /// far as `pieces` of them are enough; elsewhere nothing is given up.
+    pub(crate) fn begin_staging(&self, bucket: BucketId, len: u64, pieces: usize) -> Result<BodyWriter> {
+        let writer = self.stager.begin(len)?;
+        Ok(match self.any_mounted(&[bucket]) {
+            true => writer.in_blocks(pieces),
+            false => writer,
+        })
+    }
+
     /// Takes mutations through the log; see [`Store::submit`].
     pub(crate) async fn submit(self: &Arc<Self>, submission: Submission) -> Result<Outcomes> {
         self.submit_keeping(submission, None).await
@@ -192,20 +205,21 @@ impl Store {
         self.stage(bucket, len, OBJECT_EXTENTS_MAX)
     }
 
-    /// The same for the body of one part of an upload, which has fewer pieces.
+    /// The same for the body of one part of an upload. It has few pieces: those of 10,000 parts make one object.
     pub fn stage_part(&self, bucket: BucketId, len: u64) -> Result<BodyWriter> {
         self.stage(bucket, len, OBJECT_EXTENTS_MAX / usize::from(PART_NUMBER_MAX))
+    }
+
+    /// The same for a value that may be added to another, or to which others are added. It has few pieces: a value
+    /// with too many is written anew.
+    pub fn stage_value(&self, bucket: BucketId, len: u64) -> Result<BodyWriter> {
+        self.stage(bucket, len, VALUE_PIECES_MAX)
     }
 
     fn stage(&self, bucket: BucketId, len: u64, pieces: usize) -> Result<BodyWriter> {
         let shared = &self.shared;
         shared.admit_staged(bucket, len)?;
-        let writer = shared.stager.begin(len)?.within(shared, bucket);
-        Ok(match shared.any_mounted(&[bucket]) {
-            true => writer.in_blocks(pieces),
-            // Nothing of it is given up before somebody mounts the bucket.
-            false => writer,
-        })
+        Ok(shared.begin_staging(bucket, len, pieces)?.within(shared, bucket))
     }
 
     /// Largest transaction, in encoded bytes.

@@ -180,7 +180,7 @@ impl Pipeline {
         }
         let bucket = self.session.database_at(database).bucket;
         let bucket = bucket.ok_or(Error::Unavailable("the bucket was just deleted"))?;
-        Ok(self.server.store.stage_body(bucket, len)?)
+        Ok(self.server.store.stage_value(bucket, len)?)
     }
 
     /// Why a command with such arguments cannot be run.

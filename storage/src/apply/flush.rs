@@ -267,7 +267,7 @@ impl Applier {
         row.parked = (!reason.is_empty()).then(|| reason.to_owned());
         self.put_queue_row(version, bucket, key, Some(&row));
         let id = RowId { bucket, key: Bytes::copy_from_slice(key), version };
-        self.events.push(FlushEvent::Parked { row: id, reason: row.parked });
+        self.events.push(FlushEvent::Parked { row: id, reason: row.parked, at_ms: self.place.stamp_ms });
         Ok(Outcome::Done(self.version()))
     }
 

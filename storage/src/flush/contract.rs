@@ -129,6 +129,8 @@ pub enum FlushEvent {
         row: RowId,
         /// Why; `None` when it was taken up again.
         reason: Option<String>,
+        /// When that was committed, milliseconds since the Unix epoch.
+        at_ms: u64,
     },
     /// A row is gone without having reached the origin: abandoned, or its bucket was emptied.
     Removed(RowId),

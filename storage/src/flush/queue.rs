@@ -169,7 +169,7 @@ impl FlushQueue {
             }
             // No row: the worker sees to it.
             FlushEvent::Asked(_) | FlushEvent::Answered { .. } => {}
-            FlushEvent::Parked { row, reason } => self.observe_parked(&row, reason),
+            FlushEvent::Parked { row, reason, at_ms } => self.observe_parked(&row, reason, at_ms),
             FlushEvent::Removed(row) => {
                 if let Some(slot) = self.find(row.bucket, &row.key) {
                     self.remove_row(slot, row.version);
@@ -357,7 +357,7 @@ impl FlushQueue {
         self.place(slot);
     }
 
-    fn observe_parked(&mut self, id: &RowId, reason: Option<String>) {
+    fn observe_parked(&mut self, id: &RowId, reason: Option<String>, at_ms: u64) {
         let Some(slot) = self.find(id.bucket, &id.key) else { return };
         let Some(entry) = self.keys[slot as usize].as_mut() else { return };
         let Some(row) = entry.rows.iter_mut().find(|row| row.version == id.version) else { return };
@@ -366,7 +366,7 @@ impl FlushQueue {
         if row.parked.is_some() {
             self.parked.insert((id.version, slot));
         } else if self.parked.remove(&(id.version, slot)) {
-            row.waits_since_ms = self.now_ms;
+            row.waits_since_ms = row.waits_since_ms.max(at_ms);
         }
         let (now, parked) = (row.age(), row.parked.is_some());
         if !parked {

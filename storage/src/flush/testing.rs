@@ -237,7 +237,7 @@ impl ModelRows {
                 known.parked = reason.clone();
             }
         }
-        FlushEvent::Parked { row, reason }
+        FlushEvent::Parked { row, reason, at_ms: 0 }
     }
 
     /// Gives a row up.

@@ -19,13 +19,13 @@ use super::contract::{
     Started, TransferRecord, UploadPlace,
 };
 use super::queue::{Ended, Start, Work};
-use super::stale::{StaleUploads, is_refused};
+use super::stale::StaleUploads;
 use super::tag::{ETAG_META, Held, OriginTag, VERSION_META, Verdict, judge, judge_blind};
 use crate::object::{ClusterId, ObjectMeta, Version};
 use crate::object_name::encode_key;
 use crate::origin::{
     BodyChecksums, Capabilities, Condition, ContentHeaders, DeleteRequest, ErrorClass, Fence, Landing,
-    Origin, OriginETag, OriginError, OriginKey, PutRequest, UploadId,
+    Origin, OriginETag, OriginError, OriginKey, PutRequest,
 };
 
 /// Where a mount's rows go.
@@ -177,22 +177,10 @@ impl Courier {
         match verdict(start, target, &held, known.as_ref()) {
             Verdict::GoOn { .. } => Ok(condition_of(&held, target.capabilities)),
             Verdict::Conflict { reason } => Err(self.park(start, reason).await),
-            Verdict::Landed { etag } => Err(self.landed(start, target, etag).await?),
-        }
-    }
-
-    /// The origin has the version already. An upload of it that is on record may not be what has become it, and is given
-    /// up then; of one that has, the origin says that it does not know it.
-    async fn landed(&self, start: &Start, target: &Target, etag: String) -> Result<Ended, Ended> {
-        let transfer = self.source.transfer(start.version).await.map_err(|error| local_failure(&error))?;
-        if let Some(transfer) = transfer.filter(|transfer| transfer.mount == start.mount) {
-            let upload = UploadId(transfer.upload_id);
-            match target.origin.abort_upload(&target.key(start), &upload).await {
-                Err(error) if !is_refused(&error) => return Err(failed(harmless(error), 0)),
-                Ok(_) | Err(_) => {}
+            Verdict::Landed { etag } => {
+                Err(self.record(start, start.version, Some(etag), Ended::Done, 0).await)
             }
         }
-        Ok(self.record(start, start.version, Some(etag), Ended::Done, 0).await)
     }
 
     /// What a version's bytes and metadata say of its request; the rest is the caller's.
@@ -285,7 +273,7 @@ impl Courier {
         let held = self.held(target, &target.key(start)).await?;
         let known = self.known(start)?;
         Ok(match verdict(start, target, &held, known.as_ref()) {
-            Verdict::Landed { etag } => self.landed(start, target, etag).await?,
+            Verdict::Landed { etag } => self.record(start, start.version, Some(etag), Ended::Done, 0).await,
             Verdict::GoOn { record: None } => Ended::GoOn,
             Verdict::GoOn { record: Some((version, etag)) } => {
                 self.record(start, version, etag, Ended::GoOn, 0).await

@@ -94,8 +94,6 @@ struct Complete {
     places: Vec<Judged>,
     /// Segments that nothing named before.
     named: Vec<SegmentId>,
-    /// Usage rows that it puts right.
-    corrections: Vec<UsageDifference>,
 }
 
 impl Checkpointer {
@@ -138,10 +136,7 @@ impl Checkpointer {
 
     /// Has the next checkpoint put usage rows right.
     pub(crate) fn correct_usage(&self, differences: &[UsageDifference]) {
-        let mut corrections = self.corrections.lock();
-        // What an audit before this one has found is in what this one has.
-        corrections.retain(|wrong| !differences.iter().any(|found| found.segment == wrong.segment));
-        corrections.extend_from_slice(differences);
+        self.corrections.lock().extend_from_slice(differences);
     }
 
     /// See the file's head. Blocks for the time of the writes and syncs. After a lack of space it may be
@@ -189,7 +184,6 @@ impl Checkpointer {
         }));
         keyspace.drop_frozen();
         self.segments.forget_staged(&complete.staged.settled);
-        self.corrections.lock().retain(|wrong| !complete.corrections.contains(wrong));
         self.retire(complete.usage);
         places::settle(complete.places);
         Ok(())
@@ -279,9 +273,8 @@ impl Checkpointer {
             let row = change.to.map(|to| Arc::from(&to.encode()[..]));
             changes.push((Arc::from(&blob_key(Table::Blob, change.blob)[..]), row));
         }
-        let corrections = self.corrections.lock().clone();
-        for wrong in &corrections {
-            usage.correct(&*keyspace.base, wrong)?;
+        for wrong in self.corrections.lock().drain(..) {
+            usage.correct(&*keyspace.base, &wrong)?;
         }
         usage.push_rows(&mut changes);
         let alive = usage.segments.values().filter(|usage| usage.live_bytes > 0).map(|usage| usage.segment);
@@ -289,7 +282,7 @@ impl Checkpointer {
         changes.push((Arc::from(CHECKPOINT_KEY), Some(row.encode())));
         changes.push((Arc::from(SCAN_KEY), Some(encode_scan(&self.segments.to_scan(&staged.by_segment)))));
         changes.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        Ok(Complete { changes, usage, staged, places, named, corrections })
+        Ok(Complete { changes, usage, staged, places, named })
     }
 
     /// Nothing of it was committed: the rows may be tried again, the places are given up.

@@ -1,6 +1,7 @@
 //! Objects that were found in an origin: what is taken over of them, and in which pieces.
 
-/// Length of a piece of a body that an origin has, or will have: the block that is read back from there at once.
+/// Length of a piece of a body that an origin has, or will have: the block that is read back from there at once. Apply cuts
+/// what it adopts by it, so it is part of what the log means, and never changes.
 pub const BLOCK_BYTES: u64 = 4 << 20;
 
 /// Length of the pieces of such a body of `len` bytes: a block, or as many of them as leave at most `pieces` pieces.

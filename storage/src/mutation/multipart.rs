@@ -7,8 +7,8 @@ pub const PART_NUMBER_MAX: u16 = 10_000;
 /// Least length of a part that is not the last, in bytes.
 pub const PART_BYTES_MIN: u64 = 5 << 20;
 
-/// Most extents that one copied part takes over: 5 GiB of an object of 5 MiB parts.
-pub(crate) const COPIED_EXTENTS_MAX: usize = 2_048;
+/// Most extents that one copied part takes over: 5 GiB of an object of 5 MiB parts, two extents each, with room.
+pub(crate) const COPIED_EXTENTS_MAX: usize = 4_096;
 /// Most extents of an object: a row stays under 2 MiB.
 pub(crate) const OBJECT_EXTENTS_MAX: usize = 65_536;
 /// Longest object, in bytes: no origin takes a longer one.

@@ -11,11 +11,11 @@ use crate::flush::contract::{
     StaleTransfer, Started, TransferRecord, TransferState,
 };
 use crate::flush::queue::{MountHealth, Pending, QueueConfig, RowState, RowView};
-use crate::flush::tag::{OriginTag, VERSION_META};
+use crate::flush::tag::OriginTag;
 use crate::flush::testing::{Change, ModelRows, Name, root_of};
 use crate::object::{BucketId, ClusterId, ObjectMeta, Version};
 use crate::origin::memory::{Fault, MemoryOrigin, Operation};
-use crate::origin::{Capabilities, ContentHeaders, Fence, Origin, OriginError};
+use crate::origin::{Capabilities, Fence, Origin, OriginError};
 
 mod asked;
 mod existing;

@@ -54,7 +54,8 @@ pub(super) struct QueueRow {
     pub(super) since: Version,
     /// Commit time of that change.
     pub(super) since_ms: u64,
-    /// Since when something has waited for the origin: the same, but what was set aside before waited for a hand.
+    /// Since when something has waited for the origin: the same, but what was set aside before waited for a hand. A
+    /// restart forgets the latter.
     pub(super) waits_since_ms: u64,
     pub(super) bytes: u64,
     /// Why it was set aside; behind a thin pointer because few rows were.
@@ -209,7 +210,8 @@ impl KeyEntry {
         let (since, since_ms) = after.filter(|(since, _)| *since > version)?;
         let row = self.rows.iter_mut().find(|row| row.version > version && row.since <= version)?;
         let before = row.age();
-        (row.since, row.since_ms, row.waits_since_ms) = (since, since_ms, since_ms);
+        (row.since, row.since_ms) = (since, since_ms);
+        row.waits_since_ms = row.waits_since_ms.max(since_ms);
         Some((before, row.age()))
     }
 }

@@ -162,8 +162,8 @@ fn the_age_of_a_mount_is_that_of_its_oldest_change_that_is_not_set_aside() {
     // It waited for a hand: its time counts from now on.
     story.now += 500;
     let started = story.starts();
-    let unparked = story.rows.park(row, None);
-    story.queue.observe(unparked);
+    story.rows.park(row.clone(), None);
+    story.queue.observe(FlushEvent::Parked { row, reason: None, at_ms: story.now });
     for start in started.into_iter().chain(story.starts()) {
         story.done(&start);
         let left = waits_since(&story);

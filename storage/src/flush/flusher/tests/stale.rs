@@ -246,33 +246,6 @@ async fn a_completion_that_arrives_twice_is_found_and_sends_nothing_again() {
 }
 
 #[tokio::test]
-async fn a_version_that_is_in_the_origin_already_leaves_no_upload_there() {
-    let mut world = World::idle(MemoryOrigin::capable());
-    let completed = Arc::new(AtomicBool::new(false));
-    let seen = completed.clone();
-    let counts = counting(&world.origin, move |operation, n| match (operation, n) {
-        (Operation::CompleteUpload, 1) => {
-            seen.store(true, Ordering::SeqCst);
-            Fault::DropUnknown
-        }
-        // Until it is answered, the version is not done.
-        (Operation::AbortUpload, 1) => Fault::DropUnknown,
-        _ => Fault::Ok,
-    });
-    let body = long('1', 3);
-    let version = world.core.put("a", &body);
-    world.start();
-    world.until("its completion is sent", |_| completed.load(Ordering::SeqCst)).await;
-    // An upload before this one, whose completion was lost too, has become it.
-    let tag = OriginTag { cluster: CLUSTER, version }.to_string();
-    let body = Bytes::from(body);
-    world.origin.put_foreign_with("p/a", body, ContentHeaders::default(), &[(VERSION_META, &tag)]);
-    world.flush_all().await;
-    assert_eq!(counts.of(PARTS), [1, 3, 1, 2]);
-    assert!(world.nothing_is_left());
-}
-
-#[tokio::test]
 async fn an_upload_whose_parts_are_refused_is_given_up_before_it_is_begun_anew() {
     let mut world = World::idle(MemoryOrigin::capable());
     let invalid = OriginError::new(ErrorClass::Other, Landing::NotApplied, "no such part");

@@ -120,10 +120,10 @@ fn an_older_upload_behind_a_row_that_is_set_aside_is_left_to_others() {
     let version = story.put("a");
     assert!(story.queue.sees_to(&old));
     let row = RowId { bucket: BUCKET, key: Bytes::from_static(b"a"), version };
-    story.queue.observe(FlushEvent::Parked { row: row.clone(), reason: Some("full".to_owned()) });
+    story.queue.observe(FlushEvent::Parked { row: row.clone(), reason: Some("full".to_owned()), at_ms: 0 });
     assert!(!story.queue.sees_to(&old));
     story.queue.observe(FlushEvent::GivenUp(old));
-    story.queue.observe(FlushEvent::Parked { row, reason: None });
+    story.queue.observe(FlushEvent::Parked { row, reason: None, at_ms: 0 });
     assert_eq!(story.start_one().work, Work::Head, "nobody has looked since");
 }
 
