@@ -37,7 +37,11 @@ pub(super) fn path_of(key: &str) -> PathBuf {
             path.push(format!("{}{GOES_ON}", &rest[..cut]));
             rest.drain(..cut);
         }
-        path.push(rest);
+        // What a cut has left may be a name that means something else.
+        path.push(match rest.as_str() {
+            "." | ".." => escaped(&rest, false),
+            _ => rest,
+        });
     }
     path
 }
@@ -187,6 +191,19 @@ mod tests {
                 assert_eq!(seen.insert(path, key.clone()), None, "{key:?}");
             }
             keys = longer;
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_long_piece_is_never_a_step_up_or_nothing() {
+        for rest in [".", "..", "...", "./", "../b"] {
+            let key = format!("{}{rest}", "x".repeat(PIECE_BYTES_MAX));
+            let path = path_of(&key);
+            assert!(
+                path.components().all(|part| matches!(part, std::path::Component::Normal(_))),
+                "{path:?}"
+            );
+            assert_eq!(key_of(&path), Some(key), "{path:?}");
         }
     }
 
