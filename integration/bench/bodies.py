@@ -33,7 +33,7 @@ class BareHttp(Server):
         self.s3_port = free_port()
         command = [bench.options.target / "bare-http", "--listen", f"127.0.0.1:{self.s3_port}", *answers]
         super().__init__(bench, "bare-http", command)
-        self.is_proxy = answers[0] == "--upstream"
+        self.has_origin_objects = answers[0] == "--upstream"
 
 
 class OriginSim(Server):
@@ -41,6 +41,7 @@ class OriginSim(Server):
 
     stdin = subprocess.PIPE
     ready = S3sFs.ready
+    has_origin_objects = True
 
     def __init__(self, bench, line=()):
         self.s3_port = free_port()
@@ -52,7 +53,7 @@ def s3_load(bench, server, operation, body_bytes, clients, keys, seconds, first=
     """With zero seconds every key is used once."""
     # Of the origin the same objects are asked, where the mount has put them.
     access, secret, bucket, prefix = (ACCESS_KEY, SECRET_KEY, "bench", "")
-    if isinstance(server, OriginSim) or isinstance(server, BareHttp) and server.is_proxy:
+    if server.has_origin_objects:
         access, secret, bucket, prefix = (ORIGIN_KEY, ORIGIN_SECRET, "cloud", "bench/")
     # What others have left to the kernel is not to be written at this sample's cost.
     os.sync()
@@ -79,7 +80,7 @@ def medians(rows):
 
 
 def large(bench):
-    """PutObject and GetObject beside another S3 server; 256 MiB beside MD5 and a hyper server that sends from memory."""
+    """PutObject and GetObject beside another S3 server; 256 MiB beside MD5 and bare hyper servers."""
     rows = []
     for size in bench.options.sizes.split(","):
         rows += large_alone(bench) if size == "256M" else large_beside_peer(bench, size)
@@ -129,11 +130,11 @@ def disk_writes(bench):
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         try:
             list(pool.map(write, range(threads)))
+            return threads * pieces / (time.monotonic() - begin)
         except OSError:
             return 0
-    seconds = time.monotonic() - begin
-    shutil.rmtree(directory)
-    return threads * pieces / seconds
+        finally:
+            shutil.rmtree(directory)
 
 
 def openssl_md5(bench):

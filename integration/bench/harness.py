@@ -110,6 +110,8 @@ class Server:
 
     # A pipe for those that live as long as their standard input.
     stdin = subprocess.DEVNULL
+    # Whether its objects are those that a mount has written.
+    has_origin_objects = False
 
     def __init__(self, bench, name, command, environment=None, wrap=()):
         self.name, self.bench = name, bench

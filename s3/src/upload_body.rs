@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 use forebay_storage::mutation::Payload;
-use forebay_storage::stage::{BodyWriter, StagedBody};
-use forebay_storage::store::Store;
+use forebay_storage::object::BucketId;
+use forebay_storage::stage::{BodyOf, BodyWriter, StagedBody};
 use forebay_storage::submission::Submission;
 
 use crate::body::{AlsoWanted, Announced, Sink, Verified};
@@ -27,12 +27,13 @@ pub(crate) enum UploadBody {
 }
 
 impl UploadBody {
-    /// Takes the body off the socket. `stage`: where a long one goes.
+    /// Takes the body off the socket.
     pub(crate) async fn receive(
         operations: &Operations,
         facts: &RequestFacts,
         announced: &Announced,
-        stage: impl FnOnce(&Store, u64) -> forebay_storage::error::Result<BodyWriter>,
+        bucket: BucketId,
+        of: BodyOf,
         also: AlsoWanted,
     ) -> Result<(UploadBody, Verified), Refused> {
         let from = operations.receiving(facts)?;
@@ -40,7 +41,7 @@ impl UploadBody {
             let body = announced.receive(from, also).await?;
             return Ok((UploadBody::Inline(body.bytes), body.verified));
         }
-        let writer = stage(&operations.store, announced.length())?;
+        let writer = operations.store.stage_body(bucket, announced.length(), of)?;
         let mut staging = Staging { writer: Some(writer), staged: None };
         let verified = announced.receive_into(from, also, &operations.digest_pool, &mut staging).await?;
         let staged = staging.staged.ok_or_else(|| Refused::unexpected(None))?;

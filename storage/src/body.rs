@@ -169,13 +169,7 @@ fn find_parts(
                 match find_blob(view, segments, blob, wait)? {
                     None => return Ok(None),
                     Some(Found::Elsewhere) => {
-                        let named = named.get_or_insert_with(|| {
-                            let blobs = row.parts().filter_map(|part| part.blob());
-                            blobs.fold(HashMap::new(), |mut named, blob| {
-                                *named.entry(blob).or_default() += 1;
-                                named
-                            })
-                        });
+                        let named = named.get_or_insert_with(|| count_named(row));
                         let only = named.get(&blob) == Some(&1);
                         // Bytes that no part of the object names are not in the origin.
                         let whole = only && offset == 0;
@@ -206,6 +200,14 @@ fn find_parts(
         return Err(contradiction());
     }
     Ok(Some(parts))
+}
+
+fn count_named(row: &ObjectRow) -> HashMap<BlobId, usize> {
+    let mut named = HashMap::new();
+    for blob in row.parts().filter_map(|part| part.blob()) {
+        *named.entry(blob).or_default() += 1;
+    }
+    named
 }
 
 pub(crate) fn short(blob: BlobId) -> Error {

@@ -6,14 +6,16 @@
 
 use crate::object::{BucketId, Version};
 
-pub(crate) use adopt::piece_bytes;
-pub use adopt::{AdoptedHead, BLOCK_BYTES, ImportState};
+pub use adopt::{AdoptedHead, ImportState};
+pub use block::BLOCK_BYTES;
+pub(crate) use block::piece_bytes;
 pub(crate) use codec::{encode_atomic_head, import_state, import_tag};
 pub(crate) use multipart::{COPIED_EXTENTS_MAX, OBJECT_EXTENTS_MAX};
 pub use multipart::{OBJECT_BYTES_MAX, PART_BYTES_MIN, PART_NUMBER_MAX, PartNames};
 pub use payload::{Payload, StagedPart, StagedParts};
 
 mod adopt;
+mod block;
 mod codec;
 mod multipart;
 mod payload;

@@ -9,8 +9,9 @@
 //! - A body is durable before it can be submitted.
 //! - Nothing is given up by age. What an earlier run of the node has staged is given up by `AbortBefore`.
 //!
-//! Memory: a body holds at most two buffers of [`BUFFER_BYTES`], all bodies together [`FILLING_BYTES_MAX`] and
-//! [`IN_FLIGHT_BYTES_MAX`]; when the first is used up, further bodies make do with a chunk of 64 KiB each.
+//! Memory: a body holds two buffers of [`BUFFER_BYTES`], and the last ones of pieces that wait for their sync; all bodies
+//! together [`FILLING_BYTES_MAX`] and [`IN_FLIGHT_BYTES_MAX`]; when the first is used up, further bodies make do with a
+//! chunk of 64 KiB each.
 //!
 //! A crash leaves extents that the log names, which the next start finds, and others, which it frees.
 
@@ -28,7 +29,7 @@ use crate::io::buffers::WriteBuffer;
 use crate::keyspace::Keyspace;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{Table, blob_key};
-use crate::mutation::{Payload, StagedPart, StagedParts, piece_bytes};
+use crate::mutation::{OBJECT_EXTENTS_MAX, PART_NUMBER_MAX, Payload, StagedPart, StagedParts, piece_bytes};
 use crate::object::{BlobId, BucketId};
 use crate::store::Shared;
 
@@ -46,6 +47,28 @@ const SHARE_BYTES: usize = 4096;
 const SPARE_BUFFERS: usize = 16;
 /// Pieces of one body that wait for their sync while the next one arrives.
 const SYNCS_BEHIND: usize = 2;
+
+/// What a body will be of: how many pieces it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyOf {
+    /// An object.
+    Object,
+    /// One part of an upload. Few pieces: those of 10,000 parts make one object.
+    Part,
+    /// A value that may be added to another, or to which others are added. Few pieces: a value with too many is written
+    /// anew.
+    Value,
+}
+
+impl BodyOf {
+    fn pieces_max(self) -> usize {
+        match self {
+            BodyOf::Object => OBJECT_EXTENTS_MAX,
+            BodyOf::Part => OBJECT_EXTENTS_MAX / usize::from(PART_NUMBER_MAX),
+            BodyOf::Value => 16,
+        }
+    }
+}
 
 /// Which run of which node stages.
 #[derive(Debug, Clone, Copy)]
@@ -252,10 +275,9 @@ impl BodyWriter {
         self
     }
 
-    /// The same body, in pieces of which each can be given up and read back by itself; at most `pieces` of them, if that
-    /// is possible.
-    pub(crate) fn in_blocks(mut self, pieces: usize) -> BodyWriter {
-        self.piece_bytes = piece_bytes(self.body.len, pieces).min(self.piece_bytes);
+    /// The same body, in pieces of which each can be given up and read back by itself, unless there would be too many.
+    pub(crate) fn in_blocks(mut self, of: BodyOf) -> BodyWriter {
+        self.piece_bytes = piece_bytes(self.body.len, of.pieces_max()).min(self.piece_bytes);
         self
     }
 

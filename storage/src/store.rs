@@ -27,13 +27,13 @@ use crate::keyspace::tables::{OriginRow, QueueRow, Table, queue_key};
 use crate::keyspace::view::View;
 use crate::keyspace::{Got, Keyspace, PREFETCH_KEYS};
 use crate::lookup::Lookups;
-use crate::mutation::{Mutation, OBJECT_EXTENTS_MAX, Outcome, PART_NUMBER_MAX, Payload};
+use crate::mutation::{Mutation, Outcome, Payload};
 use crate::object::{BucketId, ClusterId, KEY_BYTES_MAX, ObjectRow, Version};
 use crate::read::{Lookup, ReadView, base_error, judge, view_error};
 use crate::registry::Registry;
 use crate::replica::{DriverStats, EngineStatus, Inbox, Pending};
 use crate::scrub::Scrubber;
-use crate::stage::{BodyWriter, StagedBody, Stager};
+use crate::stage::{BodyOf, BodyWriter, StagedBody, Stager};
 use crate::submission::{Outcomes, Submission};
 use crate::write_through::{self, Arrival};
 
@@ -120,16 +120,13 @@ pub(crate) struct Shared {
     pub(crate) flusher: Arc<OnceLock<Weak<Flusher>>>,
 }
 
-/// Pieces of a value of 512 MiB.
-const VALUE_PIECES_MAX: usize = 16;
-
 impl Shared {
-    /// Begins a body of an object of this bucket: under a mount in blocks, each to be given up and read back by itself, as
-    /// far as `pieces` of them are enough; elsewhere nothing is given up.
-    pub(crate) fn begin_staging(&self, bucket: BucketId, len: u64, pieces: usize) -> Result<BodyWriter> {
+    /// Begins a body in this bucket: if it has a mount in blocks, each to be given up and read back by itself; elsewhere
+    /// nothing is given up.
+    pub(crate) fn begin_staging(&self, bucket: BucketId, len: u64, of: BodyOf) -> Result<BodyWriter> {
         let writer = self.stager.begin(len)?;
         Ok(match self.any_mounted(&[bucket]) {
-            true => writer.in_blocks(pieces),
+            true => writer.in_blocks(of),
             false => writer,
         })
     }
@@ -201,25 +198,10 @@ impl Store {
 
     /// Begins to take a body of `len` bytes into segments, for a mutation in this bucket. [`Error::Full`] when
     /// there is no room for it, as [`Store::submit`]. What becomes of it: see [`BodyWriter`], [`StagedBody`].
-    pub fn stage_body(&self, bucket: BucketId, len: u64) -> Result<BodyWriter> {
-        self.stage(bucket, len, OBJECT_EXTENTS_MAX)
-    }
-
-    /// The same for the body of one part of an upload. It has few pieces: those of 10,000 parts make one object.
-    pub fn stage_part(&self, bucket: BucketId, len: u64) -> Result<BodyWriter> {
-        self.stage(bucket, len, OBJECT_EXTENTS_MAX / usize::from(PART_NUMBER_MAX))
-    }
-
-    /// The same for a value that may be added to another, or to which others are added. It has few pieces: a value
-    /// with too many is written anew.
-    pub fn stage_value(&self, bucket: BucketId, len: u64) -> Result<BodyWriter> {
-        self.stage(bucket, len, VALUE_PIECES_MAX)
-    }
-
-    fn stage(&self, bucket: BucketId, len: u64, pieces: usize) -> Result<BodyWriter> {
+    pub fn stage_body(&self, bucket: BucketId, len: u64, of: BodyOf) -> Result<BodyWriter> {
         let shared = &self.shared;
         shared.admit_staged(bucket, len)?;
-        Ok(shared.begin_staging(bucket, len, pieces)?.within(shared, bucket))
+        Ok(shared.begin_staging(bucket, len, of)?.within(shared, bucket))
     }
 
     /// Largest transaction, in encoded bytes.
@@ -403,7 +385,7 @@ impl Store {
 
     /// The same bytes, staged anew.
     async fn stage_copy(&self, bucket: BucketId, body: &BodyReader) -> Result<StagedBody> {
-        let mut writer = self.stage_body(bucket, body.len())?;
+        let mut writer = self.stage_body(bucket, body.len(), BodyOf::Object)?;
         let mut at = 0;
         while at < body.len() {
             let bytes = body.read(at..at + COPY_BYTES).await?;

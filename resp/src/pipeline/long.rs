@@ -13,7 +13,7 @@ use std::ops::Range;
 use forebay_storage::error::{Error, Result};
 use forebay_storage::mutation::Refusal;
 use forebay_storage::object::ObjectRow;
-use forebay_storage::stage::{BodyWriter, StagedBody};
+use forebay_storage::stage::{BodyOf, BodyWriter, StagedBody};
 use forebay_storage::store::Store;
 use forebay_storage::submission::Submission;
 
@@ -180,7 +180,7 @@ impl Pipeline {
         }
         let bucket = self.session.database_at(database).bucket;
         let bucket = bucket.ok_or(Error::Unavailable("the bucket was just deleted"))?;
-        Ok(self.server.store.stage_value(bucket, len)?)
+        Ok(self.server.store.stage_body(bucket, len, BodyOf::Value)?)
     }
 
     /// Why a command with such arguments cannot be run.

@@ -6,7 +6,7 @@
 use forebay_storage::encode_meta;
 use forebay_storage::mutation::{Mutation, Outcome, PutIf};
 use forebay_storage::object::{BucketId, ETag, ObjectMeta, Version};
-use forebay_storage::store::Store;
+use forebay_storage::stage::BodyOf;
 use forebay_storage::submission::Submission;
 use http::{HeaderMap, HeaderValue};
 use s3s::{Body, S3Response};
@@ -37,8 +37,8 @@ pub(crate) async fn run(
     }
     let fast = operations.config.fast_etags.contains(facts.target.bucket());
     let also = AlsoWanted { md5: !fast, checksum: None };
-    let stage = |store: &Store, len| store.stage_body(bucket, len);
-    let (body, verified) = UploadBody::receive(operations, facts, &announced, stage, also).await?;
+    let (body, verified) =
+        UploadBody::receive(operations, facts, &announced, bucket, BodyOf::Object, also).await?;
     let md5 = verified.md5.filter(|_| !fast);
     meta.checksum = verified.checksum.map(|c| (c.algorithm.name().to_owned(), c.base64));
 

@@ -3,7 +3,7 @@
 use forebay_storage::encode_meta;
 use forebay_storage::mutation::{Mutation, Outcome};
 use forebay_storage::object::{BucketId, ETag, ObjectMeta};
-use forebay_storage::store::Store;
+use forebay_storage::stage::BodyOf;
 use forebay_storage::submission::Submission;
 use http::{HeaderMap, HeaderValue};
 use s3s::{Body, S3Response};
@@ -43,8 +43,8 @@ pub(crate) async fn run(
     }
     let fast = operations.config.fast_etags.contains(facts.target.bucket());
     let also = AlsoWanted { md5: !fast, checksum: expected };
-    let stage = |store: &Store, len| store.stage_part(bucket, len);
-    let (body, verified) = UploadBody::receive(operations, facts, &announced, stage, also).await?;
+    let (body, verified) =
+        UploadBody::receive(operations, facts, &announced, bucket, BodyOf::Part, also).await?;
     let md5 = verified.md5.filter(|_| !fast);
     let checksum = verified.checksum.map(|c| (c.algorithm, c.base64));
 

@@ -25,7 +25,8 @@ pub struct SegmentConfig {
     pub segment_bytes: u64,
     /// The most that free segments may take; more are removed.
     pub spare_bytes: u64,
-    /// The longest piece that a staged body is cut into, at most [`super::PIECE_BYTES_MAX`]. Longer ones mean
+    /// The longest piece that a staged body is cut into, at most [`super::PIECE_BYTES_MAX`]; what can be given up lies in
+    /// shorter ones ([`crate::mutation::BLOCK_BYTES`]). Longer ones mean
     /// fewer rows and more room lost at a segment's end.
     pub piece_bytes: u64,
     /// A random number from the operating system, a new one for every open: generations come from it.

@@ -23,9 +23,10 @@ use crate::keyspace::checkpoint::decode_pointer;
 use crate::keyspace::memtable::RowKey;
 use crate::keyspace::tables::{OriginRow, Table, blob_key};
 use crate::keyspace::view::{View, ViewError};
-use crate::mutation::{Mutation, OBJECT_EXTENTS_MAX, Outcome, Payload};
+use crate::mutation::{Mutation, Outcome, Payload};
 use crate::object::{BlobId, BucketId, ObjectRow, Version};
 use crate::read::{ReadView, view_error};
+use crate::stage::BodyOf;
 use crate::store::Shared;
 use crate::submission::{Outcomes, Submission};
 
@@ -298,7 +299,7 @@ pub(crate) async fn bring_back(shared: &Arc<Shared>, bucket: BucketId, key: &[u8
         let value = Payload::Inline(&value);
         submission.push(&Mutation::Rewrite { bucket, key, version, value });
     } else {
-        let mut writer = shared.begin_staging(bucket, len, OBJECT_EXTENTS_MAX)?;
+        let mut writer = shared.begin_staging(bucket, len, BodyOf::Object)?;
         let mut at = 0;
         while at < len {
             let bytes = body.read(at..at + COPY_BYTES).await?;

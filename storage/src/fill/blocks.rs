@@ -10,7 +10,7 @@
 //! them. So an origin that does not answer holds up nobody who reads from another. A fetch runs in a task of its own: a
 //! reader that goes away ends nothing. Where the disk is so far behind that [`NEEDED_BYTES_MAX`] are to be written,
 //! nothing more of such blobs is fetched ahead, and their readers wait for it as long as [`Patience`] lasts; then the
-//! blob is not kept.
+//! blob is not kept. A blob of one block holds nobody up: it is kept or not, as `keep.rs` has room.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -309,10 +309,10 @@ fn fetch(
     let len = name.end - name.start;
     let (arriving, block) = Block::begin(len);
     state.fetches.insert(name.clone(), block.clone());
-    let (of, in_body) = (body.clone(), in_body..in_body + len);
+    let (body, in_body) = (body.clone(), in_body..in_body + len);
     let mut run = Run { shared: shared.clone(), name, block: block.clone(), whole: false };
     tokio::spawn(async move {
-        let fetched = run.fetch(&of, &in_body, &arriving).await;
+        let fetched = run.fetch(&body, &in_body, &arriving).await;
         run.whole = fetched.is_ok();
         // Before anybody is told: who comes after an error asks again.
         drop(run);
@@ -342,14 +342,14 @@ impl Run {
     /// `in_body`: where in the body the block's bytes are.
     async fn fetch(
         &self,
-        of: &OriginBody,
+        body: &OriginBody,
         in_body: &Range<u64>,
         arriving: &watch::Sender<Arrived>,
     ) -> Result<()> {
         let fills = &self.shared.fills;
-        let turn = tokio::time::timeout(TURN_TIMEOUT, of.turns.acquire()).await;
+        let turn = tokio::time::timeout(TURN_TIMEOUT, body.turns.acquire()).await;
         let Ok(turn) = turn else {
-            of.log_failure("reads do not end");
+            body.log_failure("reads do not end");
             return Err(Error::Unavailable(
                 "the bytes are only in the origin, which does not answer in time",
             ));
@@ -364,7 +364,7 @@ impl Run {
         let mut tries = 0;
         loop {
             tries += 1;
-            let tried = tokio::time::timeout(TRY_TIMEOUT, self.ask(of, in_body, arriving)).await;
+            let tried = tokio::time::timeout(TRY_TIMEOUT, self.ask(body, in_body, arriving)).await;
             match tried.unwrap_or(Err(Trouble::Passing("the origin took too long".to_owned()))) {
                 Ok(()) => {
                     fills.counters.blocks.fetch_add(1, Relaxed);
@@ -372,14 +372,14 @@ impl Run {
                     return Ok(());
                 }
                 Err(Trouble::Changed(what)) => {
-                    self.shared.lookups.doubt(of.of.0, &of.of.1);
-                    tracing::error!(key = %of.key, origin = of.origin.name(), what, "a read found the object changed in the origin");
+                    self.shared.lookups.doubt(body.of.0, &body.of.1);
+                    tracing::error!(key = %body.key, origin = body.origin.name(), what, "a read found the object changed in the origin");
                     let text = format!("forebay: the object's bytes are only in the origin, where {what}");
                     return Err(Error::ChangedInOrigin(text.into()));
                 }
                 Err(Trouble::Passing(_)) if tries < TRIES => tokio::time::sleep(RETRY_PAUSE).await,
                 Err(Trouble::Passing(what)) => {
-                    of.log_failure(&what);
+                    body.log_failure(&what);
                     return Err(Error::Unavailable(
                         "the bytes are only in the origin, which does not give them now",
                     ));
@@ -391,7 +391,7 @@ impl Run {
     /// One try, from where the one before broke off.
     async fn ask(
         &self,
-        of: &OriginBody,
+        body: &OriginBody,
         in_body: &Range<u64>,
         arriving: &watch::Sender<Arrived>,
     ) -> Result<(), Trouble> {
@@ -399,16 +399,16 @@ impl Run {
         let start = in_body.start + arriving.borrow().len();
         let range = start..in_body.end;
         let request = ReadRequest {
-            key: of.key.clone(),
+            key: body.key.clone(),
             range: Some(range.clone()),
-            if_match: checked.then(|| of.etag.clone()),
+            if_match: checked.then(|| body.etag.clone()),
         };
-        let reply = of.origin.read(request).await.map_err(trouble)?;
+        let reply = body.origin.read(request).await.map_err(trouble)?;
         let Some(mut reply) = reply else {
             return Err(Trouble::Changed("somebody has removed it".to_owned()));
         };
         // Not every origin honours the condition.
-        if checked && (reply.head.etag != of.etag || reply.head.content_length != of.len) {
+        if checked && (reply.head.etag != body.etag || reply.head.content_length != body.len) {
             return Err(Trouble::Changed(format!("somebody has changed it (ETag {})", reply.head.etag.0)));
         }
         if reply.range != range {

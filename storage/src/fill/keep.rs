@@ -4,9 +4,9 @@
 //! While room is plenty everything is kept that is read; then what the ghost queue (`ghost.rs`) knows, and what is of a
 //! bucket that is kept. A blob of one block is kept at once; a longer one when a second block of it is asked for, or
 //! expected to be, from its beginning on. It takes the blocks that its readers have fetched, which stay until they are
-//! written (`blocks.rs`), and fetches itself what nobody has asked for. Best effort: readers wait for it a fifth of their
-//! time at most, and whatever goes wrong costs a fetch later. Bounds: [`KEEPING_MAX`] blobs at once, beyond them nothing
-//! is kept; [`ASKED_MAX`] blobs remembered.
+//! written (`blocks.rs`), and fetches itself what nobody has asked for. Best effort: readers of longer blobs wait for
+//! it a fifth of their time at most, and whatever goes wrong costs a fetch later. Bounds: [`KEEPING_MAX`] blobs at once,
+//! beyond them nothing is kept; [`ASKED_MAX`] blobs remembered.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;

@@ -18,6 +18,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::contract::{FlushObject, TransferRecord, TransferState, TransferStep};
 use super::queue::{Ended, Start};
+use super::stale::so_far;
 use super::upload::{Courier, Target, failed, harmless, local_failure, millis};
 use crate::object::PartRun;
 use crate::origin::{
@@ -293,8 +294,7 @@ impl Courier {
 
 /// The end of an attempt of a version whose last upload is not given up yet, and why that is so.
 fn given_up_first(trouble: Option<String>) -> Ended {
-    let why = trouble.map(|trouble| format!("; so far: {trouble}")).unwrap_or_default();
-    let message = format!("an upload of it that was begun before is given up first{why}");
+    let message = format!("an upload of it that was begun before is given up first{}", so_far(trouble));
     failed(OriginError::new(ErrorClass::Fenced, Landing::NotApplied, message), 0)
 }
 

@@ -222,6 +222,11 @@ pub(crate) fn is_refused(error: &OriginError) -> bool {
     error.outcome == Landing::NotApplied && matches!(error.class, ErrorClass::Auth | ErrorClass::Other)
 }
 
+/// The end of a sentence that says what is waited for.
+pub(crate) fn so_far(trouble: Option<String>) -> String {
+    trouble.map(|trouble| format!("; so far: {trouble}")).unwrap_or_default()
+}
+
 fn refusal(stale: &StaleTransfer, error: &OriginError) -> String {
     let code = error.code.as_deref().map(|code| format!(" ({code})")).unwrap_or_default();
     format!(

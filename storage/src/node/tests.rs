@@ -7,6 +7,7 @@ use crate::body::BodyReader;
 use crate::mutation::{Existence, Mutation, Outcome, PutIf, Refusal, SetExpiry};
 use crate::object::BucketId;
 use crate::read::Lookup;
+use crate::stage::BodyOf;
 use crate::stage::StagedBody;
 use crate::submission::Submission;
 
@@ -109,7 +110,7 @@ fn long_body(number: usize, len: usize) -> Vec<u8> {
 }
 
 async fn stage(store: &Store, bucket: BucketId, body: &[u8]) -> StagedBody {
-    let mut writer = store.stage_body(bucket, body.len() as u64).unwrap();
+    let mut writer = store.stage_body(bucket, body.len() as u64, BodyOf::Object).unwrap();
     for bytes in body.chunks(100_000) {
         writer.write(Bytes::copy_from_slice(bytes)).await.unwrap();
     }
@@ -175,11 +176,11 @@ async fn a_body_of_another_length_than_announced_is_refused_and_given_up() {
     let node = Node::start(config(dir.path())).await.unwrap();
     let store = node.store();
     let bucket = store.open_bucket(b"redis-0").await.unwrap();
-    let mut writer = store.stage_body(bucket, 100_000).unwrap();
+    let mut writer = store.stage_body(bucket, 100_000, BodyOf::Object).unwrap();
     writer.write(Bytes::from(vec![1; 99_999])).await.unwrap();
     let error = writer.finish().await.unwrap_err();
     assert!(matches!(error, Error::BodyLength { written: 99_999, announced: 100_000 }), "{error}");
-    let mut writer = store.stage_body(bucket, 100_000).unwrap();
+    let mut writer = store.stage_body(bucket, 100_000, BodyOf::Object).unwrap();
     let error = writer.write(Bytes::from(vec![1; 100_001])).await.unwrap_err();
     assert!(matches!(error, Error::BodyLength { .. }), "{error}");
     assert!(writer.write(Bytes::from(vec![1; 10])).await.is_err(), "it takes nothing more");
@@ -203,9 +204,9 @@ async fn bodies_are_counted_against_the_capacity_from_their_announcement_on() {
     let node = Node::start(config).await.unwrap();
     let store = node.store();
     let bucket = store.open_bucket(b"redis-0").await.unwrap();
-    let refused = |len| full_text(store.stage_body(bucket, len).unwrap_err());
+    let refused = |len| full_text(store.stage_body(bucket, len, BodyOf::Object).unwrap_err());
     assert!(refused(17 << 20).contains("capacity"), "{}", refused(17 << 20));
-    let mut writer = store.stage_body(bucket, 10 << 20).unwrap();
+    let mut writer = store.stage_body(bucket, 10 << 20, BodyOf::Object).unwrap();
     assert!(refused(10 << 20).contains("capacity"), "announced, not a byte written");
     writer.write(Bytes::from(long_body(1, 9 << 20))).await.unwrap();
     assert!(refused(10 << 20).contains("capacity"), "half written");
@@ -229,7 +230,7 @@ async fn a_disk_with_less_than_its_reserve_refuses_growth_and_nothing_else() {
     config.limits.disk_reserve_bytes = Some(1 << 60);
     let node = Node::start(config).await.unwrap();
     let store = node.store();
-    let text = full_text(store.stage_body(bucket, 100_000).unwrap_err());
+    let text = full_text(store.stage_body(bucket, 100_000, BodyOf::Object).unwrap_err());
     assert!(text.contains("kept free"), "{text}");
     let mut submission = Submission::new();
     submission.push(&set(bucket, b"a", b"1"));
@@ -327,7 +328,7 @@ async fn throughput(
         let (store, bytes) = (store.clone(), bytes.clone());
         tokio::spawn(async move {
             for _ in 0..rounds {
-                let mut body = store.stage_body(bucket, len as u64).unwrap();
+                let mut body = store.stage_body(bucket, len as u64, BodyOf::Object).unwrap();
                 for at in (0..len).step_by(bytes.len()) {
                     body.write(bytes.slice(..bytes.len().min(len - at))).await.unwrap();
                 }

@@ -15,6 +15,7 @@ use crate::node::{MountConfig, Node, OriginBackend, OriginConfig, StorageConfig}
 use crate::object::BucketId;
 use crate::origin::memory::{Fault, MemoryOrigin, Operation};
 use crate::origin::{ErrorClass, Landing, Origin, OriginError};
+use crate::stage::BodyOf;
 use crate::store::Store;
 use crate::submission::Submission;
 
@@ -67,7 +68,7 @@ pub(crate) async fn put(store: &Store, bucket: BucketId, key: &str, body: &Bytes
     let mut submission = Submission::new();
     let mut staged = None;
     if body.len() as u64 > store.inline_bytes_max() {
-        let mut writer = store.stage_body(bucket, body.len() as u64)?;
+        let mut writer = store.stage_body(bucket, body.len() as u64, BodyOf::Object)?;
         let mut rest = body.clone();
         while !rest.is_empty() {
             writer.write(rest.split_to(rest.len().min(500_000))).await?;
@@ -230,7 +231,7 @@ pub(crate) async fn away(store: &Store, bucket: BucketId, count: usize) -> usize
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_may_be_given_up_lies_in_blocks_that_come_back_one_by_one() {
+async fn what_may_be_given_up_lies_in_blocks() {
     let (dir, origin) = (tempfile::tempdir().unwrap(), Arc::new(MemoryOrigin::capable()));
     let node = Node::start(config(dir.path(), &origin, 1 << 30)).await.unwrap();
     let store = node.store();
@@ -248,7 +249,7 @@ async fn what_may_be_given_up_lies_in_blocks_that_come_back_one_by_one() {
     put(&store, plain, "a", &long).await.unwrap();
     assert_eq!(pieces(plain, b"a").await, [10]);
     // An object of many long parts would have too many.
-    let part = |len: u64| store.stage_part(data, len).unwrap().piece_bytes() >> 20;
+    let part = |len: u64| store.stage_body(data, len, BodyOf::Part).unwrap().piece_bytes() >> 20;
     assert_eq!([24, 25, 40, 48, 49].map(|mib| part(mib << 20)), [4, 8, 8, 8, 12]);
     node.stop().await;
 }

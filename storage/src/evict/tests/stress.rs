@@ -22,6 +22,7 @@ use crate::mutation::{Existence, Mutation, Outcome, Payload, PutIf, Refusal, Set
 use crate::node::{Node, StorageConfig};
 use crate::object::BucketId;
 use crate::origin::memory::MemoryOrigin;
+use crate::stage::BodyOf;
 use crate::store::Store;
 use crate::submission::Submission;
 
@@ -166,7 +167,7 @@ impl Site {
                 make((&body[..]).into(), &mut submission);
                 return self.store.submit(submission).await;
             }
-            let mut writer = self.store.stage_body(self.bucket, body.len() as u64)?;
+            let mut writer = self.store.stage_body(self.bucket, body.len() as u64, BodyOf::Object)?;
             for at in (0..body.len()).step_by(300_000) {
                 writer.write(body.slice(at..body.len().min(at + 300_000))).await?;
             }

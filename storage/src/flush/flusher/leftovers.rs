@@ -23,7 +23,7 @@ use crate::flush::asked::{Stranger, judge};
 use crate::flush::contract::{
     AskedUpload, FlushEvent, MountId, SourceError, StaleTransfer, TransferRecord, TransferStep, UploadPlace,
 };
-use crate::flush::stale::{Progress, is_refused};
+use crate::flush::stale::{Progress, is_refused, so_far};
 use crate::object::{BucketId, Version};
 use crate::origin::{ErrorClass, Landing, OriginError, OriginKey};
 
@@ -265,8 +265,7 @@ impl Flusher {
             };
             self.mount(stale.mount).is_none() && arrives
         })?;
-        let why = trouble.map(|trouble| format!("; so far: {trouble}")).unwrap_or_default();
-        Some(format!("an upload of a forgotten mount is given up first{why}"))
+        Some(format!("an upload of a forgotten mount is given up first{}", so_far(trouble)))
     }
 }
 

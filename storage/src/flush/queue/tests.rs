@@ -138,10 +138,6 @@ impl Story {
     }
 }
 
-fn waits_since(story: &Story) -> Option<u64> {
-    story.queue.waits_since_ms(MOUNT)
-}
-
 #[test]
 fn the_age_of_a_mount_is_that_of_its_oldest_change_that_is_not_set_aside() {
     let mut story = Story::new();
@@ -152,13 +148,13 @@ fn the_age_of_a_mount_is_that_of_its_oldest_change_that_is_not_set_aside() {
     story.now += 10;
     // Stands for the change before it, too.
     story.put("a");
-    assert_eq!(waits_since(&story), Some(10_000));
+    assert_eq!(story.queue.waits_since_ms(MOUNT), Some(10_000));
     let row = RowId { bucket: BUCKET, key: Bytes::from_static(b"a"), version: Version(first.0 + 2) };
     let parked = story.rows.park(row.clone(), Some("no".to_owned()));
     story.queue.observe(parked);
-    assert_eq!(waits_since(&story), Some(10_010));
+    assert_eq!(story.queue.waits_since_ms(MOUNT), Some(10_010));
     story.reload(None);
-    assert_eq!(waits_since(&story), Some(10_010));
+    assert_eq!(story.queue.waits_since_ms(MOUNT), Some(10_010));
     // It waited for a hand: its time counts from now on.
     story.now += 500;
     let started = story.starts();
@@ -166,7 +162,7 @@ fn the_age_of_a_mount_is_that_of_its_oldest_change_that_is_not_set_aside() {
     story.queue.observe(FlushEvent::Parked { row, reason: None, at_ms: story.now });
     for start in started.into_iter().chain(story.starts()) {
         story.done(&start);
-        let left = waits_since(&story);
+        let left = story.queue.waits_since_ms(MOUNT);
         assert!(left.is_none_or(|since_ms| since_ms == 10_520), "{left:?}");
     }
     assert_eq!(story.queue.waits_since_ms(MOUNT), None);
@@ -182,7 +178,7 @@ fn what_replaces_a_change_that_was_set_aside_does_not_inherit_its_age() {
     story.queue.observe(parked);
     story.now += 10_000;
     story.put("a");
-    assert_eq!(waits_since(&story), Some(20_000));
+    assert_eq!(story.queue.waits_since_ms(MOUNT), Some(20_000));
     // A wait for the first change is one for the second, all the same.
     assert_eq!(story.queue.oldest_since_ms(), Some(10_000));
 }

@@ -135,19 +135,20 @@ impl FlushQueue {
         self.entry(slot)?.rows.iter().find(|row| row.since == since).map(|row| row.since_ms)
     }
 
-    /// Since when the change of a mount whose age is asked for has waited that has waited longest, milliseconds since the
-    /// Unix epoch; rows that are set aside are left out.
+    /// Since when something has waited for a mount whose age is asked for, milliseconds since the Unix epoch; rows that are
+    /// set aside are left out.
     pub fn waits_since_ms(&self, mount: MountId) -> Option<u64> {
-        let entry = self.mounts.iter().find(|entry| entry.mount.id == mount)?;
-        entry.aging.first().map(|(since_ms, ..)| *since_ms)
+        self.waits_longest(mount).map(|(since_ms, ..)| since_ms)
     }
 
-    /// Whether that one cannot go before something that is set aside.
+    fn waits_longest(&self, mount: MountId) -> Option<(u64, Version, u32)> {
+        let entry = self.mounts.iter().find(|entry| entry.mount.id == mount)?;
+        entry.aging.first().copied()
+    }
+
+    /// Whether what has waited longest cannot go before something that is set aside.
     pub fn waits_for_parked(&self, mount: MountId) -> bool {
-        let entry = self.mounts.iter().find(|entry| entry.mount.id == mount);
-        let Some((_, version, slot)) = entry.and_then(|entry| entry.aging.first()).copied() else {
-            return false;
-        };
+        let Some((_, version, slot)) = self.waits_longest(mount) else { return false };
         let Some(key) = self.entry(slot) else { return false };
         let Some(at) = key.rows.iter().position(|row| row.version == version) else { return false };
         match self.state(key, slot, at) {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::stage::BodyOf;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -63,7 +64,7 @@ async fn writes_are_slowed_down_then_refused_by_max_lag_and_go_on_when_the_origi
     submission.push(&Mutation::Delete { bucket, key: b"before" });
     assert!(matches!(store.submit(submission).await.unwrap().results[..], [Outcome::Done(_)]));
     store.open_bucket(b"elsewhere").await.unwrap();
-    assert!(matches!(store.stage_body(bucket, 1 << 20), Err(Error::Full(_))));
+    assert!(matches!(store.stage_body(bucket, 1 << 20, BodyOf::Object), Err(Error::Full(_))));
     assert_eq!(count(&store.stats().writes_rejected, "max_lag"), 2);
     origin.clear_hook();
     flushed(&store).await;

@@ -1,6 +1,7 @@
 //! What changes objects: ours by every kind of write, and others straight in the origin.
 
 use super::*;
+use crate::stage::BodyOf;
 
 impl World {
     pub(super) fn wrote(&mut self, key: &[u8], body: Bytes, etag: String) {
@@ -24,7 +25,7 @@ impl World {
     ) -> Result<Outcome, Error> {
         let mut submission = Submission::new();
         if body.len() as u64 > site.store.inline_bytes_max() {
-            let mut writer = site.store.stage_body(site.bucket, body.len() as u64)?;
+            let mut writer = site.store.stage_body(site.bucket, body.len() as u64, BodyOf::Object)?;
             let mut rest = body.clone();
             while !rest.is_empty() {
                 writer.write(rest.split_to(rest.len().min(500_000))).await?;
