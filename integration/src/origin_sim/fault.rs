@@ -209,7 +209,7 @@ impl FaultPlan {
         self.active.iter().find(|active| active.id == id).map_or(0, |active| active.struck)
     }
 
-    /// The fault for this call. Every rule that matches counts the call, the newest that strikes decides.
+    /// The fault for this call: the newest rule that strikes decides. Older ones do not count such a call.
     pub fn decide(&mut self, op: Op, key: &str) -> Option<Fault> {
         let mut decided = None;
         for active in self.active.iter_mut().rev() {

@@ -1,6 +1,6 @@
 //! F1: an origin that fails in every way, once each, while thousands of objects go to it. Aim: the queue moves only on
 //! what the origin confirmed; no kind of error loses an object, sets one aside or needs a hand. Method: a fault plan
-//! that strikes each kind once on a whole PUT and on each step of a multipart upload, and credentials that expire
+//! that strikes each kind once on a whole PUT and once on each step of a multipart upload, spread over the objects, and credentials that expire
 //! for a while; then what was written is compared with the bucket.
 //!
 //! 1,500 objects, 10,000 with `FOREBAY_LONG=1`; `rclone check` judges, too.
@@ -25,21 +25,32 @@ fn is_long() -> bool {
     std::env::var_os("FOREBAY_LONG").is_some()
 }
 
-/// Every kind once on each of these operations, spread over the calls that there will be at least.
-fn plan(origin: &OriginSim, least_calls: &[(Op, usize)]) -> Vec<(Op, Fault, RuleId)> {
+/// Every `LARGE_EACH`th object goes in parts.
+const LARGE_EACH: usize = 20;
+
+/// Every kind once on each operation, and on few of one object: what meets four refusals of its own in a row is set
+/// aside, and rightly so.
+fn plan(origin: &OriginSim, objects: usize) -> Vec<(Op, Fault, RuleId)> {
+    let faults = passing_faults();
+    let (small_step, large_step) = (objects / faults.len(), objects / LARGE_EACH / (faults.len() + 1));
+    assert!(small_step >= 2 && large_step >= 2, "{objects} objects for {} kinds", faults.len());
     let mut rules = Vec::new();
-    for (op, calls) in least_calls {
-        let faults = passing_faults();
-        let step = calls / faults.len();
-        assert!(step >= 1, "{calls} calls of {op:?} for {} kinds", faults.len());
-        for (number, fault) in faults.into_iter().enumerate() {
-            let call = Calls::Nth((number * step + 1) as u64);
-            // What the probe of the origin writes has no such key.
-            let rule = Rule::new(&[*op], fault.clone()).on(Keys::Containing("f1-".into())).calls(call);
-            rules.push((*op, fault, origin.add_fault(rule)));
+    for (number, fault) in faults.into_iter().enumerate() {
+        let small = number * small_step;
+        let small = if small.is_multiple_of(LARGE_EACH) { small + 1 } else { small };
+        let large = |place: usize| (number * large_step + place) * LARGE_EACH;
+        for (op, object) in
+            [(Op::Put, small), (Op::BeginUpload, large(0)), (Op::Part, large(1)), (Op::Complete, large(2))]
+        {
+            let rule = Rule::new(&[op], fault.clone()).on(Keys::Containing(key(object))).calls(Calls::Nth(1));
+            rules.push((op, fault.clone(), origin.add_fault(rule)));
         }
     }
     rules
+}
+
+fn key(number: usize) -> String {
+    format!("f1-{number:05}")
 }
 
 #[test]
@@ -49,18 +60,14 @@ fn f1_every_kind_of_error_once_loses_nothing_and_fails_nothing() {
     let options = NodeOptions::default().set("flush.part_size", &format!("\"{}KiB\"", PART_BYTES >> 10));
     let node = Node::start(Written::mounted(options, &origin)).unwrap();
     node.attach_mounts(&[Api::Resp.bucket(), Api::S3.bucket()], LIMIT);
-    let large = objects / 20;
-    let rules = plan(
-        &origin,
-        &[(Op::Put, objects - large), (Op::BeginUpload, large), (Op::Part, 3 * large), (Op::Complete, large)],
-    );
+    let rules = plan(&origin, objects);
     let mut written = Written::default();
     let mut clients = Clients::of(&node);
     let mut expired = None;
     for number in 0..objects {
         let api = if number % 3 == 0 { Api::Resp } else { Api::S3 };
-        let bytes = if number % 20 == 0 { 3 * PART_BYTES - 7 } else { 1 + number % 1_999 };
-        written.write(&mut clients, api, &format!("f1-{number:05}"), bytes).unwrap();
+        let bytes = if number.is_multiple_of(LARGE_EACH) { 3 * PART_BYTES - 7 } else { 1 + number % 1_999 };
+        written.write(&mut clients, api, &key(number), bytes).unwrap();
         if number == objects / 2 {
             let token = Rule::new(&[], Fault::Answer(400, "ExpiredToken")).on(Keys::Containing("f1-".into()));
             expired = Some(origin.add_fault(token));
