@@ -100,7 +100,9 @@ pub(crate) async fn fetch(
     } else if held.takes_bytes(range.end - range.start) {
         FetchedBody::Here(view.read_body(&row, range).await?)
     } else if held.takes_parts(row.parts_count() as u64) {
-        FetchedBody::Long(view.open_body(&row).await?, range)
+        let body = view.open_body(&row).await?;
+        body.reach(range.clone()).await?;
+        FetchedBody::Long(body, range)
     } else {
         return Err(CommandError::REPLY_TOO_LONG);
     };

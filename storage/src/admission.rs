@@ -2,12 +2,13 @@
 //!
 //! Owns the limits, the looks at what is used of each, and the wait for room that may come. Does not own the room
 //! itself: `evict/` makes it, the flush gives up what is dirty.
-//! Writers are slowed down before they would be refused: near `dirty_limit`, and near a mount's `max_lag` (`lag`).
+//! Writers are slowed down before they would be refused: near each limit (`slow`), and near a mount's `max_lag` (`lag`).
 //! What must hold: what is refused is refused before it reaches the log, with the numbers; a replay judges nothing
 //! (PITFALLS 11). Deletes of objects are never refused. A crash leaves nothing of it.
 
 mod counts;
 mod lag;
+mod slow;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -38,14 +39,6 @@ const PLENTY_PERCENT: u64 = 80;
 const ROOM_WAIT: Duration = Duration::from_secs(10);
 /// Pause between its looks.
 const ROOM_POLL: Duration = Duration::from_millis(20);
-/// Share of `dirty_limit` from which on writers to mounted buckets are slowed down.
-const DIRTY_SOFT_PERCENT: u64 = 75;
-/// Longest wait for each MiB of a write, begun ones too, right below `dirty_limit`: 16 writers of 64 KiB come to 20 MiB/s,
-/// about what an uplink takes, so that most never meet the limit.
-const DIRTY_WAIT_MAX: Duration = Duration::from_millis(50);
-/// For no more than so many of them at once.
-const DIRTY_WAIT_MIB_MAX: u64 = 64;
-
 /// Byte limits of a node.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -164,32 +157,23 @@ impl Shared {
         why.map(|(why, reason)| (format!("forebay: {why}"), reason))
     }
 
-    /// Slows a write of `len` bytes to these buckets down where too much waits for their origins, or has for too long; in
-    /// the end the latter is refused, the former where room is looked for. Dropping the future does nothing.
-    pub(crate) async fn slow_down(&self, buckets: &[BucketId], len: u64) -> Result<()> {
-        let mut late = Duration::ZERO;
-        if let Some(lag) = self.lag(buckets) {
-            self.refuse_lag(&lag)?;
-            late = lag.delay();
+    /// Lets a write of `len` bytes that makes these buckets larger go on, beside bodies that were admitted for themselves:
+    /// slows it down near a limit, refuses it where a mount is behind its `max_lag`, and waits for room as long as some
+    /// may come, up to 10 s. Dropping the future does nothing.
+    pub(crate) async fn admit_growth(&self, buckets: &[BucketId], len: u64) -> Result<()> {
+        let lag = self.lag(buckets);
+        if let Some(lag) = &lag {
+            self.refuse_lag(lag)?;
         }
-        let much = self.dirty_wait(buckets, len);
-        let (wait, reason) = if late > much { (late, Reason::MaxLag) } else { (much, Reason::DirtyLimit) };
-        if !wait.is_zero() {
+        let late = lag.map(|lag| (lag.delay(), Reason::MaxLag));
+        let waits = late.into_iter().chain(self.growth_wait(buckets, len));
+        let slowed = waits.max_by_key(|(wait, _)| *wait).filter(|(wait, _)| !wait.is_zero());
+        if let Some((wait, reason)) = slowed {
             self.admissions.note_throttled(reason);
             tokio::time::sleep(wait).await;
         }
-        Ok(())
-    }
-
-    /// How long a write waits because of what waits for origins.
-    fn dirty_wait(&self, buckets: &[BucketId], len: u64) -> Duration {
-        let (dirty, limit) = (self.status.dirty_charged.load(Relaxed), self.limits.dirty_bytes);
-        let soft = limit / 100 * DIRTY_SOFT_PERCENT;
-        if dirty <= soft || !self.any_mounted(buckets) {
-            return Duration::ZERO;
-        }
-        let mib = len.div_ceil(1 << 20).clamp(1, DIRTY_WAIT_MIB_MAX);
-        wait_of(dirty as f64, soft as f64, limit as f64, DIRTY_WAIT_MAX * mib as u32)
+        let refused = || self.refuse_growth(buckets, 0);
+        self.await_room(0, slowed.is_some(), &refused).await
     }
 
     fn refuse_lag(&self, lag: &Lag) -> Result<()> {
@@ -326,7 +310,7 @@ impl Shared {
     /// come, up to 10 s. Dropping the future does nothing.
     pub(crate) async fn admit(&self, buckets: &[BucketId], more: u64) -> Result<()> {
         let refused = || self.refuse_growth(buckets, more);
-        self.await_room(more, &refused).await
+        self.await_room(more, false, &refused).await
     }
 
     /// Lets a body of `len` bytes begin to arrive: it may count on room that comes while it does.
@@ -347,27 +331,31 @@ impl Shared {
 
     /// Lets a piece of a body that was admitted whole go on: it is slowed down, and waits for room.
     pub(crate) async fn admit_piece(&self, bucket: BucketId, len: u64) -> Result<()> {
-        let wait = self.dirty_wait(&[bucket], len);
-        if !wait.is_zero() {
+        if let Some((wait, _)) = self.growth_wait(&[bucket], len) {
             tokio::time::sleep(wait).await;
         }
         let refused = || {
             let stored = self.stored_bytes() + len;
             (stored > self.limits.capacity_bytes).then(|| self.no_capacity(stored))
         };
-        self.await_room(len, &refused).await
+        self.await_room(len, true, &refused).await
     }
 
-    async fn await_room(&self, more: u64, refused: &(dyn Fn() -> Option<Refused> + Sync)) -> Result<()> {
+    /// `counted`: the write counts as slowed down already.
+    async fn await_room(
+        &self,
+        more: u64,
+        mut counted: bool,
+        refused: &(dyn Fn() -> Option<Refused> + Sync),
+    ) -> Result<()> {
         let until = Instant::now() + ROOM_WAIT;
-        let mut waits = false;
         while let Some(Refused { error, by, reason }) = refused() {
             let hopeless = more > self.limits.capacity_bytes || !self.room_may_come();
             if matches!(by, Limit::Other) || hopeless || Instant::now() >= until {
                 self.admissions.note_rejected(reason);
                 return Err(error);
             }
-            if !std::mem::replace(&mut waits, true) {
+            if !std::mem::replace(&mut counted, true) {
                 self.admissions.note_throttled(reason);
             }
             self.evictor.nudge();
@@ -396,12 +384,6 @@ enum Limit {
     Room,
     /// It does not.
     Other,
-}
-
-/// How long a write waits while `used` nears `limit`: not at all up to `soft`, then evenly longer, up to `longest`.
-fn wait_of(used: f64, soft: f64, limit: f64, longest: Duration) -> Duration {
-    let share = (used - soft) / (limit - soft).max(f64::MIN_POSITIVE);
-    longest.mul_f64(share.clamp(0.0, 1.0))
 }
 
 /// `8.0/8.0 GiB`, or MiB where that says more.

@@ -302,8 +302,7 @@ impl Store {
     /// comes beside the outcomes, and nobody may be told that it is done before it has arrived. Read from the views
     /// before that is waited for.
     pub async fn submit_reading(&self, submission: Submission) -> Result<(Outcomes, Arrival)> {
-        self.shared.slow_down(&submission.grows, submission.bytes.len() as u64).await?;
-        self.shared.admit(&submission.grows, 0).await?;
+        self.shared.admit_growth(&submission.grows, submission.bytes.len() as u64).await?;
         let (mut start, mut first) = (0, 0);
         for (end, outcomes) in &submission.ends {
             let too_many = (outcomes - first) as u64 >= Version::POSITIONS_MAX;

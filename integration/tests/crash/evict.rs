@@ -9,6 +9,7 @@ use aws_sdk_s3::primitives::ByteStream;
 use forebay_integration::http_wire;
 use forebay_integration::node::{Node, NodeOptions};
 use forebay_integration::origin_sim::OriginSim;
+use forebay_integration::origin_sim::fault::{Fault, Op, Rule};
 use forebay_integration::resp_wire::{RespWire, bulk};
 use forebay_integration::wait;
 
@@ -88,6 +89,14 @@ fn a_gibibyte_goes_through_a_quarter_of_it() {
     node.finish(&["flush", "dirty", "origin"]);
 }
 
+/// Bodies that are answered piece by piece, older than everything else; most of them in segments that are full.
+const LONGS: usize = 32;
+const LONG_BYTES: usize = 1 << 20;
+
+fn long_value(number: usize) -> Vec<u8> {
+    (0..LONG_BYTES).map(|at| (number * 77 + at * 3 + at / 509) as u8).collect()
+}
+
 #[tokio::test]
 async fn f3_with_the_origin_away_nothing_dirty_goes_and_writes_come_back_by_themselves() {
     let origin = OriginSim::start(&["cloud"]).unwrap();
@@ -95,13 +104,35 @@ async fn f3_with_the_origin_away_nothing_dirty_goes_and_writes_come_back_by_them
     node.attach_mounts(&["redis-0"], LIMIT);
     let mut resp = node.resp();
     resp.set_reply_limit(Duration::from_secs(60)).unwrap();
+    for number in 0..LONGS {
+        let reply = resp.call(&[b"SET", format!("long{number}").as_bytes(), &long_value(number)]).unwrap();
+        assert_eq!(reply, b"+OK\r\n");
+    }
     let clean = (160 << 20) / VALUE_BYTES;
     for number in 0..clean {
         set_patiently(&mut resp, number);
     }
     node.flush_wait(LIMIT);
+
+    // An origin that takes nothing and gives everything: several times what the site can hold flows through it.
+    let refuses =
+        origin.add_fault(Rule::new(&[Op::Put, Op::BeginUpload], Fault::Answer(503, "ServiceUnavailable")));
+    let half = clean + (36 << 20) / VALUE_BYTES;
+    for number in clean..half {
+        set_patiently(&mut resp, number);
+    }
+    for _ in 0..3 {
+        for number in 0..half {
+            expect(&mut resp, number);
+        }
+    }
+    let (fills, pending) = (metric(&node, "fills_total"), metric(&node, "flush_pending_objects"));
+    assert!(fills > clean as u64, "{fills} fills");
+    assert!(pending >= (half - clean) as u64, "{pending} of {} wait", half - clean);
+
     origin.set_outage(true);
-    let mut next = clean;
+    origin.remove_fault(refuses);
+    let mut next = half;
     let refused = loop {
         let reply = set(&mut resp, next);
         if reply != b"+OK\r\n" {
@@ -113,10 +144,12 @@ async fn f3_with_the_origin_away_nothing_dirty_goes_and_writes_come_back_by_them
     let said = refused.escape_ascii().to_string();
     println!("{} dirty values, then {said}", next - clean);
     assert!(said.starts_with("-OOM forebay: ") && said.contains("/96.0 MiB"), "{said}");
+    assert!(said.contains(", origin down "), "{said}");
     assert!((next - clean) * VALUE_BYTES > 60 << 20, "clean bytes made room for {}", next - clean);
     let put = node.s3().put_object().bucket("redis-0").key("more").body(ByteStream::from(value(0)));
     let refused = put.send().await.unwrap_err();
     assert_eq!(refused.code(), Some("SlowDown"));
+    assert!(refused.message().is_some_and(|text| text.contains(", origin down ")), "{refused:?}");
     assert!(refused.raw_response().unwrap().headers().get("retry-after").is_some());
 
     let mut away = None;
@@ -131,8 +164,17 @@ async fn f3_with_the_origin_away_nothing_dirty_goes_and_writes_come_back_by_them
     }
     let away = away.expect("some value is only in the origin");
     assert_eq!(resp.call(&["EXISTS", &key(away)]).unwrap(), b":1\r\n");
-    let got = node.s3().get_object().bucket("redis-0").key(key(away)).send().await.unwrap_err();
-    assert_eq!(got.raw_response().unwrap().status().as_u16(), 503, "{got:?}");
+    let long = (0..LONGS).map(|number| format!("long{number}")).find(|key| {
+        let reply = resp.call(&["GET", key]).unwrap();
+        assert!(reply.starts_with(b"$") || reply.starts_with(b"-TRYAGAIN"), "{key}");
+        reply.starts_with(b"-")
+    });
+    let long = long.expect("some long value is only in the origin");
+    for (key, range) in [(key(away), None), (long.clone(), None), (long, Some("bytes=9-900000"))] {
+        let got = node.s3().get_object().bucket("redis-0").key(key).set_range(range.map(str::to_owned));
+        let got = got.send().await.unwrap_err();
+        assert_eq!(got.raw_response().unwrap().status().as_u16(), 503, "{got:?}");
+    }
 
     node.kill();
     node.restart().unwrap();
@@ -150,6 +192,13 @@ async fn f3_with_the_origin_away_nothing_dirty_goes_and_writes_come_back_by_them
     node.flush_wait(LIMIT);
     for number in 0..=next {
         expect(&mut resp, number);
+    }
+    for number in 0..LONGS {
+        let reply = resp.call(&["GET", &format!("long{number}")]).unwrap();
+        assert!(
+            bulk(&reply).is_some_and(|found| found == long_value(number)),
+            "long{number} has other bytes"
+        );
     }
     assert_eq!(origin.objects("cloud", "db/k").len(), next + 1);
     node.finish(&["flush", "dirty", "origin", "read through"]);

@@ -35,6 +35,9 @@ async fn f7_trouble_of_the_origin_is_an_error_and_never_absence() {
     for number in 0..200 {
         origin.foreign_put("cloud", &format!("pics/k{number}"), format!("foreign {number}"));
     }
+    // Known here, but not its bytes: those are never kept, for nobody reads them to the end.
+    let long = vec![7; 40 << 20];
+    origin.foreign_put("cloud", "pics/long", long.clone());
     let (node, mut resp) = start(&origin, options(&origin).set("flush.attempt_timeout", "\"500ms\""));
     resp.set_reply_limit(LIMIT).unwrap();
     let s3 = node.s3();
@@ -48,6 +51,7 @@ async fn f7_trouble_of_the_origin_is_an_error_and_never_absence() {
         // Not reached at all.
         None,
     ];
+    s3.head_object().bucket("photos").key("long").send().await.unwrap();
     for (round, trouble) in troubles.into_iter().enumerate() {
         match &trouble {
             Some(fault) => {
@@ -77,6 +81,17 @@ async fn f7_trouble_of_the_origin_is_an_error_and_never_absence() {
         ] {
             let reply = said(&resp.call(&request).unwrap());
             assert!(reply.starts_with("-TRYAGAIN"), "{trouble:?}: {request:?}: {reply}");
+        }
+        // A long answer does not begin before its origin has.
+        for request in
+            [vec!["GET", "long"], vec!["GETRANGE", "long", "1000000", "3000000"], vec!["MGET", "long"]]
+        {
+            let reply = said(&resp.call(&request).unwrap());
+            assert!(reply.starts_with("-TRYAGAIN"), "{trouble:?}: {request:?}: {reply}");
+        }
+        for range in [None, Some("bytes=1000000-3000000")] {
+            let got = s3.get_object().bucket("photos").key("long").set_range(range.map(str::to_owned));
+            assert_eq!(got.send().await.unwrap_err().code(), Some("ServiceUnavailable"), "{trouble:?}");
         }
         for unknown in [key(), format!("absent-{round}")] {
             let status = |error: Option<u16>| error.unwrap_or(0);
@@ -121,8 +136,11 @@ async fn f7_trouble_of_the_origin_is_an_error_and_never_absence() {
         }
         assert_eq!(get(&mut resp, &format!("absent-{round}")), None);
     }
+    let got = s3.get_object().bucket("photos").key("long").send().await.unwrap();
+    assert!(got.body.collect().await.unwrap().into_bytes() == long);
+    assert!(get(&mut resp, "long") == Some(long));
     node.flush_wait(LIMIT);
-    node.finish(&["origin", "flush", "looked up", "look-up", "listing"]);
+    node.finish(&["origin", "flush", "looked up", "look-up", "listing", "read through"]);
 }
 
 /// Where the origin was empty at first everything in it is ours: nothing is asked, so nothing fails.

@@ -118,6 +118,7 @@ impl Found {
         if range.end - range.start <= PIECE_BYTES {
             return Ok(Body::from(reader.read(range).await?));
         }
+        reader.reach(range.clone()).await?;
         Ok(stream_body(reader, range, operations.pieces.clone()))
     }
 }

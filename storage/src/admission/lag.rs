@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::wait_of;
+use super::slow::wait_of;
 
 /// Longest wait of one write, right below `max_lag`.
 const DELAY_MAX: Duration = Duration::from_secs(1);

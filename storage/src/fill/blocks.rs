@@ -47,7 +47,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 1
 /// Longest wait for a turn: as many fetches as that have not moved for so long.
 const TURN_TIMEOUT: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 60_000 });
 /// Longest time of one try.
-const TRY_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const TRY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One block, as one version of an origin's object has it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -371,19 +371,9 @@ impl Run {
                     fills.counters.bytes.fetch_add(self.block.len(), Relaxed);
                     return Ok(());
                 }
-                Err(Trouble::Changed(what)) => {
-                    self.shared.lookups.doubt(body.of.0, &body.of.1);
-                    tracing::error!(key = %body.key, origin = body.origin.name(), what, "a read found the object changed in the origin");
-                    let text = format!("forebay: the object's bytes are only in the origin, where {what}");
-                    return Err(Error::ChangedInOrigin(text.into()));
-                }
+                Err(Trouble::Changed(what)) => return Err(body.changed(&self.shared, &what)),
                 Err(Trouble::Passing(_)) if tries < TRIES => tokio::time::sleep(RETRY_PAUSE).await,
-                Err(Trouble::Passing(what)) => {
-                    body.log_failure(&what);
-                    return Err(Error::Unavailable(
-                        "the bytes are only in the origin, which does not give them now",
-                    ));
-                }
+                Err(Trouble::Passing(what)) => return Err(body.not_now(&what)),
             }
         }
     }

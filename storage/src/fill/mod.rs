@@ -85,6 +85,21 @@ impl OriginBody {
             Some(_) => None,
         })
     }
+
+    /// The error of a reader who found something else in the origin.
+    fn changed(&self, shared: &Shared, what: &str) -> Error {
+        shared.lookups.doubt(self.of.0, &self.of.1);
+        tracing::error!(key = %self.key, origin = self.origin.name(), what, "a read found the object changed in the origin");
+        Error::ChangedInOrigin(
+            format!("forebay: the object's bytes are only in the origin, where {what}").into(),
+        )
+    }
+
+    /// The error of a reader who may come again.
+    fn not_now(&self, what: &str) -> Error {
+        self.log_failure(what);
+        Error::Unavailable("the bytes are only in the origin, which does not give them now")
+    }
 }
 
 /// A part of a body that is not here.
@@ -320,6 +335,16 @@ pub(crate) fn expect(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPart,
         keep::consider(shared, body, part, &block);
     }
     true
+}
+
+/// Asks the origin, once, whether the body can be read there. The future may be dropped.
+pub(crate) async fn ask(shared: &Shared, body: &OriginBody) -> Result<()> {
+    match tokio::time::timeout(blocks::TRY_TIMEOUT, body.differs()).await {
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some(what))) => Err(body.changed(shared, &what)),
+        Ok(Err(error)) => Err(body.not_now(&error.to_string())),
+        Err(_) => Err(body.not_now("the origin took too long")),
+    }
 }
 
 /// The bytes of the blob that the block around `at` has.

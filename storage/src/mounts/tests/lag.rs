@@ -91,7 +91,7 @@ async fn each_limit_counts_the_writes_that_it_refuses() {
         let store = node.store();
         let (taken, _) = fill(&store).await;
         let stats = store.stats();
-        // Who adds to what waits for an origin is slowed down before.
+        // Who adds to what waits for an origin is slowed down before; the other limits are too small for that.
         let throttled = count(&stats.writes_throttled, reason);
         let slowed = (1..=taken).contains(&throttled);
         assert!(slowed || reason != "dirty_limit", "{throttled} of {taken}");
@@ -101,4 +101,57 @@ async fn each_limit_counts_the_writes_that_it_refuses() {
         drop(store);
         node.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_are_slowed_down_near_capacity_and_near_the_end_of_the_map_and_taken() {
+    let (dir, origin) = (tempfile::tempdir().unwrap(), Arc::new(MemoryOrigin::capable()));
+    let config = || mounted(dir.path(), Some(("s3://old/p", &origin)));
+    let node = Node::start(config()).await.unwrap();
+    let store = node.store();
+    for key in 0..2_000 {
+        set(&store, format!("before{key}").as_bytes(), &[7; 1_000]).await;
+    }
+    flushed(&store).await;
+    drop(store);
+    node.stop().await;
+    type Change = fn(&mut StorageConfig, (u64, u64));
+    let limits: [(&str, u64, Change); 3] = [
+        ("capacity", 1, |config, (stored, _)| config.limits.capacity_bytes = stored * 100 / 97),
+        ("map", 1, |config, (_, used)| config.map_bytes = used * 100 / 85),
+        ("map", 0, |config, (_, used)| config.map_bytes = used * 100 / 70),
+    ];
+    for (reason, slowed, change) in limits {
+        let used = used_by(config()).await;
+        let mut config = config();
+        change(&mut config, used);
+        let node = Node::start(config).await.unwrap();
+        let store = node.store();
+        try_set(&store, b"one more").await.unwrap();
+        let stats = store.stats();
+        let throttled = (count(&stats.writes_throttled, reason), sum(&stats.writes_throttled));
+        let (now, map) = (store.shared().stored_bytes(), store.shared().keyspace.base.usage());
+        assert_eq!(throttled, (slowed, slowed), "{reason} {used:?}: {now} stored, map {map:?}");
+        assert_eq!(sum(&stats.writes_rejected), 0, "{reason}");
+        drop(store);
+        node.stop().await;
+    }
+}
+
+/// What a start finds stored, and used of the map, when starts alone change it no more: pages that one checkpoint leaves
+/// are free for the next one.
+async fn used_by(config: StorageConfig) -> (u64, u64) {
+    let mut before = (0, 0);
+    for _ in 0..20 {
+        let node = Node::start(config.clone()).await.unwrap();
+        let shared = node.store().shared().clone();
+        let used = (shared.stored_bytes(), shared.keyspace.base.usage().0);
+        drop(shared);
+        node.stop().await;
+        if used == before {
+            return used;
+        }
+        before = used;
+    }
+    panic!("it never stays: {before:?}")
 }
