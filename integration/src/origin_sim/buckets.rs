@@ -25,6 +25,8 @@ pub struct StoredObject {
     pub metadata: HashMap<String, String>,
     /// `content-type`, `cache-control`, … by header name.
     pub headers: BTreeMap<&'static str, String>,
+    /// Checksums that a PUT came with and that were right, by header name.
+    pub sums: BTreeMap<&'static str, String>,
 }
 
 impl StoredObject {
@@ -42,6 +44,7 @@ impl StoredObject {
             modified: OffsetDateTime::now_utc(),
             metadata: HashMap::new(),
             headers: BTreeMap::new(),
+            sums: BTreeMap::new(),
         }
     }
 

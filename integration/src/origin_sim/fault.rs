@@ -67,6 +67,8 @@ pub enum Fault {
     IgnoreConditions,
     /// Refuses requests that carry a checksum, as some services do (501).
     RefuseChecksums,
+    /// The same with checksums other than CRC32C.
+    RefuseOtherChecksums,
     /// Says 200 to a PUT or DELETE without applying it.
     LieApplied,
     /// Flips a byte of the body that a GET returns.

@@ -128,11 +128,13 @@ impl Origin {
                 drain(request.into_body()).await;
                 Ok(error_answer(status, code, target.head))
             }
-            Fault::RefuseChecksums if carries_checksum(request.headers()) => {
+            Fault::RefuseChecksums | Fault::RefuseOtherChecksums
+                if carries_checksum(request.headers(), &fault) =>
+            {
                 drain(request.into_body()).await;
                 Ok(error_answer(501, "NotImplemented", target.head))
             }
-            Fault::RefuseChecksums => self.apply(request.map(Body::from)).await,
+            Fault::RefuseChecksums | Fault::RefuseOtherChecksums => self.apply(request.map(Body::from)).await,
             Fault::LieApplied => {
                 let body = collect(request.into_body()).await?;
                 let status = if target.op == Op::Delete { 204 } else { 200 };
@@ -369,9 +371,14 @@ async fn drain(mut body: Incoming) {
     while let Some(Ok(_)) = body.frame().await {}
 }
 
-fn carries_checksum(headers: &HeaderMap) -> bool {
+/// Whether a request carries a checksum that is refused.
+fn carries_checksum(headers: &HeaderMap, fault: &Fault) -> bool {
+    let other = matches!(fault, Fault::RefuseOtherChecksums);
     headers.keys().any(|name| {
         let name = name.as_str();
+        if other && (name == "x-amz-checksum-crc32c" || name == "x-amz-sdk-checksum-algorithm") {
+            return false;
+        }
         name.starts_with("x-amz-checksum-")
             || name == "x-amz-sdk-checksum-algorithm"
             || name == "x-amz-trailer"

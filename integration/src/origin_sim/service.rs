@@ -206,6 +206,8 @@ impl S3 for SimS3 {
         let mut object = StoredObject::with_etag(body, hex::encode(md5));
         object.metadata = req.input.metadata.clone().unwrap_or_default();
         object.headers = content_headers(&req.input)?;
+        object.sums = announced(&req.input).into_iter().collect();
+        object.sums.extend(req.input.content_md5.clone().map(|md5| ("content-md5", md5)));
         Assembling::is_over(&req).await;
         let target = Write::of(&req, &req.input.bucket, &req.input.key).when(
             &req,

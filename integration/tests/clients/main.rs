@@ -7,6 +7,7 @@ mod large_bodies;
 mod long_values;
 mod one_core;
 mod operator;
+mod origin_checksums;
 mod origin_metrics;
 mod part_boundaries;
 mod readme;

@@ -304,18 +304,3 @@ fn an_origin_that_ignores_conditions_ends_equal_and_never_goes_back() {
     origin.record().assert_clean();
     node.finish(&["origin", "flush"]);
 }
-
-#[test]
-fn an_origin_that_refuses_checksums_gets_everything_without_them() {
-    let origin = OriginSim::start(&["cloud"]).unwrap();
-    origin.add_fault(Rule::new(&[Op::Put], Fault::RefuseChecksums));
-    let node = node(&origin);
-    let mut resp = node.resp();
-    for key in 0..20 {
-        assert_eq!(resp.call(&["SET", &format!("k{key}"), "v"]).unwrap(), b"+OK\r\n");
-    }
-    node.flush_wait(LIMIT);
-    assert_eq!(origin.objects("cloud", "db/k").len(), 20);
-    origin.record().assert_clean();
-    node.finish(&["origin", "flush"]);
-}

@@ -124,7 +124,8 @@ impl Flusher {
         let mounts = mounts.into_iter().map(|spec| {
             let MountSpec { attached, existing, .. } = spec;
             let state = MountState { attached, existing, ..MountState::default() };
-            Mount { spec, state: Mutex::new(state), oldest_ms: AtomicU64::new(u64::MAX) }
+            let (oldest_ms, only_crc32c) = (AtomicU64::new(u64::MAX), Arc::default());
+            Mount { spec, state: Mutex::new(state), oldest_ms, only_crc32c }
         });
         Arc::new(Flusher {
             mounts: mounts.collect(),

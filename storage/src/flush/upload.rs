@@ -8,9 +8,10 @@
 //! the started row, so that the next leader waits and asks.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use base64::Engine;
 use tokio::sync::Semaphore;
 
 use super::batch::Batcher;
@@ -38,6 +39,8 @@ pub(crate) struct Target {
     /// The origin, as records name it.
     pub(crate) origin_root: String,
     pub(crate) capabilities: Capabilities,
+    /// Whether the origin has refused the algorithm of a client's checksum, and taken the bytes with CRC32C.
+    pub(crate) only_crc32c: Arc<AtomicBool>,
     /// Whether the origin may hold what this cluster has not put there.
     pub(crate) shared: bool,
 }
@@ -148,11 +151,17 @@ impl Courier {
             return self.put_in_parts(start, target, fence, object).await;
         }
         let deadline = self.started(start, object.body.len()).await?;
-        let request = self.put_request(start, object, target.capabilities).await?;
+        let request = self.put_request(start, object, target).await?;
         let condition = self.condition(start, target, &key).await?;
         let fence = self.bounded(fence, deadline);
         let request = PutRequest { key, condition, deadline: deadline.at, fence, ..request };
-        let answer = target.origin.put(request).await;
+        let mut answer = target.origin.put(request.clone()).await;
+        if answer.as_ref().is_err_and(refuses_algorithm) && request.checksums.has_beyond_crc32c() {
+            // The probe has tried CRC32C alone. What else is wrong with the request is refused once more.
+            let checksums = BodyChecksums::crc32c_of(&request.body);
+            answer = target.origin.put(PutRequest { checksums, ..request }).await;
+            target.only_crc32c.fetch_or(answer.is_ok(), Relaxed);
+        }
         let reply = answer.map_err(|error| failed(error, deadline.alive_ms()))?;
         Ok(self.record(start, start.version, Some(reply.etag.0), Ended::Done, deadline.alive_ms()).await)
     }
@@ -188,15 +197,16 @@ impl Courier {
         &self,
         start: &Start,
         object: FlushObject,
-        capabilities: Capabilities,
+        target: &Target,
     ) -> Result<PutRequest, Ended> {
+        let takes = |sums: &BodyChecksums| !(sums.has_beyond_crc32c() && target.only_crc32c.load(Relaxed));
         let body = object.body.collect().await;
         let body = body.map_err(|error| local_failure(&SourceError(error.to_string())))?;
-        let checksums = match capabilities.checksums {
-            true => known_checksum(&object.meta).unwrap_or_else(|| {
-                let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &body);
-                BodyChecksums { crc32c: Some(crc as u32), ..BodyChecksums::default() }
-            }),
+        let checksums = match target.capabilities.checksums {
+            true => {
+                let verified = BodyChecksums::verified(&object.meta);
+                verified.filter(takes).unwrap_or_else(|| BodyChecksums::crc32c_of(&body))
+            }
             false => BodyChecksums { md5: object.md5, ..BodyChecksums::default() },
         };
         let (headers, user_metadata) = self.headers(start, &object.meta, &object.etag);
@@ -349,17 +359,10 @@ impl Deadline {
     }
 }
 
-/// The checksum that was verified when the body arrived, if the origin takes it as it is.
-fn known_checksum(meta: &ObjectMeta) -> Option<BodyChecksums> {
-    let (algorithm, value) = meta.checksum.as_ref()?;
-    let value = base64::engine::general_purpose::STANDARD.decode(value).ok()?;
-    let none = BodyChecksums::default();
-    Some(match algorithm.as_str() {
-        "crc32c" => BodyChecksums { crc32c: Some(u32::from_be_bytes(value.try_into().ok()?)), ..none },
-        "crc64nvme" => BodyChecksums { crc64nvme: Some(u64::from_be_bytes(value.try_into().ok()?)), ..none },
-        "sha256" => BodyChecksums { sha256: Some(value.try_into().ok()?), ..none },
-        _ => return None,
-    })
+/// Whether the origin does not know the algorithm of a checksum; nothing is applied then.
+fn refuses_algorithm(error: &OriginError) -> bool {
+    let unknown = error.outcome == Landing::NotApplied && error.class == ErrorClass::Other;
+    unknown || error.code.as_deref() == Some("NotImplemented")
 }
 
 pub(super) fn failed(error: OriginError, alive_ms: u64) -> Ended {

@@ -8,6 +8,7 @@
 //! deadline. No implementation retries by itself. No secret stands in any message.
 
 mod body;
+mod checksum;
 pub mod classify;
 #[cfg(test)]
 mod conformance;
@@ -29,6 +30,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 
 pub use body::{BodyError, BodySource, READ_BYTES_MAX, UploadBody};
+pub use checksum::BodyChecksums;
 pub use classify::ErrorClass;
 pub use probe::PROBE_NAME;
 pub use traffic::{Counted, OriginOp, Traffic};
@@ -114,19 +116,6 @@ pub struct ContentHeaders {
     pub content_language: Option<String>,
     /// `Expires`, verbatim.
     pub expires: Option<String>,
-}
-
-/// Checksums of the body that are known already; the origin checks what it supports.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct BodyChecksums {
-    /// CRC32C.
-    pub crc32c: Option<u32>,
-    /// CRC64NVME.
-    pub crc64nvme: Option<u64>,
-    /// SHA-256.
-    pub sha256: Option<[u8; 32]>,
-    /// MD5.
-    pub md5: Option<[u8; 16]>,
 }
 
 /// One attempt to put a whole object.
@@ -350,7 +339,7 @@ pub struct Capabilities {
     pub if_match: bool,
     /// An `If-Match` DELETE with a wrong ETag was refused.
     pub if_match_delete: bool,
-    /// A PUT with a wrong CRC32C was refused, one with the right CRC32C accepted.
+    /// A PUT with a wrong CRC32C was refused, one with the right CRC32C accepted. Says nothing of other algorithms.
     pub checksums: bool,
 }
 

@@ -4,7 +4,7 @@
 //! something of a forgotten mount may still arrive there.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +24,8 @@ pub(super) struct Mount {
     pub(super) state: Mutex<MountState>,
     /// Since when its oldest change waits, if it has a `max_lag` and something waits; else `u64::MAX`.
     pub(super) oldest_ms: AtomicU64,
+    /// See [`Target::only_crc32c`].
+    pub(super) only_crc32c: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -136,6 +138,7 @@ impl Flusher {
             origin_prefix: mount.spec.origin_prefix.clone(),
             origin_root: mount.spec.origin_root.clone(),
             capabilities: capabilities?,
+            only_crc32c: mount.only_crc32c.clone(),
             shared: existing || mount.spec.revalidate,
         })
     }

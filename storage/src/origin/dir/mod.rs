@@ -116,8 +116,7 @@ impl Root {
     }
 
     fn put(&self, request: &PutRequest) -> Result<PutReply, OriginError> {
-        let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, &request.body) as u32;
-        if request.checksums.crc32c.is_some_and(|sent| sent != crc) {
+        if !request.checksums.are_of(&request.body) {
             return Err(bad_digest());
         }
         let temporary = self.own("tmp")?.join(random_hex()?);
@@ -375,5 +374,5 @@ fn no_such_upload() -> OriginError {
 }
 
 fn bad_digest() -> OriginError {
-    OriginError::new(ErrorClass::Checksum, Landing::NotApplied, "the bytes have another CRC32C")
+    OriginError::new(ErrorClass::Checksum, Landing::NotApplied, "the bytes have another checksum")
 }

@@ -14,9 +14,9 @@ impl S3Origin {
         let (attempt, interceptor) = self.attempt(request.deadline, request.fence);
         let length = request.body.len();
         let checksums = request.checksums;
-        let md5 = match (checksums.crc32c, checksums.crc64nvme, checksums.sha256, checksums.md5) {
-            (None, None, None, None) => Some(self.digests.md5(request.body.clone()).await?),
-            (.., md5) => md5.map(Vec::from),
+        let md5 = match checksums.md5 {
+            None if !checksums.has_flexible() => Some(self.digests.md5(request.body.clone()).await?),
+            md5 => md5.map(Vec::from),
         };
         let body = FencedBody::new(request.body.into(), attempt.clone(), self.traffic.clone());
         let headers = request.headers;
@@ -42,8 +42,10 @@ impl S3Origin {
             .set_if_match(if_match)
             .set_metadata(Some(metadata.collect()))
             .set_content_md5(md5.map(base64::encode))
+            .set_checksum_crc32(checksums.crc32.map(|crc| base64::encode(crc.to_be_bytes())))
             .set_checksum_crc32_c(checksums.crc32c.map(|crc| base64::encode(crc.to_be_bytes())))
             .set_checksum_crc64_nvme(checksums.crc64nvme.map(|crc| base64::encode(crc.to_be_bytes())))
+            .set_checksum_sha1(checksums.sha1.map(base64::encode))
             .set_checksum_sha256(checksums.sha256.map(base64::encode))
             .customize()
             .interceptor(interceptor);
