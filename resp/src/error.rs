@@ -81,7 +81,6 @@ impl From<Error> for CommandError {
             Error::Unknown(_)
             | Error::NotInOrigin(_)
             | Error::KeyTooLong(_)
-            | Error::BodyTooLarge(..)
             | Error::BodyLength { .. }
             | Error::GroupTooLarge(..)
             | Error::Damaged(_)
@@ -139,10 +138,6 @@ mod tests {
             (Error::Unavailable("no leader"), "TRYAGAIN forebay: not ready: no leader; try again"),
             (Error::Full("dirty 20 of 20 GiB".into()), "OOM forebay: dirty 20 of 20 GiB"),
             (Error::KeyTooLong(1025), "ERR forebay: key is 1025 bytes long, the limit is 1024"),
-            (
-                Error::BodyTooLarge(70_000, 65_536),
-                "ERR forebay: value is 70000 bytes long, this version takes at most 65536 bytes",
-            ),
             (
                 Error::Unknown("leadership lost"),
                 "ERR forebay: outcome unknown: leadership lost; read before trying again",

@@ -152,7 +152,6 @@ impl From<Error> for Refused {
             Error::KeyTooLong(size) => Refused::new("KeyTooLongError", 400, "Your key is too long")
                 .with("Size", size.to_string())
                 .with("MaxSizeAllowed", forebay_storage::object::KEY_BYTES_MAX.to_string()),
-            Error::BodyTooLarge(size, limit) => entity_too_large(Some(size), limit),
             Error::BodyLength { .. } => Refused::new("IncompleteBody", 400, text),
             Error::GroupTooLarge(..) => Refused::new("InvalidRequest", 400, text),
             Error::Stopping => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
@@ -239,7 +238,6 @@ mod tests {
             (Error::Full("dirty limit reached".into()), "SlowDown", 503, true),
             (Error::Stopping, "ServiceUnavailable", 503, true),
             (Error::KeyTooLong(1025), "KeyTooLongError", 400, false),
-            (Error::BodyTooLarge(70_000, 65_536), "EntityTooLarge", 400, false),
             (Error::Damaged("row".into()), "InternalError", 500, false),
         ] {
             let response = Refused::from(error).into_response("/", "", "");

@@ -26,7 +26,9 @@ pub(crate) struct Status {
     pub(crate) objects: u64,
     /// Their bytes.
     pub(crate) bytes: u64,
-    /// Limit of `bytes`.
+    /// What counts against `capacity_bytes`: bodies that are here, rows, and what is promised to arriving bodies.
+    pub(crate) stored_bytes: u64,
+    /// The limit, beyond which writes are refused.
     pub(crate) capacity_bytes: u64,
     /// The queue to the cloud.
     pub(crate) flush: FlushStatus,
@@ -73,7 +75,9 @@ pub(crate) struct FlushStatus {
     pub(crate) pending_objects: u64,
     /// Bytes of those.
     pub(crate) pending_bytes: u64,
-    /// Limit of `pending_bytes`.
+    /// What of them counts against `dirty_limit_bytes`: bodies, keys, and 256 for each change.
+    pub(crate) charged_bytes: u64,
+    /// The limit, beyond which writes are refused.
     pub(crate) dirty_limit_bytes: u64,
     /// Age of the oldest, milliseconds; 0 if there is none.
     pub(crate) oldest_age_ms: u64,

@@ -1,8 +1,9 @@
 //! The leader's housekeeping: proposes the removal of expired objects, of rows below a bucket's epoch, and of
 //! multipart uploads that nobody will complete any more.
 //!
-//! Decides nothing: apply judges each removal by the entry's stamp and the bucket's epoch. Losing a run
-//! loses nothing; the rows are found again.
+//! Apply judges removals again, by the entry's stamp and the bucket's epoch. Only the age of an upload is judged here: the
+//! time at which it began never changes, and one that is completed meanwhile is not there any more. Losing a run loses
+//! nothing; the rows are found again.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::keyspace::tables::{
 use crate::keyspace::view::View;
 use crate::mutation::{Mutation, Outcome};
 use crate::object::{BucketId, Version};
+use crate::object_name::encode_key;
 use crate::read::view_error;
 use crate::store::Shared;
 use crate::submission::Submission;
@@ -30,14 +32,15 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(250);
 /// Removals proposed at a time.
 const BATCH: usize = 1000;
 
-/// Pause between looks for stale uploads.
+/// Longest pause between looks for stale uploads; shorter where they become stale soon.
 const UPLOADS_PAUSE: Duration = Duration::from_secs(60);
 
 /// Runs until cancelled; a multipart upload older than `upload_expiry` is given up.
 pub(crate) async fn run(shared: Arc<Shared>, upload_expiry: Duration, stop: CancellationToken) {
     let expire = repeat(&stop, EXPIRY_PAUSE, || expire_batch(&shared));
     let sweep = repeat(&stop, SWEEP_PAUSE, || sweep_batch(&shared));
-    let uploads = repeat(&stop, UPLOADS_PAUSE, || abort_stale(&shared, upload_expiry));
+    let uploads_pause = UPLOADS_PAUSE.min(upload_expiry / 4);
+    let uploads = repeat(&stop, uploads_pause, || abort_stale(&shared, upload_expiry));
     tokio::join!(expire, sweep, uploads);
 }
 
@@ -99,6 +102,7 @@ async fn abort_stale(shared: &Arc<Shared>, expiry: Duration) -> Result<bool> {
                 let mut submission = Submission::new();
                 submission.push(&Mutation::AbortUpload { bucket, key, upload });
                 shared.submit(submission).await?;
+                tracing::info!(bucket = bucket.0, key = %encode_key(key), "a multipart upload was never completed, and is given up");
             }
         }
         match rows.last() {

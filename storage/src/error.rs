@@ -24,9 +24,6 @@ pub enum Error {
     /// The key is longer than 1,024 bytes.
     #[error("key is {0} bytes long, the limit is 1024")]
     KeyTooLong(usize),
-    /// The body is over the inline threshold (bytes given, limit), which this version does not take.
-    #[error("value is {0} bytes long, this version takes at most {1} bytes")]
-    BodyTooLarge(u64, u64),
     /// A staged body got another number of bytes than was announced for it: nothing of it is kept.
     #[error("the body has {written} bytes, {announced} were announced")]
     BodyLength {

@@ -67,7 +67,8 @@ pub struct StorageConfig {
     pub read_threads: usize,
     /// Threads that write and sync staged bodies.
     pub stage_threads: usize,
-    /// Age at which a multipart upload is given up.
+    /// Age at which a multipart upload that nobody has completed is given up, with its parts: 7 days by default. Looked
+    /// for every minute, or four times in that time if it is shorter.
     pub upload_expiry: Duration,
     /// The flush workers' settings.
     pub flush: FlushSettings,

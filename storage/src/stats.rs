@@ -64,10 +64,15 @@ pub struct Stats {
     pub dirty_objects: u64,
     /// Their bytes.
     pub dirty_bytes: u64,
+    /// What of them counts against [`Stats::dirty_limit_bytes`]: bodies, keys, and 256 for each row.
+    pub dirty_charged_bytes: u64,
     /// Age of the oldest, milliseconds.
     pub oldest_dirty_age_ms: u64,
     /// Queue rows set aside.
     pub parked_objects: u64,
+    /// What counts against [`Stats::capacity_bytes`]: used pages of the checkpoint store, needed bytes of segments, and
+    /// what is promised to bodies that are arriving.
+    pub stored_bytes: u64,
     /// Configured capacity.
     pub capacity_bytes: u64,
     /// Configured limit of dirty bytes.
@@ -160,8 +165,10 @@ impl Store {
             expired_total: shared.expired.load(Relaxed),
             dirty_objects: shared.status.dirty_objects.load(Relaxed),
             dirty_bytes: shared.status.dirty_bytes.load(Relaxed),
+            dirty_charged_bytes: shared.status.dirty_charged.load(Relaxed),
             oldest_dirty_age_ms: flush.as_ref().and_then(|flush| flush.oldest_age_ms).unwrap_or(0),
             parked_objects: flush.map_or(0, |flush| flush.parked_objects),
+            stored_bytes: shared.stored_bytes() + shared.stager.promised_bytes(),
             capacity_bytes: shared.limits.capacity_bytes,
             dirty_limit_bytes: shared.limits.dirty_bytes,
             writes_throttled: shared.admissions.throttled(),

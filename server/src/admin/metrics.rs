@@ -34,8 +34,13 @@ fn render<C: Core>(core: &C, imports: &[Import]) -> String {
     out.gauge("last_checkpoint_timestamp_seconds", "When the last checkpoint ended, Unix time.", checkpoint);
 
     out.gauge("objects", "Objects kept.", stats.objects);
-    out.gauge("object_bytes", "Bytes of their bodies.", stats.bytes);
-    out.gauge("capacity_bytes", "Limit of object_bytes; beyond it writes are refused.", stats.capacity_bytes);
+    out.gauge("object_bytes", "Bytes of their bodies, those that are only in an origin too.", stats.bytes);
+    out.gauge(
+        "stored_bytes",
+        "Bytes that count against the capacity: bodies that are here, rows, and what is promised to arriving bodies.",
+        stats.stored_bytes,
+    );
+    out.gauge("capacity_bytes", "Limit of stored_bytes; beyond it writes are refused.", stats.capacity_bytes);
     out.counter(
         "expired_objects_total",
         "Objects removed because their time had passed.",
@@ -140,7 +145,16 @@ fn render<C: Core>(core: &C, imports: &[Import]) -> String {
     let oldest = seconds(stats.oldest_dirty_age_ms);
     out.gauge("flush_oldest_pending_age_seconds", "Age of the oldest of those; 0 if there is none.", oldest);
     out.gauge("flush_parked_objects", "Changes set aside, waiting for a hand.", stats.parked_objects);
-    out.gauge("dirty_limit_bytes", "Limit of flush_pending_bytes.", stats.dirty_limit_bytes);
+    out.gauge(
+        "flush_charged_bytes",
+        "Bytes that count against the dirty limit: pending bodies, their keys, and 256 for each change.",
+        stats.dirty_charged_bytes,
+    );
+    out.gauge(
+        "dirty_limit_bytes",
+        "Limit of flush_charged_bytes; beyond it writes are refused.",
+        stats.dirty_limit_bytes,
+    );
     let mut admission = |name: &str, help: &str, counts: &[(&str, u64)]| {
         let mut family = out.family(Kind::Counter, name, help);
         for (reason, count) in counts {

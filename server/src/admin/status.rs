@@ -27,10 +27,12 @@ pub(super) fn status<C: Core>(admin: &Admin<C>) -> Reply {
         listen: identity.listen.clone(),
         objects: stats.objects,
         bytes: stats.bytes,
+        stored_bytes: stats.stored_bytes,
         capacity_bytes: stats.capacity_bytes,
         flush: FlushStatus {
             pending_objects: stats.dirty_objects,
             pending_bytes: stats.dirty_bytes,
+            charged_bytes: stats.dirty_charged_bytes,
             dirty_limit_bytes: stats.dirty_limit_bytes,
             oldest_age_ms: stats.oldest_dirty_age_ms,
             parked_objects: stats.parked_objects,

@@ -55,19 +55,18 @@ fn render(status: &Status) -> String {
     };
     line("node", format!("{} ({}), {ready}, up {uptime}, version {}", node.id, node.role, status.version));
     line("durability", format!("sync {}, {copies}", status.sync));
-    line(
-        "objects",
-        format!("{} / {} of {}", status.objects, ByteSize(status.bytes), ByteSize(status.capacity_bytes)),
-    );
+    line("objects", format!("{} / {}", status.objects, ByteSize(status.bytes)));
+    line("stored", format!("{} of {}", ByteSize(status.stored_bytes), ByteSize(status.capacity_bytes)));
     let flush = &status.flush;
     line(
         "to upload",
         format!(
-            "{} / {} of {}, {} parked",
+            "{} / {}, {} parked; {} of {} that may wait",
             flush.pending_objects,
             ByteSize(flush.pending_bytes),
-            ByteSize(flush.dirty_limit_bytes),
-            flush.parked_objects
+            flush.parked_objects,
+            ByteSize(flush.charged_bytes),
+            ByteSize(flush.dirty_limit_bytes)
         ),
     );
     for mount in &status.mounts {

@@ -36,6 +36,9 @@ use section::{Problems, Section, Source};
 use units::ByteSize;
 use value::{DomainNames, OptionValue};
 
+/// Age at which an upload that nobody has completed is given up.
+const UPLOAD_EXPIRY: Duration = Duration::from_secs(7 * 86_400);
+const UPLOAD_EXPIRY_MIN: Duration = Duration::from_secs(1);
 /// Largest config file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -48,8 +51,8 @@ pub(crate) struct Config {
     /// fdatasync, shared by all that wait. `everysec`: kill -9 loses nothing, power loss up to a second;
     /// saves the wait.
     pub(crate) sync: SyncMode,
-    /// `capacity`: bytes of objects this node takes, 10 GiB by default. Beyond it writes are refused by
-    /// name; reads and deletes go on. Larger: needs the disk for it, with room for the journal.
+    /// `capacity`: bytes of objects this node takes, 10 GiB by default. From 90 % of it on, bodies that are in
+    /// the origin are given up; from 95 % on writes are slowed down, and beyond it refused by name; reads and deletes go on. Larger: needs the disk for it, with room for the journal.
     pub(crate) capacity: ByteSize,
     /// `dirty_limit`: bytes that may wait for their upload, 80 % of `capacity` by default. Larger: longer
     /// outages of the origin go unnoticed, and more is lost with this node. Smaller: the reverse.
@@ -58,9 +61,9 @@ pub(crate) struct Config {
     /// default. Below it bodies that are in the origin are given up, and writes are refused by name. Larger: other
     /// programs on the disk, and a restart, have room; smaller: more of the disk is used. 0 keeps nothing free.
     pub(crate) disk_reserve: Option<ByteSize>,
-    /// `inline_threshold`: longest body that travels inside the log, 64 KiB by default; in this version also
-    /// the longest body at all. Larger: larger values are taken; one of them holds up the small ones that
-    /// share its commit.
+    /// `inline_threshold`: longest body that travels inside the log, 64 KiB by default; longer ones go into
+    /// segments while they arrive. Larger: fewer syncs for middling bodies; one of them holds up the small ones that share
+    /// its commit.
     pub(crate) inline_threshold: ByteSize,
     /// `stop_timeout`: how long a stop waits for requests under way, 10 s by default. Longer: fewer
     /// clients see a broken connection; shorter: a restart is quicker. What was acknowledged is safe
@@ -121,6 +124,9 @@ pub(crate) struct S3Config {
     /// `http://bucket.s3.localhost:9000/key`. None by default: path style alone. The names must resolve to
     /// this node. In lower case, without a port.
     pub(crate) domains: Vec<String>,
+    /// `upload_expiry`: age at which a multipart upload that nobody has completed is given up, with its parts; 7 days by
+    /// default, at least a second. Longer: room is lost to clients that died; shorter: a slow upload may be cut off.
+    pub(crate) upload_expiry: Duration,
 }
 
 /// What S3 clients sign with.
@@ -519,6 +525,14 @@ fn read_s3(layers: &Layers<'_>, flags: &Flags, mut file: Section<'_>) -> S3Confi
     );
     let region = file.get("region").unwrap_or_else(|| "us-east-1".into());
     let DomainNames(domains) = file.get("domains").unwrap_or_default();
+    let upload_expiry = match file.placed("upload_expiry") {
+        Some((place, expiry)) if expiry < UPLOAD_EXPIRY_MIN => {
+            layers.problems.add(place, "upload_expiry must be at least 1s");
+            UPLOAD_EXPIRY
+        }
+        Some((_, expiry)) => expiry,
+        None => UPLOAD_EXPIRY,
+    };
     file.end();
     let credentials = match (access_key_id, secret_access_key) {
         (Some(access_key_id), Some(secret_access_key)) => {
@@ -534,7 +548,7 @@ fn read_s3(layers: &Layers<'_>, flags: &Flags, mut file: Section<'_>) -> S3Confi
             None
         }
     };
-    S3Config { listen, credentials, region, domains }
+    S3Config { listen, credentials, region, domains, upload_expiry }
 }
 
 fn read_admin(layers: &Layers<'_>, flags: &Flags, mut file: Section<'_>) -> AdminConfig {

@@ -286,6 +286,9 @@ fn limits_that_contradict_are_refused() {
     assert!(problems_of("[flush]\nretry_min = \"3m\"\n", &[]).contains("retry_min"));
     assert!(problems_of("[scrub]\nbytes_per_second = 1000\n", &[]).contains("at least 64 KiB"));
     assert!(problems_of("[journal]\nalign = 1000\n", &[]).contains("journal.align"));
+    assert!(
+        problems_of("[s3]\nupload_expiry = \"900ms\"\n", &[]).contains("upload_expiry must be at least 1s")
+    );
     assert!(problems_of("[s3]\nlisten = \"127.0.0.1:6379\"\n", &[]).contains("both listen on"));
     assert!(problems_of("[log]\nlevel = \"a=b=c\"\n", &[]).contains("log.level"));
 }

@@ -60,6 +60,7 @@ pub(super) fn storage_config(config: &Config) -> StorageConfig {
             .filter(|bucket| bucket.class == BucketClass::Keep)
             .map(|bucket| bucket.name.clone())
             .collect(),
+        upload_expiry: config.s3.upload_expiry,
         ..StorageConfig::new(&config.data_dir)
     }
 }
