@@ -39,6 +39,7 @@ use crate::scrub::tests::Stepwise;
 use crate::store::Shared;
 use crate::submission::{Outcomes, Submission};
 
+mod failing_disk;
 mod overlap;
 
 const SEEDS: u64 = 30;

@@ -141,7 +141,7 @@ impl Site {
         }
     }
 
-    fn run_until(&self, is: &dyn Fn() -> bool) -> Result<(), String> {
+    pub(super) fn run_until(&self, is: &dyn Fn() -> bool) -> Result<(), String> {
         self.run(async {
             while !is() {
                 tokio::task::yield_now().await;
