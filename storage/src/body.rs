@@ -276,20 +276,23 @@ impl BodyReader {
     }
 
     /// Waits until what the range has in the origin alone can be read, so that an error is known before the first byte is
-    /// on its way to a client: until its first bytes have come, if a reader comes to them soon, else until the origin
-    /// has answered for the object. Returns at once where all is here. Errors as of [`BodyReader::read`]. The future may
-    /// be dropped.
+    /// on its way to a client: until the first bytes of it that nobody has fetched yet have come, if a reader comes to
+    /// them soon, else until the origin has answered for the object. Returns at once where all is here. Errors as of
+    /// [`BodyReader::read`]. The future may be dropped.
     pub async fn reach(&self, range: Range<u64>) -> Result<()> {
         let Inner { shared, parts, origin, .. } = &*self.inner;
         let Some(origin) = origin else { return Ok(()) };
-        let mut pieces = self.pieces(range.clone(), u64::MAX);
-        let away = pieces.find(|(number, _)| matches!(parts[*number].source, Source::Origin(_)));
-        let Some((number, away)) = away else { return Ok(()) };
-        if parts[number].start + away.start - range.start >= EXPECTED_BYTES_MAX {
+        let away = self.pieces(range.clone(), u64::MAX).find_map(|(number, of_part)| {
+            let Source::Origin(part) = &parts[number].source else { return None };
+            let at = fill::first_to_fetch(shared, origin, part, of_part)?;
+            Some((number, at))
+        });
+        let Some((number, at)) = away else { return Ok(()) };
+        if parts[number].start + at - range.start >= EXPECTED_BYTES_MAX {
             return fill::ask(shared, origin).await;
         }
         self.expect(range);
-        self.read_piece((number, away.start..away.start + 1)).await.map(drop)
+        self.read_piece((number, at..at + 1)).await.map(drop)
     }
 
     /// The range cut at the ends of parts, and every `most` bytes: which part, which bytes of it.

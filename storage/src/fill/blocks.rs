@@ -148,7 +148,7 @@ impl Blocks {
         state.find(&name).unwrap_or_else(|| fetch(&mut state, name, shared, body, part))
     }
 
-    /// The same for somebody else than the readers that are expected.
+    /// As [`Blocks::get`], for somebody else than the readers that are expected.
     pub(super) fn begin(
         &self,
         shared: &Arc<Shared>,
@@ -159,6 +159,12 @@ impl Blocks {
         let name = BlockName::of(body, part, &block);
         let mut state = self.state.lock();
         state.find(&name).unwrap_or_else(|| fetch(&mut state, name, shared, body, part))
+    }
+
+    /// Whether the whole block was fetched lately, and is still in memory.
+    pub(super) fn has_whole(&self, body: &OriginBody, part: &OriginPart, block: &Range<u64>) -> bool {
+        let name = BlockName::of(body, part, block);
+        self.state.lock().recent.iter().any(|(recent, _)| *recent == name)
     }
 
     /// A reader will soon ask for the block: has it fetched now, if it is not here and there is room for it. `false` if

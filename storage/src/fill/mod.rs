@@ -337,6 +337,24 @@ pub(crate) fn expect(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPart,
     true
 }
 
+/// Where in the range of a part a block begins that has not been fetched lately; `None` if all of them have been.
+pub(crate) fn first_to_fetch(
+    shared: &Shared,
+    body: &OriginBody,
+    part: &OriginPart,
+    range: Range<u64>,
+) -> Option<u64> {
+    let (mut at, end) = (part.in_blob.start + range.start, part.in_blob.start + range.end);
+    while at < end {
+        let block = block_of(part, at);
+        if !shared.fills.blocks.has_whole(body, part, &block) {
+            return Some(at - part.in_blob.start);
+        }
+        at = block.end;
+    }
+    None
+}
+
 /// Asks the origin, once, whether the body can be read there. The future may be dropped.
 pub(crate) async fn ask(shared: &Shared, body: &OriginBody) -> Result<()> {
     match tokio::time::timeout(blocks::TRY_TIMEOUT, body.differs()).await {

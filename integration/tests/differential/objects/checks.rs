@@ -122,8 +122,6 @@ impl World {
                 );
                 match got.body.collect().await {
                     Ok(body) => Seen::Bytes(body.into_bytes()),
-                    // Broken off: the head had been sent when the origin could not be reached.
-                    Err(_) if self.outage.is_some() => Seen::Away,
                     Err(error) => panic!("{}: the body of {key:?}: {error}", self.place()),
                 }
             }
@@ -137,20 +135,11 @@ impl World {
 
     pub(super) fn read_resp(&mut self, key: &str, range: Option<(usize, usize)>) -> Seen {
         let reply = match range {
-            None => self.resp.call(&["GET", key]),
+            None => self.call(&["GET", key]),
             Some((from, until)) if from < until => {
-                self.resp.call(&["GETRANGE", key, &from.to_string(), &(until - 1).to_string()])
+                self.call(&["GETRANGE", key, &from.to_string(), &(until - 1).to_string()])
             }
             Some(_) => return self.read_nothing(key),
-        };
-        let reply = match reply {
-            Ok(reply) => reply,
-            // Broken off: RESP has no other way to say that the rest of a value cannot be had.
-            Err(_) if self.outage.is_some() => {
-                self.resp = connect(&self.node);
-                return Seen::Away;
-            }
-            Err(error) => panic!("{}: {key:?}: {error}", self.place()),
         };
         if reply.starts_with(b"-TRYAGAIN") {
             return Seen::Away;

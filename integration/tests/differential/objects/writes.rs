@@ -230,19 +230,7 @@ impl World {
     }
 
     pub(super) fn get_del(&mut self, key: &str) {
-        let reply = match self.resp.call(&["GETDEL", key]) {
-            Ok(reply) => reply,
-            Err(error) => {
-                // The reply was begun, so the key is gone: so much is not known to a client.
-                assert!(self.outage.is_some(), "{}: {error}", self.place());
-                self.resp = connect(&self.node);
-                let there = self.call(&["EXISTS", key]);
-                if there == b":0\r\n" {
-                    self.model.remove(key);
-                }
-                return;
-            }
-        };
+        let reply = self.call(&["GETDEL", key]);
         if reply.starts_with(b"-TRYAGAIN") {
             // It cannot be given, so it must not be gone.
             assert!(self.outage.is_some() && self.model.contains_key(key), "{}", self.place());

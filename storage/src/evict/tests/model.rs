@@ -1,7 +1,8 @@
 //! Objects under a mount, by seed: written, copied, appended to, flushed, given up, read through, brought back, with
 //! crashes at any of these and an origin that fails and is written to by others.
 //!
-//! Aim: every acknowledged object has its bytes, its ETag and its place in the listing; what the origin does not
+//! Aim: every acknowledged object has its bytes, its ETag, its version and its place in the listing, and each write a version
+//! above all before; what the origin does not
 //! hold is always here; what was changed there is an error. Method: a model beside the engine on a simulated disk,
 //! driven turn by turn; the flush is the test's own. Taking one rule away must be noticed.
 //! `FOREBAY_SEEDS=n` for the long form; `FOREBAY_SEED=n` runs one.
@@ -67,6 +68,7 @@ pub(super) struct Missing {
 struct Object {
     body: Vec<u8>,
     etag: String,
+    version: Version,
     /// The origin does not hold it.
     dirty: bool,
     /// Somebody else has changed it there.
@@ -81,6 +83,8 @@ pub(super) struct Site {
     open: Option<Open>,
     pub(super) bucket: BucketId,
     model: BTreeMap<u64, Object>,
+    /// Version of the last write that was acknowledged.
+    newest: Version,
     /// The scrub under way.
     scrub: Option<Stepwise>,
     scrubbed: u64,
@@ -114,6 +118,7 @@ impl Site {
             open: None,
             bucket: BucketId(0),
             model: BTreeMap::new(),
+            newest: Version(0),
             scrub: None,
             scrubbed: 0,
             of_one_piece: false,
@@ -246,16 +251,21 @@ impl Site {
         self.open()
     }
 
-    fn etag(&self, number: u64) -> Result<String, String> {
+    /// An object's ETag, the version of its bytes, and its own.
+    fn facts(&self, number: u64) -> Result<(String, Version, Version), String> {
         let view = self.view();
         let row = self.run(view.fetch(self.bucket, &key(number)))?.map_err(|error| error.to_string())?;
         let row = row.ok_or_else(|| format!("key {number} is gone"))?;
-        Ok(row.etag(self.shared().cluster).to_string())
+        Ok((row.etag(self.shared().cluster).to_string(), row.content_version(), row.version()))
     }
 
     fn written(&mut self, number: u64, body: Vec<u8>) -> Result<(), String> {
-        let etag = self.etag(number)?;
-        self.model.insert(number, Object { body, etag, dirty: true, foreign: false });
+        let (etag, version, own) = self.facts(number)?;
+        if version <= self.newest || own != version {
+            return Err(format!("key {number} has version {version}, not above {}", self.newest));
+        }
+        self.newest = version;
+        self.model.insert(number, Object { body, etag, version, dirty: true, foreign: false });
         Ok(())
     }
 
@@ -491,8 +501,11 @@ impl Site {
                 }
                 Err(error) => return Err(format!("key {number} ({} dirty): {error}", object.dirty)),
             }
-            if self.etag(*number)? != object.etag {
-                return Err(format!("key {number} has another ETag"));
+            let (etag, version, own) = self.facts(*number)?;
+            // Bytes that were brought back give the row a version of its own.
+            if etag != object.etag || version != object.version || own < version {
+                let wanted = (&object.etag, object.version);
+                return Err(format!("key {number} has {:?} instead of {wanted:?}", (etag, version, own)));
             }
         }
         let view = self.view();
