@@ -1,8 +1,9 @@
-"""boto3's transfer manager against one endpoint. Usage: s3_transfer.py ENDPOINT ACCESS_KEY SECRET_KEY short|long"""
+"""boto3's transfer manager against one endpoint, whose domain is s3.test. Usage: s3_transfer.py ENDPOINT ACCESS_KEY SECRET_KEY short|long"""
 
 import hashlib
 import io
 import os
+import socket
 import sys
 import tempfile
 import urllib.request
@@ -125,6 +126,33 @@ def presigned(s3, bucket):
         assert answer.read() == body
 
 
+def resolve_here(domain):
+    """Lets every name under the domain be this machine, as a wildcard record would."""
+    resolve = socket.getaddrinfo
+
+    def here(host, *args, **kwargs):
+        return resolve("127.0.0.1" if str(host).endswith("." + domain) else host, *args, **kwargs)
+
+    socket.getaddrinfo = here
+
+
+def virtual_hosts(endpoint, access_key, secret_key, directory):
+    """The bucket in the host name, and in the signature."""
+    resolve_here("s3.test")
+    port = endpoint.rsplit(":", 1)[1]
+    s3 = client(f"http://s3.test:{port}", access_key, secret_key, style="virtual")
+    bucket, hosts = "host-bucket", set()
+    s3.meta.events.register("before-send.s3", lambda request, **_: hosts.add(request.url.split("/")[2]))
+    s3.create_bucket(Bucket=bucket)
+    transfers(s3, bucket, [1, 20 * MIB + 1], directory)
+    presigned(s3, bucket)
+    assert hosts == {f"{bucket}.s3.test:{port}"}, hosts
+    listed = s3.list_objects_v2(Bucket=bucket, Prefix="files/")["Contents"]
+    assert len(listed) == 4, listed
+    s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": entry["Key"]} for entry in listed] + [{"Key": "signed"}]})
+    s3.delete_bucket(Bucket=bucket)
+
+
 def main():
     endpoint, access_key, secret_key, form = sys.argv[1:5]
     s3 = client(endpoint, access_key, secret_key)
@@ -135,6 +163,7 @@ def main():
         sizes.append(2048 * MIB)
     with tempfile.TemporaryDirectory() as directory:
         transfers(s3, bucket, sizes, directory)
+        virtual_hosts(endpoint, access_key, secret_key, directory)
     batches(s3, bucket)
     checksums(s3, bucket)
     conditions(s3, bucket)

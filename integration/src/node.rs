@@ -119,6 +119,14 @@ impl NodeOptions {
         self
     }
 
+    /// Keeps `path` here alone, within a mount that covers it.
+    pub fn local(mut self, path: &str) -> Self {
+        let settings = BTreeMap::from([("mode".to_owned(), "\"local\"".to_owned())]);
+        let (path, origin_url, endpoint) = (path.to_owned(), String::new(), String::new());
+        self.mounts.push(Mount { path, origin_url, endpoint, settings });
+        self
+    }
+
     /// One option of the configuration file: a dotted key and a value in TOML's notation.
     pub fn set(mut self, key: &str, value: &str) -> Self {
         self.settings.insert(key.to_owned(), value.to_owned());
@@ -168,6 +176,11 @@ impl NodeOptions {
         };
         let mut text = lines(&self.settings);
         for mount in &self.mounts {
+            if mount.origin_url.is_empty() {
+                let (path, settings) = (&mount.path, lines(&mount.settings));
+                text.push_str(&format!("\n[[mount]]\npath = {path:?}\n{settings}"));
+                continue;
+            }
             let mut settings = self.mount_settings.clone();
             settings.extend(mount.settings.clone());
             let settings = lines(&settings);

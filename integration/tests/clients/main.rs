@@ -6,6 +6,7 @@ mod hostile_resp;
 mod hostile_s3;
 mod large_bodies;
 mod long_values;
+mod mounts;
 mod one_core;
 mod operator;
 mod origin_checksums;

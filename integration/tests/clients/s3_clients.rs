@@ -129,7 +129,7 @@ async fn aws_sdk_rust_puts_bodies_of_any_size() {
 
 #[test]
 fn boto3_transfer_manager_copies_and_batches() {
-    let node = node();
+    let node = Node::start(NodeOptions::default().set("s3.domains", "[\"s3.test\"]")).unwrap();
     let mut script = python::script("s3_transfer.py");
     let long = if std::env::var_os("FOREBAY_LONG").is_some() { "long" } else { "short" };
     let said = python::run(script.arg(node.s3_endpoint()).args([ACCESS_KEY_ID, SECRET_ACCESS_KEY, long]));
