@@ -1,6 +1,7 @@
 //! Other people's clients against one real node, hostile ones too, and what an operator types.
 
 mod abandoned_uploads;
+mod directory_origin;
 mod existing_data;
 mod hostile_resp;
 mod hostile_s3;

@@ -177,28 +177,3 @@ fn a_mount_is_listed_forgotten_and_put_elsewhere_or_given_up() {
     assert_eq!(keys("old/"), ["old/a"], "the old origin keeps what it has");
     node.finish(&["origin"]);
 }
-
-#[test]
-fn a_directory_is_an_origin_too() {
-    let nas = tempfile::tempdir().unwrap();
-    let data = tempfile::tempdir().unwrap();
-    let node =
-        Node::start(NodeOptions::default().data_dir(data.path()).directory("/redis-0", nas.path())).unwrap();
-    let mut resp = node.resp();
-    for (key, value) in [("a", "1"), ("a/b", "2"), ("photos/x.jpg", "3"), ("..", "4")] {
-        assert_eq!(resp.call(&["SET", key, value]).unwrap(), b"+OK\r\n");
-    }
-    resp.call(&["SET", "gone", "5"]).unwrap();
-    resp.call(&["SET", "long", &"l".repeat(60_000)]).unwrap();
-    node.flush_wait(LIMIT);
-    resp.call(&["DEL", "gone"]).unwrap();
-    node.flush_wait(LIMIT);
-    let read = |name: &str| std::fs::read_to_string(nas.path().join(name)).unwrap_or_default();
-    assert_eq!(
-        (read("a%~"), read("a/b"), read("photos/x.jpg"), read("%2E.")),
-        ("1".into(), "2".into(), "3".into(), "4".into())
-    );
-    assert_eq!(read("long").len(), 60_000);
-    assert!(!nas.path().join("gone").exists());
-    node.finish(&[]);
-}
