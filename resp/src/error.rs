@@ -81,6 +81,7 @@ impl From<Error> for CommandError {
             Error::Unknown(_)
             | Error::NotInOrigin(_)
             | Error::KeyTooLong(_)
+            | Error::BeyondCapacity(..)
             | Error::BodyLength { .. }
             | Error::GroupTooLarge(..)
             | Error::Damaged(_)

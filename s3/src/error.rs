@@ -153,7 +153,7 @@ impl From<Error> for Refused {
                 .with("Size", size.to_string())
                 .with("MaxSizeAllowed", forebay_storage::object::KEY_BYTES_MAX.to_string()),
             Error::BodyLength { .. } => Refused::new("IncompleteBody", 400, text),
-            Error::GroupTooLarge(..) => Refused::new("InvalidRequest", 400, text),
+            Error::GroupTooLarge(..) | Error::BeyondCapacity(..) => Refused::new("InvalidRequest", 400, text),
             Error::Stopping => Refused::new("ServiceUnavailable", 503, text).retry_after(1),
             Error::Damaged(_) => Refused::new("InternalError", 500, text),
             Error::ChangedInOrigin(_) => Refused::new("OperationAborted", 409, text),

@@ -327,6 +327,29 @@ async fn copies_of_foreign_objects_are_whole() {
     node.finish(&[]);
 }
 
+/// What is built on comes back whole first; what never can is an error that says so, and no reason to try again.
+#[tokio::test]
+async fn what_is_longer_than_the_site_is_read_and_not_built_on() {
+    let origin = OriginSim::start(&["cloud"]).unwrap();
+    let long = bytes(1, 40 << 20);
+    origin.foreign_put("cloud", "pics/long", long.clone());
+    let (node, mut resp) = start(&origin, options(&origin).set("capacity", "\"32MiB\""));
+    let s3 = node.s3();
+    let copy = s3.copy_object().copy_source("photos/long").bucket("photos").key("copy").send().await;
+    let copy = copy.unwrap_err();
+    assert_eq!(copy.code(), Some("InvalidRequest"));
+    assert!(copy.message().is_some_and(|text| text.contains("capacity is 33554432 bytes")), "{copy:?}");
+    let append = said(&resp.call(&["APPEND", "long", "x"]).unwrap());
+    let says =
+        append.starts_with("-ERR forebay: ") && append.contains("41943040 bytes are only in its origin");
+    assert!(says, "{append}");
+    assert!(get(&mut resp, "long") == Some(long));
+    assert_eq!(resp.call(&["SET", "long", "short"]).unwrap(), b"+OK\r\n");
+    assert_eq!(get(&mut resp, "long"), Some(b"short".to_vec()));
+    node.flush_wait(LIMIT);
+    node.finish(&[]);
+}
+
 #[test]
 fn commands_carry_foreign_values_on() {
     let origin = OriginSim::start(&["cloud"]).unwrap();

@@ -32,7 +32,7 @@ impl Pipeline {
             && match error {
                 // One command may build on bytes that are only in an origin, and cannot be had now.
                 Error::Unavailable(_) | Error::ChangedInOrigin(_) => true,
-                Error::Full(_) | Error::GroupTooLarge(..) => true,
+                Error::Full(_) | Error::GroupTooLarge(..) | Error::BeyondCapacity(..) => true,
                 Error::Unknown(_)
                 | Error::KeyTooLong(_)
                 | Error::BodyLength { .. }

@@ -290,6 +290,9 @@ pub(crate) async fn bring_back(shared: &Arc<Shared>, bucket: BucketId, key: &[u8
     let view = ReadView::new(shared.clone(), View::latest(&shared.keyspace));
     let Some(row) = view.fetch(bucket, key).await? else { return Ok(()) };
     let (len, version, mut submission) = (row.body_len(), row.version(), Submission::new());
+    if len > shared.limits.capacity_bytes {
+        return Err(Error::BeyondCapacity(len, shared.limits.capacity_bytes));
+    }
     let body = view.open_body(&row).await?;
     // A long copy must not hold old versions of rows.
     drop((view, row));

@@ -447,6 +447,24 @@ fn pitfall_26_what_was_there_before_is_never_emptied_whatever_the_config_says() 
     done(story.run(&Mutation::FlushBucket { bucket }));
     story.adopt(b"k", "e");
     assert_eq!(story.run(&Mutation::FlushBucket { bucket }), refused);
+    // So does one over an origin that others change at any time: what is not known here is not emptied either.
+    let mut story = Story::mounted();
+    let (origin, origin_prefix, mode) = ("s3://cloud/p", "p/", MountMode::WriteBack);
+    let (flushall, revalidate) = (true, true);
+    let (bucket_name, prefix) = (&b"redis-0"[..], &b""[..]);
+    story.run(&Mutation::Mount {
+        bucket: bucket_name,
+        prefix,
+        origin,
+        origin_prefix,
+        mode,
+        flushall,
+        revalidate,
+    });
+    done(story.run(&Mutation::FlushBucket { bucket }));
+    story.adopt(b"k", "e");
+    assert_eq!(story.run(&Mutation::FlushBucket { bucket }), refused);
+    assert!(story.row(b"k").is_some());
 }
 
 #[test]

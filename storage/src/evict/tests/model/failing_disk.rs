@@ -30,6 +30,9 @@ enum After {
     Ends,
 }
 
+/// Who waits for the changes of a round.
+type Wait<'w> = &'w dyn Fn(&Batch) -> bool;
+
 /// How often each work met a fault: in the order of `Site::work`, each with faults that ended the process, and others.
 type Met = [[u64; 2]; 6];
 
@@ -172,7 +175,7 @@ impl Site {
     fn try_round(
         &self,
         waiting: &RefCell<Option<CheckpointJob>>,
-        make: &dyn Fn(&dyn Fn(&Batch) -> bool) -> Result<Round, EvictError>,
+        make: &dyn Fn(Wait<'_>) -> Result<Round, EvictError>,
     ) -> Result<After, String> {
         let (ends, stuck) = (Cell::new(false), Cell::new(false));
         let wait = |batch: &Batch| {
