@@ -21,7 +21,7 @@ from harness import create_bucket, disk_mib, row
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", help="set-always get set-everysec s3 (default: these four), "
-                        "keys, limited, large, flush, cold")
+                        "keys, limited, large, flush, cold, zipf")
     parser.add_argument("--target", type=pathlib.Path, help="directory of the release binaries")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of one sample")
@@ -221,7 +221,7 @@ def limited(bench):
 
 CASES = {
     "set-always": set_always, "get": get, "set-everysec": set_everysec, "s3": s3, "keys": keys, "limited": limited,
-    "large": bodies.large, "flush": bodies.flush, "cold": bodies.cold,
+    "large": bodies.large, "flush": bodies.flush, "cold": bodies.cold, "zipf": bodies.zipf,
 }
 
 if __name__ == "__main__":

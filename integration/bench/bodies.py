@@ -1,10 +1,12 @@
-"""Cases with large bodies: `large` (PutObject and GetObject), `flush` (beside rclone), `cold` (read-through)."""
+"""Cases with large bodies: `large` (PutObject and GetObject), `flush` (beside rclone), `cold` (read-through), `zipf` (what is kept)."""
 
 import concurrent.futures
 import hashlib
 import json
 import mmap
 import os
+import pathlib
+import re
 import shutil
 import signal
 import statistics
@@ -347,4 +349,29 @@ def cold_over(bench, title, line):
         row("  the same object once more, MiB/s", again["mib_per_second"], peer["mib_per_second"]),
     ]
     print("\n".join("  ".join(cells) for cells in rows), flush=True)
+    return rows
+
+
+def zipf(bench):
+    """A skewed trace over four times what fits, beside a simulated LRU of whole objects: what the core makes of it."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+    command = ["cargo", "test", "--release", "--locked", "--manifest-path", root / "Cargo.toml", "-p", "forebay-storage"]
+    command += ["--lib", "zipf", "--", "--ignored", "--nocapture"]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    (bench.raw / "zipf.txt").write_text(said)
+    rows, figures = [], {}
+    for line in said.splitlines():
+        if line.startswith("zipf "):
+            trace, figures = line.split(":")[0], {}
+        elif found := re.match(r"  (per-object LRU|store, ghost queue).* hit ratio ([\d.]+), .* requested ([\d.]+)", line):
+            figures[found[1]] = (float(found[2]), float(found[3]))
+            if len(figures) == 2:
+                ours, peer = figures["store, ghost queue"], figures["per-object LRU"]
+                rows += [
+                    row(f"{trace}: hit ratio, beside LRU", ours[0], peer[0]),
+                    row("  bytes written per byte requested", ours[1], peer[1]),
+                ]
+    if not rows:
+        raise SystemExit(f"the trace printed no figures; see {bench.raw / 'zipf.txt'}")
+    bench.keep(server="zipf", rows=rows)
     return rows

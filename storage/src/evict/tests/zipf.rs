@@ -4,8 +4,8 @@
 //! clients read them by a zipf distribution and overwrite some. The first third of the requests warms up. Beside it the
 //! same trace through a simulated cache that knows each object's last use and writes whatever it misses: per-object LRU.
 //!
-//! `cargo test --release -p forebay-storage --lib zipf -- --ignored --nocapture`; `FOREBAY_TRACE=0.9,10` for one trace
-//! (skew, percent of writes).
+//! `integration/bench/run zipf`, or `cargo test --release -p forebay-storage --lib zipf -- --ignored --nocapture`;
+//! `FOREBAY_TRACE=0.9,10` for one trace (skew, percent of writes).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
