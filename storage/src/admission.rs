@@ -259,7 +259,8 @@ impl Shared {
     /// Whether a blob that was read from the origin may be kept without taking room from writers.
     pub(crate) fn has_room_to_keep(&self, len: u64) -> bool {
         let promised = self.stager.promised_bytes();
-        let fits = self.stored_bytes() + promised + len <= self.limits.capacity_bytes;
+        let most = self.limits.capacity_bytes / 100 * slow::CAPACITY_SLOW_PERCENT;
+        let fits = self.stored_bytes() + promised + len <= most;
         fits && self.disk_room(false).is_none_or(|(room, reserve)| room > reserve + promised + len)
     }
 

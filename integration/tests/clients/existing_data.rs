@@ -344,6 +344,7 @@ async fn what_is_longer_than_the_site_is_read_and_not_built_on() {
         append.starts_with("-ERR forebay: ") && append.contains("41943040 bytes are only in its origin");
     assert!(says, "{append}");
     assert!(get(&mut resp, "long") == Some(long));
+    // What was kept of it takes nobody's room.
     assert_eq!(resp.call(&["SET", "long", "short"]).unwrap(), b"+OK\r\n");
     assert_eq!(get(&mut resp, "long"), Some(b"short".to_vec()));
     node.flush_wait(LIMIT);

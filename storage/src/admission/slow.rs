@@ -13,8 +13,8 @@ use crate::store::Shared;
 
 /// Share of `dirty_limit` from which on writers to mounted buckets are slowed down.
 const DIRTY_SLOW_PERCENT: u64 = 75;
-/// Share of `capacity`: half-way between where eviction begins and the limit.
-const CAPACITY_SLOW_PERCENT: u64 = 95;
+/// Share of `capacity`: half-way between where eviction begins and the limit. What is read back leaves the rest to writers.
+pub(super) const CAPACITY_SLOW_PERCENT: u64 = 95;
 /// Share of the LMDB map, below the one at which growth is refused.
 const MAP_SLOW_PERCENT: u64 = MAP_SOFT_PERCENT - 10;
 /// Longest wait for each MiB of a write, begun ones too, right below a limit: 16 writers of 64 KiB come to 20 MiB/s,

@@ -8,6 +8,7 @@ use super::spill::{SpillWriter, Tail};
 use super::{BlobError, BlobId, DIR, Generation, PIECE_BYTES_MAX, Pointer, SegmentId, SegmentUsage};
 use crate::io::Disk;
 use crate::io::buffers::ReadBuffers;
+use crate::mutation::BLOCK_BYTES;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
@@ -15,8 +16,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The shortest segment that [`SegmentConfig::for_capacity`] gives.
-const SEGMENT_BYTES_MIN: u64 = 8 << 20;
+/// Extents of [`BLOCK_BYTES`] that the usual segment holds, and the shortest one: what can be given up lies in such, so
+/// that nothing of a segment stays empty behind them.
+const SEGMENT_BLOCKS: u64 = 32;
+const SEGMENT_BLOCKS_MIN: u64 = 2;
 
 /// Settings of a segment store.
 #[derive(Clone, Debug)]
@@ -36,18 +39,21 @@ pub struct SegmentConfig {
 impl SegmentConfig {
     /// The usual settings.
     pub fn new(nonce: u64) -> SegmentConfig {
-        // Four such pieces, with their checksums and paddings, fill a segment.
-        let piece_bytes = PIECE_BYTES_MAX - extent::CHUNK_LEN;
-        SegmentConfig { segment_bytes: 128 << 20, spare_bytes: 256 << 20, piece_bytes, nonce }
+        SegmentConfig::of_blocks(SEGMENT_BLOCKS, nonce)
     }
 
     /// The settings of a store of at most so many bytes: segments short enough that many of them fill it, because
     /// room is made by the segment.
     pub fn for_capacity(nonce: u64, capacity_bytes: u64) -> SegmentConfig {
-        let usual = SegmentConfig::new(nonce);
-        let segment_bytes = (capacity_bytes / 16).clamp(SEGMENT_BYTES_MIN, usual.segment_bytes) >> 20 << 20;
-        let piece_bytes = segment_bytes / 4 - extent::CHUNK_LEN;
-        SegmentConfig { segment_bytes, spare_bytes: 2 * segment_bytes, piece_bytes, ..usual }
+        let blocks = (capacity_bytes / 16 / BLOCK_BYTES).clamp(SEGMENT_BLOCKS_MIN, SEGMENT_BLOCKS);
+        SegmentConfig::of_blocks(blocks, nonce)
+    }
+
+    fn of_blocks(blocks: u64, nonce: u64) -> SegmentConfig {
+        let segment_bytes = BLOCK + blocks * extent::extent_len(BLOCK_BYTES).next_multiple_of(BLOCK);
+        // Four such pieces, with their checksums and paddings, fill a segment; in a short one, blocks do.
+        let piece_bytes = (blocks * BLOCK_BYTES / 4 - extent::CHUNK_LEN).max(BLOCK_BYTES);
+        SegmentConfig { segment_bytes, spare_bytes: 2 * segment_bytes, piece_bytes, nonce }
     }
 
     /// Checks the ranges.

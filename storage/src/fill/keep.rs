@@ -176,6 +176,10 @@ impl Running {
         let len = part.in_blob.end;
         let blocks = &shared.fills.blocks;
         let mut writer = shared.stager.begin_extent(part.blob, len)?;
+        // Counted as promised from here on, as others are that began since the reader looked.
+        if !shared.has_room_to_keep(0) {
+            return Err(Error::Unavailable("others are kept in its place"));
+        }
         let mut at = 0;
         while at < len {
             at = block_of(part, at).end;

@@ -13,6 +13,7 @@ use super::*;
 use crate::blob::{SegmentConfig, SegmentUsage};
 use crate::io::sim::SimDisk;
 use crate::io::{Disk, DiskError, DiskFile, DiskMetrics, Operation, Space};
+use crate::mutation::BLOCK_BYTES;
 
 const PIECE: usize = 70_000;
 
@@ -67,6 +68,23 @@ fn bodies_of_all_lengths_are_cut_into_pieces_and_come_back() {
     }
     assert_eq!(stager.promised_bytes(), 0);
     assert_eq!(stager.filling.load(Relaxed), 0);
+}
+
+#[test]
+fn blocks_fill_a_segment_to_its_end_however_small_the_store() {
+    let block = body(1, BLOCK_BYTES as usize);
+    for (capacity, blocks) in [(1, 2), (256 << 20, 4), (1 << 40, 32)] {
+        let config = SegmentConfig::for_capacity(1, capacity);
+        config.validate().unwrap();
+        let segments = Arc::new(SegmentStore::open(Arc::new(SimDisk::new()), config, &[], &[]).unwrap());
+        let stager = Arc::new(Stager::start(segments, 0).unwrap());
+        stager.run.set(Run { node: 1, boot: 1 }).unwrap();
+        let mut writer = stager.begin((blocks + 1) * BLOCK_BYTES).unwrap().in_blocks(BodyOf::Object);
+        (0..blocks).for_each(|_| now(writer.write(block.clone())).unwrap());
+        assert_eq!(stager.segments.segments_in_use(), 1, "{blocks} blocks in a store of {capacity} bytes");
+        now(writer.write(block.clone())).unwrap();
+        assert_eq!(stager.segments.segments_in_use(), 2);
+    }
 }
 
 #[test]
