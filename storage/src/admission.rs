@@ -165,6 +165,14 @@ impl Shared {
         if let Some(lag) = &lag {
             self.refuse_lag(lag)?;
         }
+        let refused = || self.refuse_growth(buckets, 0);
+        // Who is refused in any case is not made to wait for it.
+        if let Some(Refused { error, by, reason }) = refused()
+            && (matches!(by, Limit::Other) || !self.room_may_come())
+        {
+            self.admissions.note_rejected(reason);
+            return Err(error);
+        }
         let late = lag.map(|lag| (lag.delay(), Reason::MaxLag));
         let waits = late.into_iter().chain(self.growth_wait(buckets, len));
         let slowed = waits.max_by_key(|(wait, _)| *wait).filter(|(wait, _)| !wait.is_zero());
@@ -172,7 +180,6 @@ impl Shared {
             self.admissions.note_throttled(reason);
             tokio::time::sleep(wait).await;
         }
-        let refused = || self.refuse_growth(buckets, 0);
         self.await_room(0, slowed.is_some(), &refused).await
     }
 
@@ -339,7 +346,7 @@ impl Shared {
             let stored = self.stored_bytes() + len;
             (stored > self.limits.capacity_bytes).then(|| self.no_capacity(stored))
         };
-        self.await_room(len, true, &refused).await
+        self.await_room(len, false, &refused).await
     }
 
     /// `counted`: the write counts as slowed down already.

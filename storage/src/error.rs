@@ -24,9 +24,9 @@ pub enum Error {
     /// The key is longer than 1,024 bytes.
     #[error("key is {0} bytes long, the limit is 1024")]
     KeyTooLong(usize),
-    /// What is to be built on is only in its origin, and longer than the capacity (bytes of it, capacity).
+    /// What is to be built on is not all here, and longer than the capacity (bytes of it, capacity).
     #[error(
-        "the object's {0} bytes are only in its origin and would have to come back first, but capacity is {1} bytes"
+        "the object's {0} bytes are not all here and would have to come back first, but capacity is {1} bytes"
     )]
     BeyondCapacity(u64, u64),
     /// A staged body got another number of bytes than was announced for it: nothing of it is kept.

@@ -387,8 +387,11 @@ impl BodyWriter {
         if let Some(again) = &mut self.again {
             again.place = Some((room.pointer(), room.pin().clone()));
         }
-        self.promised -= len;
-        stager.promised.fetch_sub(len, Relaxed);
+        // What is not in the place map counts as promised to its end.
+        if listed {
+            self.promised -= len;
+            stager.promised.fetch_sub(len, Relaxed);
+        }
         let bytes_left = room.bytes();
         let buffer = self.next_buffer(bytes_left);
         Ok(PieceEncoder::new(room, buffer))

@@ -375,8 +375,10 @@ impl Store {
     pub async fn bring_here(&self, bucket: BucketId, key: &[u8]) -> Result<Option<Moved>> {
         let view = self.view()?;
         let Some(row) = view.fetch(bucket, key).await? else { return Ok(None) };
+        let (len, capacity) = (row.body_len(), self.shared.limits.capacity_bytes);
         let look = move || view.is_away(&row, true);
         match self.shared.pool.run(look).await.map_err(|_| Error::Stopping)? {
+            true if len > capacity => Err(Error::BeyondCapacity(len, capacity)),
             true => self.defragment(bucket, key).await,
             false => Ok(None),
         }

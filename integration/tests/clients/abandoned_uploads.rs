@@ -10,11 +10,11 @@ use forebay_integration::node::{Node, NodeOptions};
 use forebay_integration::wait;
 
 const LIMIT: Duration = Duration::from_secs(60);
-const EXPIRY: Duration = Duration::from_secs(3);
+const EXPIRY: Duration = Duration::from_secs(15);
 
 #[tokio::test]
 async fn an_upload_that_nobody_completes_is_given_up_at_its_age_and_its_parts_with_it() {
-    let node = Node::start(NodeOptions::plain().set("s3.upload_expiry", "\"3s\"")).unwrap();
+    let node = Node::start(NodeOptions::plain().set("s3.upload_expiry", "\"15s\"")).unwrap();
     let s3 = node.s3();
     s3.create_bucket().bucket("photos").send().await.unwrap();
     let begin = async |key: &str| {

@@ -340,9 +340,13 @@ async fn what_is_longer_than_the_site_is_read_and_not_built_on() {
     assert_eq!(copy.code(), Some("InvalidRequest"));
     assert!(copy.message().is_some_and(|text| text.contains("capacity is 33554432 bytes")), "{copy:?}");
     let append = said(&resp.call(&["APPEND", "long", "x"]).unwrap());
-    let says =
-        append.starts_with("-ERR forebay: ") && append.contains("41943040 bytes are only in its origin");
+    let says = append.starts_with("-ERR forebay: ") && append.contains("41943040 bytes are not all here");
     assert!(says, "{append}");
+    let taken = said(&resp.call(&["GETDEL", "long"]).unwrap());
+    assert!(
+        taken.starts_with("-ERR forebay: ") && taken.contains("41943040 bytes are not all here"),
+        "{taken}"
+    );
     assert!(get(&mut resp, "long") == Some(long));
     // What was kept of it takes nobody's room.
     assert_eq!(resp.call(&["SET", "long", "short"]).unwrap(), b"+OK\r\n");

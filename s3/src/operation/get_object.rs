@@ -30,7 +30,7 @@ pub(crate) async fn run(
     bucket: BucketId,
     key: &[u8],
 ) -> Result<S3Response<Body>, Refused> {
-    let found = find(operations, facts, headers, bucket, key).await?;
+    let mut found = find(operations, facts, headers, bucket, key).await?;
     if found.status == StatusCode::NOT_MODIFIED {
         return Ok(found.response(Body::empty()));
     }
@@ -104,7 +104,7 @@ impl Found {
     }
 
     /// The selected bytes.
-    async fn body(&self, operations: &Operations) -> Result<Body, Refused> {
+    async fn body(&mut self, operations: &Operations) -> Result<Body, Refused> {
         let range = self.range.clone();
         if let Some(body) = self.row.inline_body() {
             let bounds = range.start as usize..range.end as usize;
@@ -113,8 +113,10 @@ impl Found {
             })?;
             return Ok(Body::from(Bytes::copy_from_slice(part)));
         }
-        let Some(view) = &self.view else { return Err(Refused::unexpected(None)) };
+        let Some(view) = self.view.take() else { return Err(Refused::unexpected(None)) };
         let reader = view.open_body(&self.row).await?;
+        // What is read is pinned: a checkpoint need not wait for an origin.
+        drop(view);
         if range.end - range.start <= PIECE_BYTES {
             return Ok(Body::from(reader.read(range).await?));
         }

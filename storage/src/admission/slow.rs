@@ -37,15 +37,17 @@ impl Shared {
         if buckets.is_empty() {
             return None;
         }
-        let promised = self.stager.promised_bytes();
-        let percent = |of: u64, share: u64| of / 100 * share;
         let capacity = self.limits.capacity_bytes;
-        let stored = Use {
+        // One long upload that was announced must not slow everybody until it has come.
+        let promised = self.stager.promised_bytes().min(capacity / 8);
+        let percent = |of: u64, share: u64| of / 100 * share;
+        // Where nothing makes room, waiting for it is no use.
+        let stored = self.fills.has_origins().then(|| Use {
             reason: Reason::Capacity,
             used: self.stored_bytes() + promised,
             soft: percent(capacity, CAPACITY_SLOW_PERCENT),
             limit: capacity,
-        };
+        });
         let (used, map) = self.keyspace.base.usage();
         let (soft, limit) = (percent(map, MAP_SLOW_PERCENT), percent(map, MAP_SOFT_PERCENT));
         let keyspace = Use { reason: Reason::Map, used, soft, limit };
@@ -63,7 +65,7 @@ impl Shared {
             soft,
             limit,
         });
-        let uses = [Some(stored), Some(keyspace), disk, pinned].into_iter().flatten();
+        let uses = [stored, Some(keyspace), disk, pinned].into_iter().flatten();
         let waits = uses.filter(|it| it.used > it.soft).map(|it| (it.wait(len), it.reason));
         waits.max_by_key(|(wait, _)| *wait)
     }

@@ -382,12 +382,7 @@ fn make_room(shared: &Arc<Shared>, wanted: Want, wait: &dyn Fn(&Batch) -> bool) 
         evictor.barren.store(true, Relaxed);
         return Ok(Round::Barren);
     }
-    let mut round = run_round(shared, wanted, None, wait)?;
-    // What was read back may go as soon as a checkpoint knows its place.
-    if round == Round::Barren && shared.checkpointer.places.is_waiting() {
-        shared.status.checkpoint_wanted.store(true, Relaxed);
-        round = Round::Vain;
-    }
+    let round = run_round(shared, wanted, None, wait)?;
     evictor.barren.store(round == Round::Barren, Relaxed);
     Ok(round)
 }

@@ -39,7 +39,7 @@ pub(crate) struct Target {
     /// The origin, as records name it.
     pub(crate) origin_root: String,
     pub(crate) capabilities: Capabilities,
-    /// Whether the origin has refused the algorithm of a client's checksum, and taken the bytes with CRC32C.
+    /// Whether the origin seems to have refused the algorithm of a client's checksum.
     pub(crate) only_crc32c: Arc<AtomicBool>,
     /// Whether the origin may hold what this cluster has not put there.
     pub(crate) shared: bool,
@@ -155,12 +155,11 @@ impl Courier {
         let condition = self.condition(start, target, &key).await?;
         let fence = self.bounded(fence, deadline);
         let request = PutRequest { key, condition, deadline: deadline.at, fence, ..request };
-        let mut answer = target.origin.put(request.clone()).await;
-        if answer.as_ref().is_err_and(refuses_algorithm) && request.checksums.has_beyond_crc32c() {
-            // The probe has tried CRC32C alone. What else is wrong with the request is refused once more.
-            let checksums = BodyChecksums::crc32c_of(&request.body);
-            answer = target.origin.put(PutRequest { checksums, ..request }).await;
-            target.only_crc32c.fetch_or(answer.is_ok(), Relaxed);
+        let checksums = request.checksums;
+        let answer = target.origin.put(request).await;
+        // The probe has tried CRC32C alone: that goes from the next attempt on, which has a fence and a time of its own.
+        if answer.as_ref().is_err_and(refuses_algorithm) && checksums.has_beyond_crc32c() {
+            target.only_crc32c.store(true, Relaxed);
         }
         let reply = answer.map_err(|error| failed(error, deadline.alive_ms()))?;
         Ok(self.record(start, start.version, Some(reply.etag.0), Ended::Done, deadline.alive_ms()).await)
@@ -359,7 +358,7 @@ impl Deadline {
     }
 }
 
-/// Whether the origin does not know the algorithm of a checksum; nothing is applied then.
+/// Whether the origin may not know the algorithm of a checksum.
 fn refuses_algorithm(error: &OriginError) -> bool {
     let unknown = error.outcome == Landing::NotApplied && error.class == ErrorClass::Other;
     unknown || error.code.as_deref() == Some("NotImplemented")

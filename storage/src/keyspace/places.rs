@@ -123,11 +123,6 @@ impl PlaceChanges {
         !queue.changes.is_empty() && queue.since.is_some_and(|since| since.elapsed() > limit)
     }
 
-    /// Whether any change waits for a checkpoint.
-    pub(crate) fn is_waiting(&self) -> bool {
-        !self.queue.lock().changes.is_empty()
-    }
-
     /// Whether changes are judged by the clean rows.
     pub(super) fn judges(&self) -> bool {
         #[cfg(test)]

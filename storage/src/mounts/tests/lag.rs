@@ -91,7 +91,7 @@ async fn each_limit_counts_the_writes_that_it_refuses() {
         let store = node.store();
         let (taken, _) = fill(&store).await;
         let stats = store.stats();
-        // Who adds to what waits for an origin is slowed down before; the other limits are too small for that.
+        // Who adds to what waits for an origin is slowed down before; the other limits are too small to be neared.
         let throttled = count(&stats.writes_throttled, reason);
         let slowed = (1..=taken).contains(&throttled);
         assert!(slowed || reason != "dirty_limit", "{throttled} of {taken}");
