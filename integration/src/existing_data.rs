@@ -25,7 +25,7 @@ pub fn start(origin: &OriginSim, options: NodeOptions) -> (Node, RespWire) {
     let node = Node::start(options).unwrap();
     let resp = connect(&node);
     // Until then objects of its probe may lie there.
-    wait::until_true("the origin is ready", LIMIT, || node.log().contains("origin ready")).unwrap();
+    node.wait_origins(1, LIMIT);
     (node, resp)
 }
 

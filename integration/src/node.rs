@@ -459,6 +459,15 @@ impl Node {
         );
     }
 
+    /// Waits until so many mounts have reached their origins, and left there what a probe may leave no more.
+    ///
+    /// # Panics
+    /// If they have not within the limit.
+    pub fn wait_origins(&self, count: usize, limit: Duration) {
+        let ready = || self.log().matches("origin ready").count() >= count;
+        wait::until_true("the origins are ready", limit, ready).unwrap();
+    }
+
     /// Sees that the mounts of these buckets are attached: a first object arrives in each origin and leaves it
     /// again. Faults that are planned afterwards strike uploads, not the probe.
     pub fn attach_mounts(&self, buckets: &[&str], limit: Duration) {

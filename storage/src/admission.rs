@@ -104,49 +104,47 @@ pub(crate) fn disk_reserve(configured: Option<u64>, space: Space) -> u64 {
 }
 
 impl Shared {
+    /// What is used of each limit now.
+    fn level(&self) -> Level {
+        Level {
+            stored: self.stored_bytes(),
+            promised: self.stager.promised_bytes(),
+            map: self.keyspace.base.usage(),
+            dirty: self.status.dirty_charged.load(Relaxed),
+            disk: self.disk_room(false),
+        }
+    }
+
     /// Why a write that makes these buckets larger, by a staged body of `more` bytes or by something short, is
-    /// refused now.
-    fn refuse_growth(&self, buckets: &[BucketId], more: u64) -> Option<Refused> {
+    /// refused at this level.
+    fn refuse_growth(&self, level: &Level, buckets: &[BucketId], more: u64) -> Option<Refused> {
         if buckets.is_empty() {
             return None;
         }
-        if let Some(text) = self.keyspace_full() {
+        if let Some(text) = keyspace_full(level.map) {
             return Some(Refused { error: full(text), by: Limit::Other, reason: Reason::Map });
         }
-        let promised = self.stager.promised_bytes();
-        let stored = self.stored_bytes() + promised;
-        if stored >= self.limits.capacity_bytes.saturating_sub(more) {
-            return Some(self.no_capacity(stored));
+        let claimed = level.stored + level.promised;
+        if claimed >= self.limits.capacity_bytes.saturating_sub(more) {
+            return Some(self.no_capacity(claimed));
         }
-        let dirty = self.status.dirty_charged.load(Relaxed);
-        if dirty >= self.limits.dirty_bytes.saturating_sub(more) && self.any_mounted(buckets) {
-            let limit = self.limits.dirty_bytes;
-            let text = format!("forebay: dirty {}{}", share(dirty, limit), self.outage());
+        let limit = self.limits.dirty_bytes;
+        if level.dirty >= limit.saturating_sub(more) && self.any_mounted(buckets) {
+            let text = format!("forebay: dirty {}{}", share(level.dirty, limit), self.outage());
             return Some(Refused { error: full(text), by: Limit::Other, reason: Reason::DirtyLimit });
         }
-        if let Some((space, reserve)) = self.space.look(false) {
-            // Free segments are filled again before the file system has to give more.
-            let room = space.free_bytes.saturating_add(self.segments.spare_bytes());
-            if room < reserve.saturating_add(promised).saturating_add(more) {
-                let text = format!(
-                    "forebay: {} MiB free on the disk, {} MiB are kept free (disk_reserve); make room on it",
-                    space.free_bytes >> 20,
-                    reserve >> 20
-                );
-                return Some(Refused { error: full(text), by: Limit::Room, reason: Reason::Disk });
-            }
+        if let Some((room, reserve)) = level.disk
+            && room < reserve.saturating_add(level.promised).saturating_add(more)
+        {
+            let text = format!(
+                "forebay: {} MiB free on the disk, {} MiB are kept free (disk_reserve); make room on it",
+                room.saturating_sub(self.segments.spare_bytes()) >> 20,
+                reserve >> 20
+            );
+            return Some(Refused { error: full(text), by: Limit::Room, reason: Reason::Disk });
         }
         let (text, reason) = self.log_full()?;
         Some(Refused { error: full(text), by: Limit::Other, reason })
-    }
-
-    /// Why the keyspace takes nothing that grows it.
-    fn keyspace_full(&self) -> Option<String> {
-        let (used, map) = self.keyspace.base.usage();
-        let is_full = used > map / 100 * MAP_SOFT_PERCENT;
-        let text =
-            || format!("forebay: keyspace {} of {} MiB used; raise lmdb.map_size", used >> 20, map >> 20);
-        is_full.then(text)
     }
 
     /// Why the log takes nothing that grows it.
@@ -161,25 +159,31 @@ impl Shared {
     /// slows it down near a limit, refuses it where a mount is behind its `max_lag`, and waits for room as long as some
     /// may come, up to 10 s. Dropping the future does nothing.
     pub(crate) async fn admit_growth(&self, buckets: &[BucketId], len: u64) -> Result<()> {
+        if buckets.is_empty() {
+            return Ok(());
+        }
         let lag = self.lag(buckets);
         if let Some(lag) = &lag {
             self.refuse_lag(lag)?;
         }
-        let refused = || self.refuse_growth(buckets, 0);
+        let level = self.level();
+        let refused = self.refuse_growth(&level, buckets, 0);
+        let waits_for_room = refused.is_some();
         // Who is refused in any case is not made to wait for it.
-        if let Some(Refused { error, by, reason }) = refused()
-            && (matches!(by, Limit::Other) || !self.room_may_come())
-        {
-            self.admissions.note_rejected(reason);
-            return Err(error);
+        if let Some(refused) = refused.filter(|refused| self.is_hopeless(refused, 0)) {
+            return Err(self.reject(refused));
         }
         let late = lag.map(|lag| (lag.delay(), Reason::MaxLag));
-        let waits = late.into_iter().chain(self.growth_wait(buckets, len));
+        let waits = late.into_iter().chain(self.growth_wait(&level, buckets, len));
         let slowed = waits.max_by_key(|(wait, _)| *wait).filter(|(wait, _)| !wait.is_zero());
         if let Some((wait, reason)) = slowed {
             self.admissions.note_throttled(reason);
             tokio::time::sleep(wait).await;
         }
+        if slowed.is_none() && !waits_for_room {
+            return Ok(());
+        }
+        let refused = || self.refuse_growth(&self.level(), buckets, 0);
         self.await_room(0, slowed.is_some(), &refused).await
     }
 
@@ -205,7 +209,8 @@ impl Shared {
 
     /// Refuses a row without a body where there is no room even for that: a look-up brings no bytes.
     pub(crate) fn admit_row(&self) -> Result<()> {
-        let text = self.keyspace_full().or_else(|| self.log_full().map(|(text, _)| text));
+        let text =
+            keyspace_full(self.keyspace.base.usage()).or_else(|| self.log_full().map(|(text, _)| text));
         text.map_or(Ok(()), |text| Err(full(text)))
     }
 
@@ -249,6 +254,11 @@ impl Shared {
         used + self.checkpointer.live_bytes() + self.segments.staged_bytes()
     }
 
+    /// The same, with what is promised to bodies that are arriving: what counts against the capacity.
+    pub(crate) fn claimed_bytes(&self) -> u64 {
+        self.stored_bytes() + self.stager.promised_bytes()
+    }
+
     /// Bytes that the file system could take, `now` or a moment ago, free segments included, and what of them is
     /// kept free; `None` if nobody can say.
     pub(crate) fn disk_room(&self, now: bool) -> Option<(u64, u64)> {
@@ -267,14 +277,13 @@ impl Shared {
     pub(crate) fn has_room_to_keep(&self, len: u64) -> bool {
         let promised = self.stager.promised_bytes();
         let most = self.limits.capacity_bytes / 100 * slow::CAPACITY_SLOW_PERCENT;
-        let fits = self.stored_bytes() + promised + len <= most;
+        let fits = self.claimed_bytes() + len <= most;
         fits && self.disk_room(false).is_none_or(|(room, reserve)| room > reserve + promised + len)
     }
 
     /// Whether another blob of `len` bytes leaves room that nobody has to make.
     pub(crate) fn has_plenty(&self, len: u64) -> bool {
-        let stored = self.stored_bytes() + self.stager.promised_bytes() + len;
-        stored <= self.limits.capacity_bytes / 100 * PLENTY_PERCENT
+        self.claimed_bytes() + len <= self.limits.capacity_bytes / 100 * PLENTY_PERCENT
     }
 
     fn no_capacity(&self, stored: u64) -> Refused {
@@ -317,7 +326,7 @@ impl Shared {
     /// Lets a write that makes these buckets larger by `more` bytes go on: waits for room as long as some may
     /// come, up to 10 s. Dropping the future does nothing.
     pub(crate) async fn admit(&self, buckets: &[BucketId], more: u64) -> Result<()> {
-        let refused = || self.refuse_growth(buckets, more);
+        let refused = || self.refuse_growth(&self.level(), buckets, more);
         self.await_room(more, false, &refused).await
     }
 
@@ -326,11 +335,9 @@ impl Shared {
         if let Some(lag) = self.lag(&[bucket]) {
             self.refuse_lag(&lag)?;
         }
-        if let Some(Refused { error, by, reason }) = self.refuse_growth(&[bucket], len) {
-            let hope = matches!(by, Limit::Room) && self.room_may_come();
-            if !hope || len > self.limits.capacity_bytes {
-                self.admissions.note_rejected(reason);
-                return Err(error);
+        if let Some(refused) = self.refuse_growth(&self.level(), &[bucket], len) {
+            if self.is_hopeless(&refused, len) {
+                return Err(self.reject(refused));
             }
             self.evictor.nudge();
         }
@@ -339,7 +346,7 @@ impl Shared {
 
     /// Lets a piece of a body that was admitted whole go on: it is slowed down, and waits for room.
     pub(crate) async fn admit_piece(&self, bucket: BucketId, len: u64) -> Result<()> {
-        if let Some((wait, _)) = self.growth_wait(&[bucket], len) {
+        if let Some((wait, _)) = self.growth_wait(&self.level(), &[bucket], len) {
             tokio::time::sleep(wait).await;
         }
         let refused = || {
@@ -357,14 +364,12 @@ impl Shared {
         refused: &(dyn Fn() -> Option<Refused> + Sync),
     ) -> Result<()> {
         let until = Instant::now() + ROOM_WAIT;
-        while let Some(Refused { error, by, reason }) = refused() {
-            let hopeless = more > self.limits.capacity_bytes || !self.room_may_come();
-            if matches!(by, Limit::Other) || hopeless || Instant::now() >= until {
-                self.admissions.note_rejected(reason);
-                return Err(error);
+        while let Some(refused) = refused() {
+            if self.is_hopeless(&refused, more) || Instant::now() >= until {
+                return Err(self.reject(refused));
             }
             if !std::mem::replace(&mut counted, true) {
-                self.admissions.note_throttled(reason);
+                self.admissions.note_throttled(refused.reason);
             }
             self.evictor.nudge();
             tokio::time::sleep(ROOM_POLL).await;
@@ -372,11 +377,35 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether no waiting helps a write of `more` bytes.
+    fn is_hopeless(&self, refused: &Refused, more: u64) -> bool {
+        matches!(refused.by, Limit::Other) || more > self.limits.capacity_bytes || !self.room_may_come()
+    }
+
+    fn reject(&self, refused: Refused) -> Error {
+        self.admissions.note_rejected(refused.reason);
+        refused.error
+    }
+
     pub(crate) fn any_mounted(&self, buckets: &[BucketId]) -> bool {
         let takes_rows = |mount: &MountRow| !mount.local && !mount.leaving;
         let mounts = self.status.mounts.lock();
         mounts.iter().any(|(_, mount)| takes_rows(mount) && buckets.contains(&mount.bucket))
     }
+}
+
+/// What is used of each limit, looked at once for everything that a write is judged by.
+struct Level {
+    /// Of [`Limits::capacity_bytes`].
+    stored: u64,
+    /// Bytes that bodies on their way will take.
+    promised: u64,
+    /// The LMDB map: used, and its size.
+    map: (u64, u64),
+    /// Of [`Limits::dirty_bytes`].
+    dirty: u64,
+    /// What the file system could take, and what stays free; `None` if nobody can say.
+    disk: Option<(u64, u64)>,
 }
 
 /// Why growth is refused.
@@ -392,6 +421,13 @@ enum Limit {
     Room,
     /// It does not.
     Other,
+}
+
+/// Why the keyspace takes nothing that grows it.
+fn keyspace_full((used, map): (u64, u64)) -> Option<String> {
+    let is_full = used > map / 100 * MAP_SOFT_PERCENT;
+    is_full
+        .then(|| format!("forebay: keyspace {} of {} MiB used; raise lmdb.map_size", used >> 20, map >> 20))
 }
 
 /// `8.0/8.0 GiB`, or MiB where that says more.

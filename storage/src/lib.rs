@@ -25,6 +25,7 @@
 //! | fill tasks | blocks from an origin, and blobs that are kept again | readers |
 
 pub mod blob;
+pub mod checksum;
 pub mod clock;
 pub mod error;
 pub mod flush;

@@ -168,7 +168,7 @@ impl Store {
             dirty_charged_bytes: shared.status.dirty_charged.load(Relaxed),
             oldest_dirty_age_ms: flush.as_ref().and_then(|flush| flush.oldest_age_ms).unwrap_or(0),
             parked_objects: flush.map_or(0, |flush| flush.parked_objects),
-            stored_bytes: shared.stored_bytes() + shared.stager.promised_bytes(),
+            stored_bytes: shared.claimed_bytes(),
             capacity_bytes: shared.limits.capacity_bytes,
             dirty_limit_bytes: shared.limits.dirty_bytes,
             writes_throttled: shared.admissions.throttled(),

@@ -5,9 +5,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use aws_sdk_s3::Client;
-use aws_sdk_s3::primitives::ByteStream;
 use forebay_integration::node::{Node, NodeOptions};
+use forebay_integration::s3_wire::S3Wire;
 use forebay_integration::wait;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -47,26 +46,20 @@ fn key(number: usize) -> String {
     format!("dir{}/k{number}", number % 5)
 }
 
-async fn read(s3: &Client, key: &str) -> Option<Vec<u8>> {
-    match s3.get_object().bucket("photos").key(key).send().await {
-        Ok(got) => Some(got.body.collect().await.unwrap().into_bytes().to_vec()),
-        Err(error) if error.raw_response().is_some_and(|raw| raw.status().as_u16() == 404) => None,
-        Err(error) => panic!("{key}: {error:?}"),
-    }
+fn read(wire: &mut S3Wire, key: &str) -> Option<Vec<u8>> {
+    let got = wire.get(&format!("/photos/{key}")).unwrap();
+    assert!([200, 404].contains(&got.status), "{key}: {}", got.text());
+    (got.status == 200).then_some(got.body)
 }
 
-async fn put(s3: &Client, number: usize) {
-    let put = || {
-        let put = s3.put_object().bucket("photos").key(key(number)).body(ByteStream::from(body(number)));
-        put.send()
-    };
-    let until = std::time::Instant::now() + LIMIT;
-    // A writer that is told to slow down does.
-    while let Err(error) = put().await {
-        let slow = error.raw_response().is_some_and(|raw| raw.status().as_u16() == 503);
-        assert!(slow && std::time::Instant::now() < until, "{error:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+/// A writer that is told to slow down does.
+fn put(wire: &mut S3Wire, number: usize) {
+    wait::until("there is room", LIMIT, || {
+        let put = wire.put(&format!("/photos/{}", key(number)), &body(number)).unwrap();
+        assert!([200, 503].contains(&put.status), "{}", put.text());
+        if put.status == 200 { Ok(()) } else { Err(put.text()) }
+    })
+    .unwrap();
 }
 
 fn options(nas: &Path) -> NodeOptions {
@@ -77,69 +70,70 @@ fn options(nas: &Path) -> NodeOptions {
         .directory("/photos", nas)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn more_than_the_site_holds_survives_kills_and_reads_back() {
+#[test]
+fn more_than_the_site_holds_survives_kills_and_reads_back() {
     let nas = tempfile::tempdir().unwrap();
     // Somebody has used the directory before.
     std::fs::create_dir(nas.path().join("old")).unwrap();
     std::fs::write(nas.path().join("old/file"), body(7)).unwrap();
     let mut node = Node::start(options(nas.path())).unwrap();
-    wait::until_true("the directory is ready", LIMIT, || node.log().contains("origin ready")).unwrap();
+    node.wait_origins(1, LIMIT);
+    let mut wire = node.s3_wire();
     for number in 0..OBJECTS {
-        put(&node.s3(), number).await;
+        put(&mut wire, number);
         if number % 25 == 20 {
             node.kill();
             node.restart().unwrap();
+            wire = node.s3_wire();
         }
     }
     node.flush_wait(LIMIT);
-    let s3 = node.s3();
     assert!(node.metric("evicted_capacity_bytes_total") > 0.0, "everything fitted");
     for number in (0..OBJECTS).rev() {
         assert!(std::fs::read(nas.path().join(key(number))).unwrap() == body(number), "the file {number}");
-        assert!(read(&s3, &key(number)).await == Some(body(number)), "the object {number}");
+        assert!(read(&mut wire, &key(number)) == Some(body(number)), "the object {number}");
     }
     assert!(node.metric("fills_total") > 0.0);
-    assert!(read(&s3, "old/file").await == Some(body(7)));
-    let listed = s3.list_objects_v2().bucket("photos").send().await.unwrap();
-    assert_eq!(listed.key_count(), Some(OBJECTS as i32 + 1));
+    assert!(read(&mut wire, "old/file") == Some(body(7)));
+    let listed = wire.get("/photos").unwrap().text();
+    assert_eq!(listed.matches("<Key>").count(), OBJECTS + 1, "{listed}");
     // What is deleted is gone there too, with the directories that nothing is left in.
     for number in 0..OBJECTS {
-        s3.delete_object().bucket("photos").key(key(number)).send().await.unwrap();
+        assert_eq!(wire.delete(&format!("/photos/{}", key(number))).unwrap().status, 204);
     }
     node.flush_wait(LIMIT);
     assert!(nas.path().join("old/file").exists() && !nas.path().join("dir0").exists());
     node.finish(&["flush", "capacity"]);
 }
 
-#[tokio::test]
-async fn what_people_change_in_the_directory_is_seen_after_the_time_that_was_set() {
+#[test]
+fn what_people_change_in_the_directory_is_seen_after_the_time_that_was_set() {
     let nas = tempfile::tempdir().unwrap();
     std::fs::write(nas.path().join("theirs"), "first").unwrap();
     let node = Node::start(options(nas.path()).last_mount_set("revalidate", "\"200ms\"")).unwrap();
-    wait::until_true("the directory is ready", LIMIT, || node.log().contains("origin ready")).unwrap();
-    let s3 = node.s3();
-    assert_eq!(read(&s3, "theirs").await, Some(b"first".to_vec()));
-    put(&s3, 1).await;
+    node.wait_origins(1, LIMIT);
+    let mut wire = node.s3_wire();
+    assert_eq!(read(&mut wire, "theirs"), Some(b"first".to_vec()));
+    put(&mut wire, 1);
     node.flush_wait(LIMIT);
-    let becomes = async |key: &str, wanted: Option<&[u8]>| {
-        let until = std::time::Instant::now() + LIMIT;
-        loop {
-            let found = read(&s3, key).await;
+    let mut becomes = |key: &str, wanted: Option<&[u8]>| {
+        wait::until("the change is seen", LIMIT, || {
+            let found = read(&mut wire, key);
             if found.as_deref() == wanted {
-                return;
+                Ok(())
+            } else {
+                Err(format!("{key}: {:?}", found.map(|it| it.len())))
             }
-            assert!(std::time::Instant::now() < until, "{key} stays {:?}", found.map(|found| found.len()));
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        })
+        .unwrap();
     };
     // As editors and file managers do it: in place, and by a rename over it.
     std::fs::write(nas.path().join("theirs"), "second, and longer").unwrap();
-    becomes("theirs", Some(b"second, and longer")).await;
+    becomes("theirs", Some(b"second, and longer"));
     std::fs::write(nas.path().join("new"), "ours no more").unwrap();
     std::fs::rename(nas.path().join("new"), nas.path().join(key(1))).unwrap();
-    becomes(&key(1), Some(b"ours no more")).await;
+    becomes(&key(1), Some(b"ours no more"));
     std::fs::remove_file(nas.path().join("theirs")).unwrap();
-    becomes("theirs", None).await;
+    becomes("theirs", None);
     node.finish(&["origin", "look"]);
 }

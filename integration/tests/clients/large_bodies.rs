@@ -127,6 +127,12 @@ fn growth(node: &Node, work: Vec<Box<dyn FnOnce() + Send>>) -> u64 {
     most - before
 }
 
+/// The same of sixteen at once, each with a path of its own.
+fn growth_of_sixteen(node: &Node, work: impl Fn(&str) + Copy + Send + 'static) -> u64 {
+    let one = |number| -> Box<dyn FnOnce() + Send> { Box::new(move || work(&format!("/large/{number}"))) };
+    growth(node, (0..16).map(one).collect())
+}
+
 #[test]
 fn a_body_in_parts_costs_little_memory() {
     let (node, addr) = node();
@@ -146,19 +152,10 @@ fn a_body_in_parts_costs_little_memory() {
     );
     assert!(grown < 128 * MIB, "a body of {} MiB in parts: {} MiB", length / MIB, grown / MIB);
     assert_eq!(status(addr, "DELETE", "/large/parts"), 204);
-    let sixteen = growth(
-        &node,
-        (0..16)
-            .map(|number| {
-                let work = move || {
-                    let path = format!("/large/{number}");
-                    put_in_parts(addr, &path, length / 2);
-                    assert_eq!(status(addr, "DELETE", &path), 204);
-                };
-                Box::new(work) as Box<dyn FnOnce() + Send>
-            })
-            .collect(),
-    );
+    let sixteen = growth_of_sixteen(&node, move |path| {
+        put_in_parts(addr, path, length / 2);
+        assert_eq!(status(addr, "DELETE", path), 204);
+    });
     assert!(
         sixteen < 256 * MIB,
         "sixteen bodies of {} MiB in parts: {} MiB",
@@ -166,7 +163,7 @@ fn a_body_in_parts_costs_little_memory() {
         sixteen / MIB
     );
     eprintln!(
-        "growth of RssAnon in parts of 8 MiB, four at a time: {} MiB {} MiB, sixteen of half that {} MiB",
+        "growth of RssAnon in parts of 8 MiB, four at a time: {} MiB: {} MiB, sixteen of half that: {} MiB",
         length / MIB,
         grown / MIB,
         sixteen / MIB
@@ -231,20 +228,11 @@ fn one_body_costs_little_memory_and_sixteen_at_once_not_much_more() {
     );
     assert!(one < 128 * MIB, "one body of {} MiB: {} MiB", length / MIB, one / MIB);
     assert_eq!(status(addr, "DELETE", "/large/one"), 204);
-    let sixteen = growth(
-        &node,
-        (0..16)
-            .map(|number| {
-                let work = move || {
-                    let path = format!("/large/{number}");
-                    let etag = put(addr, &path, length);
-                    get(addr, &path, &etag);
-                    assert_eq!(status(addr, "DELETE", &path), 204);
-                };
-                Box::new(work) as Box<dyn FnOnce() + Send>
-            })
-            .collect(),
-    );
+    let sixteen = growth_of_sixteen(&node, move |path| {
+        let etag = put(addr, path, length);
+        get(addr, path, &etag);
+        assert_eq!(status(addr, "DELETE", path), 204);
+    });
     assert!(sixteen < 256 * MIB, "sixteen bodies of {} MiB: {} MiB", length / MIB, sixteen / MIB);
     eprintln!(
         "growth of RssAnon with bodies of {} MiB: one {} MiB, sixteen {} MiB",

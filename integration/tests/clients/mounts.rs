@@ -9,7 +9,6 @@ use aws_sdk_s3::primitives::ByteStream;
 use forebay_integration::node::{Node, NodeOptions};
 use forebay_integration::origin_sim::OriginSim;
 use forebay_integration::origin_sim::fault::{Fault, Op, Rule};
-use forebay_integration::wait;
 use futures_util::future::join_all;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -38,8 +37,7 @@ async fn a_key_lies_where_the_longest_of_its_mounts_says() {
         .local("/photos/here");
     let node = Node::start(options).unwrap();
     let s3 = node.s3();
-    let ready = || node.log().matches("origin ready").count() >= 4;
-    wait::until_true("every origin is ready", LIMIT, ready).unwrap();
+    node.wait_origins(4, LIMIT);
     let put = async |key: &str| {
         let put = s3.put_object().bucket("photos").key(key).body(ByteStream::from_static(b"bytes"));
         put.send().await.map_err(|error| error.code().unwrap_or("no code").to_owned())
@@ -92,7 +90,7 @@ async fn a_hundred_cold_readers_of_a_block_cost_one_get_of_its_origin() {
     // Slow enough for all of them to come while it is on its way.
     origin.add_fault(Rule::new(&[Op::Get], Fault::Slow(Duration::from_millis(500))));
     let node = Node::start(NodeOptions::default().mount("/photos", &origin, "cloud/pics")).unwrap();
-    wait::until_true("the origin is ready", LIMIT, || node.log().contains("origin ready")).unwrap();
+    node.wait_origins(1, LIMIT);
     let (gets, heads) = (origin.requests(Op::Get), origin.requests(Op::Head));
     let readers = (0..100).map(async |number: usize| {
         let range =

@@ -1,7 +1,7 @@
 //! F1: an origin that fails in every way, once each, while thousands of objects go to it. Aim: the queue moves only on
 //! what the origin confirmed; no kind of error loses an object, sets one aside or needs a hand. Method: a fault plan
-//! that strikes each kind once on a whole PUT and once on each step of a multipart upload, spread over the objects, and credentials that expire
-//! for a while; then what was written is compared with the bucket.
+//! that strikes each kind once on a whole PUT and once on each step of a multipart upload, spread over the objects, and
+//! credentials that expire for a while; then what was written is compared with the bucket.
 //!
 //! 1,500 objects, 10,000 with `FOREBAY_LONG=1`; `rclone check` judges, too.
 

@@ -35,7 +35,7 @@ async fn f7_trouble_of_the_origin_is_an_error_and_never_absence() {
     for number in 0..200 {
         origin.foreign_put("cloud", &format!("pics/k{number}"), format!("foreign {number}"));
     }
-    // Known here, but not its bytes: those are never kept, for nobody reads them to the end.
+    // Known here, but not its bytes: those are not read before the last trouble is over.
     let long = vec![7; 40 << 20];
     origin.foreign_put("cloud", "pics/long", long.clone());
     let (node, mut resp) = start(&origin, options(&origin).set("flush.attempt_timeout", "\"500ms\""));

@@ -51,15 +51,17 @@ pub(crate) struct Config {
     /// fdatasync, shared by all that wait. `everysec`: kill -9 loses nothing, power loss up to a second;
     /// saves the wait.
     pub(crate) sync: SyncMode,
-    /// `capacity`: bytes of objects this node takes, 10 GiB by default. From 90 % of it on, bodies that are in
-    /// the origin are given up; from 95 % on writes are slowed down, and beyond it refused by name; reads and deletes go on. Larger: needs the disk for it, with room for the journal.
+    /// `capacity`: bytes of objects this node takes, 10 GiB by default. From 90 % of it on, bodies that are in the origin
+    /// are given up; from 95 % on writes are slowed down where a mount has an origin; beyond it they are refused by name,
+    /// and reads and deletes go on. Larger: needs the disk for it, with room for the journal.
     pub(crate) capacity: ByteSize,
     /// `dirty_limit`: bytes that may wait for their upload, 80 % of `capacity` by default. Larger: longer
     /// outages of the origin go unnoticed, and more is lost with this node. Smaller: the reverse.
     pub(crate) dirty_limit: ByteSize,
     /// `disk_reserve`: what stays free on the file system of `data_dir`; 1 GiB, or 5 % of it if that is less, by
-    /// default. Below it bodies that are in the origin are given up, and writes are refused by name. Larger: other
-    /// programs on the disk, and a restart, have room; smaller: more of the disk is used. 0 keeps nothing free.
+    /// default. A little above it bodies that are in the origin are given up, then writes are slowed down, and below it
+    /// refused by name. Larger: other programs on the disk, and a restart, have room; smaller: more of the disk is used.
+    /// 0 keeps nothing free.
     pub(crate) disk_reserve: Option<ByteSize>,
     /// `inline_threshold`: longest body that travels inside the log, 64 KiB by default; longer ones go into
     /// segments while they arrive. Larger: fewer syncs for middling bodies; one of them holds up the small ones that share

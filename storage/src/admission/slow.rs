@@ -4,10 +4,9 @@
 //! Soft limits lie where what makes room is at work already, but behind: a store that stands at its usual level slows
 //! nobody.
 
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use super::{MAP_SOFT_PERCENT, Reason};
+use super::{Level, MAP_SOFT_PERCENT, Reason};
 use crate::object::BucketId;
 use crate::store::Shared;
 
@@ -33,31 +32,36 @@ struct Use {
 
 impl Shared {
     /// How long a write of `len` bytes to these buckets waits, and because of which limit; `None` far below all of them.
-    pub(super) fn growth_wait(&self, buckets: &[BucketId], len: u64) -> Option<(Duration, Reason)> {
+    pub(super) fn growth_wait(
+        &self,
+        level: &Level,
+        buckets: &[BucketId],
+        len: u64,
+    ) -> Option<(Duration, Reason)> {
         if buckets.is_empty() {
             return None;
         }
         let capacity = self.limits.capacity_bytes;
         // One long upload that was announced must not slow everybody until it has come.
-        let promised = self.stager.promised_bytes().min(capacity / 8);
+        let promised = level.promised.min(capacity / 8);
         let percent = |of: u64, share: u64| of / 100 * share;
         // Where nothing makes room, waiting for it is no use.
         let stored = self.fills.has_origins().then(|| Use {
             reason: Reason::Capacity,
-            used: self.stored_bytes() + promised,
+            used: level.stored + promised,
             soft: percent(capacity, CAPACITY_SLOW_PERCENT),
             limit: capacity,
         });
-        let (used, map) = self.keyspace.base.usage();
+        let (used, map) = level.map;
         let (soft, limit) = (percent(map, MAP_SLOW_PERCENT), percent(map, MAP_SOFT_PERCENT));
         let keyspace = Use { reason: Reason::Map, used, soft, limit };
         // Half of what eviction keeps free beside the reserve.
-        let disk = self.disk_room(false).map(|(room, reserve)| {
+        let disk = level.disk.map(|(room, reserve)| {
             let beside = room.saturating_sub(promised).saturating_sub(reserve);
             let limit = self.segments.segment_bytes();
             Use { reason: Reason::Disk, used: limit.saturating_sub(beside), soft: 0, limit }
         });
-        let (dirty, limit) = (self.status.dirty_charged.load(Relaxed), self.limits.dirty_bytes);
+        let (dirty, limit) = (level.dirty, self.limits.dirty_bytes);
         let soft = percent(limit, DIRTY_SLOW_PERCENT);
         let pinned = (dirty > soft && self.any_mounted(buckets)).then_some(Use {
             reason: Reason::DirtyLimit,

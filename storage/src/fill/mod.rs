@@ -306,8 +306,7 @@ pub(crate) async fn read(
 ) -> Result<Bytes> {
     let (mut at, end) = (part.in_blob.start + range.start, part.in_blob.start + range.end);
     let mut out = BytesMut::new();
-    while at < end {
-        let block = block_of(part, at);
+    for block in blocks_of(part, range) {
         let within = at - block.start..end.min(block.end) - block.start;
         let mut of = shared.fills.blocks.get(shared, body, part, block.clone()).await;
         keep::consider(shared, body, part, &block);
@@ -325,16 +324,13 @@ pub(crate) async fn read(
 /// These bytes of a part will be asked for soon. Waits for nothing, promises nothing; `false` if there was no room to
 /// have all of them fetched.
 pub(crate) fn expect(shared: &Arc<Shared>, body: &OriginBody, part: &OriginPart, range: Range<u64>) -> bool {
-    let (mut at, end) = (part.in_blob.start + range.start, part.in_blob.start + range.end);
-    while at < end {
-        let block = block_of(part, at);
-        at = block.end;
-        if !shared.fills.blocks.expect(shared, body, part, block.clone()) {
-            return false;
+    blocks_of(part, range).all(|block| {
+        let has_room = shared.fills.blocks.expect(shared, body, part, block.clone());
+        if has_room {
+            keep::consider(shared, body, part, &block);
         }
-        keep::consider(shared, body, part, &block);
-    }
-    true
+        has_room
+    })
 }
 
 /// Where in the range of a part a block begins that has not been fetched lately; `None` if all of them have been.
@@ -344,15 +340,9 @@ pub(crate) fn first_to_fetch(
     part: &OriginPart,
     range: Range<u64>,
 ) -> Option<u64> {
-    let (mut at, end) = (part.in_blob.start + range.start, part.in_blob.start + range.end);
-    while at < end {
-        let block = block_of(part, at);
-        if !shared.fills.blocks.has_whole(body, part, &block) {
-            return Some(at - part.in_blob.start);
-        }
-        at = block.end;
-    }
-    None
+    let from = part.in_blob.start + range.start;
+    let first = blocks_of(part, range).find(|block| !shared.fills.blocks.has_whole(body, part, block))?;
+    Some(first.start.max(from) - part.in_blob.start)
 }
 
 /// Asks the origin, once, whether the body can be read there. The future may be dropped.
@@ -369,6 +359,16 @@ pub(crate) async fn ask(shared: &Shared, body: &OriginBody) -> Result<()> {
 fn block_of(part: &OriginPart, at: u64) -> Range<u64> {
     let start = at / BLOCK_BYTES * BLOCK_BYTES;
     start.max(part.in_blob.start)..(start + BLOCK_BYTES).min(part.in_blob.end)
+}
+
+/// The blocks that these bytes of a part touch.
+fn blocks_of(part: &OriginPart, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let (mut at, end) = (part.in_blob.start + range.start, part.in_blob.start + range.end);
+    std::iter::from_fn(move || {
+        let block = (at < end).then(|| block_of(part, at))?;
+        at = block.end;
+        Some(block)
+    })
 }
 
 /// Reads from the blob's place on this node, if it has got one again. Blocks.

@@ -155,10 +155,10 @@ impl Courier {
         let condition = self.condition(start, target, &key).await?;
         let fence = self.bounded(fence, deadline);
         let request = PutRequest { key, condition, deadline: deadline.at, fence, ..request };
-        let checksums = request.checksums;
+        let beyond_crc32c = request.checksums.has_beyond_crc32c();
         let answer = target.origin.put(request).await;
         // The probe has tried CRC32C alone: that goes from the next attempt on, which has a fence and a time of its own.
-        if answer.as_ref().is_err_and(refuses_algorithm) && checksums.has_beyond_crc32c() {
+        if beyond_crc32c && answer.as_ref().is_err_and(refuses_algorithm) {
             target.only_crc32c.store(true, Relaxed);
         }
         let reply = answer.map_err(|error| failed(error, deadline.alive_ms()))?;

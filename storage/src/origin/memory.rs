@@ -455,7 +455,7 @@ impl Origin for MemoryOrigin {
         if matches!(fault, Fault::DropUnknown | Fault::Stall | Fault::LandLate | Fault::Refuse(_)) {
             read_fault(fault.clone())?;
         }
-        let sums = BodyChecksums { crc32c: request.crc32c, ..BodyChecksums::default() };
+        let sums = request.crc32c.map(BodyChecksums::crc32c).unwrap_or_default();
         if state.honours.checksums && !sums.are_of(&body) {
             return Err(refusal(ErrorClass::Checksum, "BadDigest", "the part has another checksum"));
         }

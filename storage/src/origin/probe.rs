@@ -147,7 +147,7 @@ fn put(key: &OriginKey, condition: Condition, crc32c: Option<u32>) -> PutRequest
         headers: ContentHeaders::default(),
         user_metadata: Vec::new(),
         condition,
-        checksums: BodyChecksums { crc32c, ..BodyChecksums::default() },
+        checksums: crc32c.map(BodyChecksums::crc32c).unwrap_or_default(),
         deadline: Instant::now() + WAIT,
         fence: Fence::open(),
     }

@@ -1,9 +1,8 @@
 //! Objects under a mount, by seed: written, copied, appended to, flushed, given up, read through, brought back, with
 //! crashes at any of these and an origin that fails and is written to by others.
 //!
-//! Aim: every acknowledged object has its bytes, its ETag, its version and its place in the listing, and each write a version
-//! above all before; what the origin does not
-//! hold is always here; what was changed there is an error. Method: a model beside the engine on a simulated disk,
+//! Aim: every acknowledged object has its bytes, its ETag, its version and its place in the listing, and each write a
+//! version above all before; what the origin does not hold is always here; what was changed there is an error. Method: a model beside the engine on a simulated disk,
 //! driven turn by turn; the flush is the test's own. Taking one rule away must be noticed.
 //! `FOREBAY_SEEDS=n` for the long form; `FOREBAY_SEED=n` runs one.
 

@@ -6,6 +6,7 @@ use aws_smithy_types::base64;
 use super::S3Origin;
 use super::body::FencedBody;
 use super::text::{header_text, quoted, unquoted, with_expires};
+use crate::checksum::ChecksumAlgorithm;
 use crate::origin::traffic::OriginOp;
 use crate::origin::{Condition, DeleteRequest, ErrorClass, Landing, OriginError, PutReply, PutRequest};
 
@@ -15,8 +16,12 @@ impl S3Origin {
         let length = request.body.len();
         let checksums = request.checksums;
         let md5 = match checksums.md5 {
-            None if !checksums.has_flexible() => Some(self.digests.md5(request.body.clone()).await?),
+            None if checksums.sum.is_none() => Some(self.digests.md5(request.body.clone()).await?),
             md5 => md5.map(Vec::from),
+        };
+        let sum = |of: ChecksumAlgorithm| {
+            let sum = checksums.sum.as_ref().filter(|(algorithm, _)| *algorithm == of);
+            sum.map(|(_, digest)| base64::encode(digest))
         };
         let body = FencedBody::new(request.body.into(), attempt.clone(), self.traffic.clone());
         let headers = request.headers;
@@ -42,11 +47,11 @@ impl S3Origin {
             .set_if_match(if_match)
             .set_metadata(Some(metadata.collect()))
             .set_content_md5(md5.map(base64::encode))
-            .set_checksum_crc32(checksums.crc32.map(|crc| base64::encode(crc.to_be_bytes())))
-            .set_checksum_crc32_c(checksums.crc32c.map(|crc| base64::encode(crc.to_be_bytes())))
-            .set_checksum_crc64_nvme(checksums.crc64nvme.map(|crc| base64::encode(crc.to_be_bytes())))
-            .set_checksum_sha1(checksums.sha1.map(base64::encode))
-            .set_checksum_sha256(checksums.sha256.map(base64::encode))
+            .set_checksum_crc32(sum(ChecksumAlgorithm::Crc32))
+            .set_checksum_crc32_c(sum(ChecksumAlgorithm::Crc32c))
+            .set_checksum_crc64_nvme(sum(ChecksumAlgorithm::Crc64Nvme))
+            .set_checksum_sha1(sum(ChecksumAlgorithm::Sha1))
+            .set_checksum_sha256(sum(ChecksumAlgorithm::Sha256))
             .customize()
             .interceptor(interceptor);
         let call = with_expires(call, headers.expires);
